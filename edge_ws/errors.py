@@ -1,0 +1,81 @@
+"""The whole error tree; every other module raises these, and the CLI turns them into exit codes.
+
+An error takes data and builds its own sentence: what failed, where, what to do.
+
+    EdgeWsError                  1  anything expected that has no code of its own
+    ├── UsageError               2  a flag, a setting or a file of settings is wrong
+    ├── RefusedError             3  the other side refused this credential, name or version
+    ├── UnreachableError         4  the server, or the database, cannot be reached
+    ├── SchemaError              5  the database lacks our tables, or has others in their place
+    ├── MissingExtraError        6  the installed package lacks the extra that the verb needs
+    ├── TimedOutError            7  what was waited for did not happen in time
+    ├── LocalProtocolError       1  our own code broke the protocol: a bug here
+    └── RemoteProtocolError      1  the peer sent what the protocol does not allow
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EdgeWsError(Exception):
+    """Root of all expected faults; `str()` is a sentence for people."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(EdgeWsError):
+    """A flag, a setting or a settings file is wrong."""
+
+    exit_code = 2
+
+
+class RefusedError(EdgeWsError):
+    """The server refused. `code` is one of `protocol.frames.Refusal`'s values."""
+
+    exit_code = 3
+
+    def __init__(self, code: str, sentence: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+class UnreachableError(EdgeWsError):
+    """No answer from where one was expected, or an answer that is not ours."""
+
+    exit_code = 4
+
+
+class SchemaError(EdgeWsError):
+    """The database's tables are absent, older or not what they should be."""
+
+    exit_code = 5
+
+
+class MissingExtraError(EdgeWsError):
+    """The verb needs packages that the installed extras do not bring."""
+
+    exit_code = 6
+
+    def __init__(self, extra: str, missing: str) -> None:
+        super().__init__(f"{missing} is not installed; run: pip install 'edge-ws[{extra}]'")
+        self.extra = extra
+
+
+class TimedOutError(EdgeWsError):
+    """What was waited for did not happen in time."""
+
+    exit_code = 7
+
+
+class LocalProtocolError(EdgeWsError):
+    """Our own code asked the protocol for something it does not allow: a bug on this side."""
+
+
+class RemoteProtocolError(EdgeWsError):
+    """The peer sent something that the protocol does not allow; close with `close_code`."""
+
+    def __init__(self, sentence: str, *, close_code: int = 4400) -> None:
+        super().__init__(sentence)
+        self.close_code = close_code

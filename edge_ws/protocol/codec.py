@@ -1,0 +1,320 @@
+"""Frames to JSON bytes and back, with limits; every fault of the peer's bytes is a RemoteProtocolError.
+
+A frame is a JSON object with its snake_case type under `type`. Unknown fields are ignored, so that a
+neighbouring release may add one; an unknown type is refused. A batch (long-poll) is an array of frames.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Callable
+from enum import Enum
+
+import orjson
+
+from edge_ws.errors import LocalProtocolError, RemoteProtocolError
+from edge_ws.protocol import frames
+from edge_ws.protocol.frames import Frame, ServerFrame, WorkerFrame
+from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.limits import ID_LENGTH, LOG_CHUNK, MAX_DEPTH, MAX_FRAME, NAME_LENGTH, Within
+
+_Read = Callable[[object, str], object]
+
+_SCALARS: dict[type, str] = {int: "an integer", bool: "true or false"}
+_ID = re.compile(r"[!-~]+")
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+FRAME_TYPES: dict[str, type] = {_snake(cls.__name__): cls for cls in (*typing.get_args(Frame),)}
+"""Type name on the wire -> class."""
+_NAMES: dict[type, str] = {cls: name for name, cls in FRAME_TYPES.items()}
+_WORKER_TYPES = {_NAMES[cls] for cls in typing.get_args(WorkerFrame)}
+_SERVER_TYPES = {_NAMES[cls] for cls in typing.get_args(ServerFrame)}
+
+
+def frame_type(frame: Frame) -> str:
+    """Return the name under which the frame travels."""
+    return _NAMES[type(frame)]
+
+
+# Encoding
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    raise TypeError(type(value).__name__)
+
+
+def _mended(value: object) -> object:
+    """Return the value with what is no Unicode text (undecodable file names and output) made visible."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_mended(key): _mended(entry) for key, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return [_mended(entry) for entry in value]
+    if dataclasses.is_dataclass(value):
+        return {field.name: _mended(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return value
+
+
+def encode(frame: Frame) -> bytes:
+    """Return the frame's bytes (UTF-8 JSON).
+
+    Raises:
+        LocalProtocolError: it would be larger than `MAX_FRAME`, or holds what JSON cannot say.
+    """
+    body: dict[str, object] = {"type": frame_type(frame)}
+    body |= {field.name: getattr(frame, field.name) for field in dataclasses.fields(frame)}
+    try:
+        try:
+            data = orjson.dumps(body, default=_plain)
+        except orjson.JSONEncodeError:
+            data = orjson.dumps(_mended(body), default=_plain)
+    except orjson.JSONEncodeError as error:
+        raise LocalProtocolError(f"a {frame_type(frame)} frame cannot be written: {error}") from error
+    if len(data) > MAX_FRAME:
+        raise LocalProtocolError(f"a {frame_type(frame)} frame of {len(data)} bytes is over {MAX_FRAME}")
+    return data
+
+
+def encode_batch(batch: typing.Sequence[Frame]) -> bytes:
+    """Return the bytes of an array of frames; the caller keeps a batch under `MAX_FRAME`."""
+    return b"[" + b",".join(encode(frame) for frame in batch) + b"]"
+
+
+# Decoding
+
+
+def _fail(path: str, want: str) -> typing.NoReturn:
+    raise RemoteProtocolError(f"{path} must be {want}")
+
+
+def _read_scalar(kind: type) -> _Read:
+    def read(value: object, path: str) -> object:
+        if type(value) is not kind:
+            _fail(path, _SCALARS[kind])
+        return value
+
+    return read
+
+
+def _no_nul(value: object) -> object:
+    """Return the value without NULs: PostgreSQL's text holds none, and one must not cost a whole report."""
+    return value.replace("\0", "\ufffd") if isinstance(value, str) else value
+
+
+def _read_text(value: object, path: str) -> object:
+    if not isinstance(value, str):
+        _fail(path, "a string")
+    return _no_nul(value)
+
+
+def _read_id(longest: int) -> _Read:
+    def read(value: object, path: str) -> object:
+        if not isinstance(value, str) or len(value) > longest or not _ID.fullmatch(value):
+            _fail(path, f"1 to {longest} printable ASCII characters without a space")
+        return value
+
+    return read
+
+
+def _read_within(inner: _Read, limits: Within) -> _Read:
+    def read(value: object, path: str) -> object:
+        known = inner(value, path)
+        size = len(known) if isinstance(known, bytes) else typing.cast("float", known)
+        if not limits.least <= size <= limits.most:
+            _fail(path, f"within {limits.least:g} and {limits.most:g}")
+        return known
+
+    return read
+
+
+def _read_float(value: object, path: str) -> object:
+    if type(value) not in (int, float):
+        _fail(path, "a number")
+    return float(typing.cast("float", value))
+
+
+def _read_bytes(value: object, path: str) -> object:
+    if not isinstance(value, str):
+        _fail(path, "base64 text")
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        _fail(path, "base64 text")
+
+
+def _read_enum(kind: type[Enum]) -> _Read:
+    def read(value: object, path: str) -> object:
+        try:
+            return kind(value)
+        except ValueError:
+            _fail(path, "one of " + ", ".join(str(member.value) for member in kind))
+
+    return read
+
+
+def _read_tuple(item: _Read) -> _Read:
+    def read(value: object, path: str) -> object:
+        if not isinstance(value, list):
+            _fail(path, "an array")
+        return tuple(item(entry, f"{path}[{index}]") for index, entry in enumerate(value))
+
+    return read
+
+
+def _read_optional(inner: _Read) -> _Read:
+    def read(value: object, path: str) -> object:
+        return None if value is None else inner(value, path)
+
+    return read
+
+
+def _read_dict(allowed: tuple[type, ...]) -> _Read:
+    def read(value: object, path: str) -> object:
+        if not isinstance(value, dict):
+            _fail(path, "an object")
+        for key, entry in value.items():
+            if not isinstance(entry, allowed):
+                _fail(f"{path}.{key[:40]}", "a plain value")
+        return {_no_nul(key): _no_nul(entry) for key, entry in value.items()}
+
+    return read
+
+
+def _reader(hint: object) -> _Read:
+    """Return the function that checks and converts a JSON value for that type hint."""
+    if isinstance(hint, typing.NewType):
+        return _read_id(NAME_LENGTH if hint is WorkerName else ID_LENGTH)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _read_within(_reader(args[0]), args[1])
+    if origin in (typing.Union, types.UnionType):
+        (inner,) = (arg for arg in args if arg is not type(None))
+        return _read_optional(_reader(inner))
+    if origin is tuple:
+        return _read_tuple(_reader(args[0]))
+    if origin is dict:
+        return _read_dict(typing.get_args(args[1]) or (args[1],))
+    assert isinstance(hint, type), hint
+    return _class_reader(hint)
+
+
+def _class_reader(kind: type) -> _Read:
+    if dataclasses.is_dataclass(kind):
+        return _object_reader(kind)
+    if issubclass(kind, Enum):
+        return _read_enum(kind)
+    if kind in _SCALARS:
+        return _read_scalar(kind)
+    return {str: _read_text, float: _read_float, bytes: _read_bytes}[kind]
+
+
+def _object_reader(cls: type) -> _Read:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    readers: dict[str, tuple[_Read, bool]] = {}
+    for field in dataclasses.fields(cls):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        readers[field.name] = (_reader(hints[field.name]), required)
+
+    def read(value: object, path: str) -> object:
+        if not isinstance(value, dict):
+            _fail(path, "an object")
+        known: dict[str, object] = {}
+        for name, (reader, required) in readers.items():
+            if name in value:
+                known[name] = reader(value[name], f"{path}.{name}")
+            elif required:
+                raise RemoteProtocolError(f"{path}.{name} is missing")
+        return cls(**known)
+
+    return read
+
+
+_READERS: dict[str, _Read] = {name: _object_reader(cls) for name, cls in FRAME_TYPES.items()}
+
+
+def _check_depth(value: object, left: int = MAX_DEPTH) -> None:
+    if left < 0:
+        raise RemoteProtocolError(f"nested more than {MAX_DEPTH} deep")
+    if isinstance(value, dict):
+        for entry in value.values():
+            _check_depth(entry, left - 1)
+    elif isinstance(value, list):
+        for entry in value:
+            _check_depth(entry, left - 1)
+
+
+def _parse(data: bytes | str) -> object:
+    raw = data.encode(errors="surrogatepass") if isinstance(data, str) else data
+    size = len(raw)
+    if size > MAX_FRAME:
+        raise RemoteProtocolError(f"{size} bytes are over the limit of {MAX_FRAME}", close_code=4413)
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise RemoteProtocolError(f"not JSON: {error}") from error
+    _check_depth(value)
+    return value
+
+
+def _frame(value: object, allowed: set[str]) -> Frame:
+    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+        raise RemoteProtocolError("a frame is an object with a type")
+    name = value["type"]
+    if name not in allowed:
+        raise RemoteProtocolError(f"no frame of type {name[:40]!r} may come from this side")
+    return typing.cast("Frame", _READERS[name](value, name))
+
+
+def decode_from_worker(data: bytes | str) -> WorkerFrame:
+    """Return the frame that a worker's bytes hold, or raise RemoteProtocolError."""
+    return typing.cast("WorkerFrame", _frame(_parse(data), _WORKER_TYPES))
+
+
+def decode_from_server(data: bytes | str) -> ServerFrame:
+    """Return the frame that a server's bytes hold, or raise RemoteProtocolError."""
+    return typing.cast("ServerFrame", _frame(_parse(data), _SERVER_TYPES))
+
+
+def decode_batch_from_worker(data: bytes | str) -> tuple[WorkerFrame, ...]:
+    """Return the frames of a worker's batch, or raise RemoteProtocolError."""
+    return typing.cast("tuple[WorkerFrame, ...]", _batch(data, _WORKER_TYPES))
+
+
+def decode_batch_from_server(data: bytes | str) -> tuple[ServerFrame, ...]:
+    """Return the frames of a server's batch, or raise RemoteProtocolError."""
+    return typing.cast("tuple[ServerFrame, ...]", _batch(data, _SERVER_TYPES))
+
+
+def _batch(data: bytes | str, allowed: set[str]) -> tuple[Frame, ...]:
+    value = _parse(data)
+    if not isinstance(value, list):
+        raise RemoteProtocolError("a batch is an array of frames")
+    return tuple(_frame(entry, allowed) for entry in value)
+
+
+__all__ = [
+    "FRAME_TYPES",
+    "LOG_CHUNK",
+    "MAX_DEPTH",
+    "MAX_FRAME",
+    "decode_batch_from_server",
+    "decode_batch_from_worker",
+    "decode_from_server",
+    "decode_from_worker",
+    "encode",
+    "encode_batch",
+    "frame_type",
+    "frames",
+]

@@ -1,0 +1,301 @@
+"""Every frame of the protocol as a frozen dataclass; PROTOCOL.md says what each one means.
+
+A frame states a fact about one claim, or about the worker as it stands; facts are monotone, so their
+order never matters and a repeated one changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, SiteId, WorkerName
+from edge_ws.protocol.limits import Code, Count, Interval, LogBytes, Seconds, Size
+from edge_ws.protocol.states import Phase
+
+
+class Refusal(Enum):
+    """Why a server refuses a worker; the value travels in `refused` frames and HTTP bodies."""
+
+    TOKEN = "token"  # noqa: S105 - a reason, not a secret
+    """No token, an unknown, revoked or expired one, or one that does not admit this name."""
+    NAME_IN_USE = "name_in_use"
+    """A live worker of that name has another site, or is edge3's."""
+    VERSION = "version"
+    """No protocol version in common."""
+    NOT_ADMITTED = "not_admitted"
+    """The token does not admit these queues or this team."""
+    UNAVAILABLE = "unavailable"
+    """The server cannot serve now (database away, tables missing); try again."""
+    PROTOCOL = "protocol"
+    """The worker broke the protocol."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """One claim that a worker holds, as its inventory states it."""
+
+    claim: ClaimId
+    phase: Phase
+    log_end: Size
+    """Bytes of the claim's log that the server has acknowledged."""
+    host: HostId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """The worker as it stands. It adds facts about what it names; absence is no evidence."""
+
+    site: SiteId
+    hosts: tuple[HostId, ...]
+    dead_hosts: tuple[HostId, ...]
+    claims: tuple[Held, ...]
+    revision: Count
+    """The wish the worker has applied; 0: none yet."""
+    concurrency: Count
+    queues: tuple[str, ...] | None
+    """In force; None: every queue."""
+    stale_slots: Count
+    """Slots of processes that still run under claims the server called stale."""
+    draining: bool
+
+
+# Worker to server
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """The first frame of a connection: who the worker is, what it speaks and what it holds."""
+
+    protocol: Count
+    oldest_protocol: Count
+    worker: WorkerName
+    team: str | None
+    concurrency: Count
+    """The local default, from the worker's own settings."""
+    queues: tuple[str, ...] | None
+    """The local default; None: every queue."""
+    inventory: Inventory
+    capabilities: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    sysinfo: dict[str, str | int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The worker as it stands now; also its heartbeat."""
+
+    inventory: Inventory
+    sysinfo: dict[str, str | int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accept:
+    """A slot is taken and a host has forked the job, which waits for `go`."""
+
+    claim: ClaimId
+    host: HostId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refuse:
+    """The worker does not take the offer; nothing of it runs, nor will."""
+
+    claim: ClaimId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The task runs: Airflow has accepted its start."""
+
+    claim: ClaimId
+    host: HostId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The job has ended and its whole log, `log_end` bytes, is with the server."""
+
+    claim: ClaimId
+    exit_code: Code
+    """0 whenever Airflow knows the outcome; anything else: the process or its report failed."""
+    log_end: Size
+    detail: str = ""
+    log_uploaded: bool = False
+    """The supervisor has sent the log to the remote log store itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotStarted:
+    """After `accept`: the task never ran and never will under this claim."""
+
+    claim: ClaimId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostDead:
+    """The site's host is dead and what it left has been killed. Never taken back."""
+
+    host: HostId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseIs:
+    """The answer to `query`: the claim's phase, or `unknown` and refused from now on."""
+
+    claim: ClaimId
+    phase: Phase
+    host: HostId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """Bytes of the claim's log from `offset` on; at most 64 KiB."""
+
+    claim: ClaimId
+    offset: Size
+    data: LogBytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """The wish `revision` is in force, with these values."""
+
+    revision: Count
+    concurrency: Count
+    queues: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bye:
+    """The worker has drained and leaves."""
+
+    reason: str
+
+
+# Server to worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timers:
+    """Durations that the server dictates; seconds."""
+
+    heartbeat_s: Interval = 15.0
+    """Each side says something at least this often; silent for two: dead."""
+    offer_lease_s: Interval = 10.0
+    cancel_grace_s: Seconds = 5.0
+    """Between SIGTERM and SIGKILL of a cancelled job's process group."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What an operator wants; `None` leaves the worker's local default in force."""
+
+    revision: Count
+    concurrency: Count | None
+    queues: tuple[str, ...] | None
+    """None: the local default. (Every queue cannot be wished for, as with edge3.)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome:
+    """The answer to `hello`: the connection is ready."""
+
+    protocol: Count
+    gateway: GatewayId
+    timers: Timers
+    wish: Wish
+    execution_api_url: str | None
+    """Only if the centre sets one; else the worker uses `<url>/execution/`."""
+    versions: dict[str, str] = field(default_factory=dict)
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The server does not serve this worker; the connection closes after it."""
+
+    code: Refusal
+    sentence: str
+    retry_after_s: Seconds | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A job for the worker, without its token: nothing can start before `go`."""
+
+    claim: ClaimId
+    slots: Count
+    payload: str
+    """The workload's JSON, token blanked; opaque to the daemon."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Go:
+    """The claim is the worker's: start. The token is valid for a minute."""
+
+    claim: ClaimId
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Stop the job's process group."""
+
+    claim: ClaimId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """What is the phase of this claim?"""
+
+    claim: ClaimId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stale:
+    """The claim is no longer live: stop reporting it. A started process ends by itself."""
+
+    claim: ClaimId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """The claim's phase is committed; the worker may forget a report of it."""
+
+    claim: ClaimId
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogAck:
+    """The server has the claim's log up to `log_end` bytes; go on from there."""
+
+    claim: ClaimId
+    log_end: Size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """The server is alive."""
+
+
+WorkerFrame = (
+    Hello
+    | Status
+    | Accept
+    | Refuse
+    | Started
+    | Finished
+    | NotStarted
+    | HostDead
+    | PhaseIs
+    | Log
+    | Applied
+    | Bye
+)
+ServerFrame = Welcome | Refused | Offer | Go | Cancel | Query | Stale | Ack | LogAck | Wish | Beat
+Frame = WorkerFrame | ServerFrame

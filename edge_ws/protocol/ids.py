@@ -1,0 +1,50 @@
+"""The identifiers that travel on the wire; each a `str` with a type of its own.
+
+Rules compare them for equality only (never for order).
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import NewType
+
+ClaimId = NewType("ClaimId", str)
+"""One attempt of one job on one worker: a random UUID made by the gateway, and the fence."""
+SiteId = NewType("SiteId", str)
+"""One state directory of a worker: a random UUID made when the directory is first used."""
+HostId = NewType("HostId", str)
+"""One life of a job host: a random UUID made at its start."""
+GatewayId = NewType("GatewayId", str)
+"""One life of a gateway process."""
+WorkerName = NewType("WorkerName", str)
+"""The daemon on the far host, as operators call it; at most 64 characters (edge3's column)."""
+
+PROTOCOL = 1
+"""The protocol this release speaks."""
+OLDEST_PROTOCOL = 1
+"""The oldest one it still understands (N-1 from the second on)."""
+MAX_CONCURRENCY = 1024
+"""Slots of one worker, at most."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,63}")
+
+
+def new_id() -> str:
+    """Return a random UUID in its canonical form."""
+    return str(uuid.uuid4())
+
+
+def is_worker_name(text: str) -> bool:
+    """Tell whether `text` can name a worker: 1-64 of letters, digits and `._@:-`, first a letter or digit."""
+    return _NAME.fullmatch(text) is not None
+
+
+def is_queue_name(text: str) -> bool:
+    """Tell whether `text` can name a queue: 1-256 printable characters (Airflow's column), no comma."""
+    return 0 < len(text) <= 256 and text.isprintable() and "," not in text and text == text.strip()
+
+
+def is_team_name(text: str) -> bool:
+    """Tell whether `text` can name a team: 1-64 printable characters (edge3's column)."""
+    return 0 < len(text) <= 64 and text.isprintable() and text == text.strip()

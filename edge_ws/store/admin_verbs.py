@@ -1,0 +1,171 @@
+"""The verbs of operators: tokens, the list of workers, wishes."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Row
+
+from edge_ws.errors import UsageError
+from edge_ws.protocol.ids import WorkerName, new_id
+from edge_ws.store.database import Database
+from edge_ws.store.records import TokenRecord, WorkerRecord
+from edge_ws.store.tables import edge_worker, epoch_now, token, worker
+from edge_ws.store.wishes import read_wish, split_queues
+
+SECRET_PREFIX = "edgews_"  # noqa: S105 - what every secret begins with, so that scanners can find leaked ones
+
+
+def hash_secret(secret: str) -> str:
+    """Return what is stored of a secret. It has 256 random bits, so a fast hash without salt is safe."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _token_record(row: Row[Any]) -> TokenRecord:
+    return TokenRecord(
+        id=row.id,
+        name=row.name,
+        worker_pattern=row.worker_pattern,
+        queues=tuple(row.queues) if row.queues is not None else None,
+        team=row.team,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+    )
+
+
+class AdminVerbs:
+    """What operators do."""
+
+    _database: Database
+
+    def create_token(
+        self,
+        name: str,
+        *,
+        worker_pattern: str,
+        queues: Sequence[str] | None,
+        team: str | None,
+        expires_in_s: float | None,
+    ) -> str:
+        """Make a token and return its secret, which is stored nowhere."""
+        secret = SECRET_PREFIX + secrets.token_urlsafe(32)
+        with self._database.write() as connection:
+            connection.execute(
+                token.insert().values(
+                    id=new_id(),
+                    name=name,
+                    secret_hash=hash_secret(secret),
+                    worker_pattern=worker_pattern,
+                    queues=list(queues) if queues is not None else None,
+                    team=team,
+                    created_at=epoch_now(),
+                    expires_at=epoch_now() + expires_in_s if expires_in_s is not None else None,
+                )
+            )
+        return secret
+
+    def find_token(self, secret: str) -> tuple[TokenRecord, float] | None:
+        """Return the token of that secret with the database's time, None if there is none.
+
+        Whether it is revoked or expired is the caller's to judge, so that it can say which.
+        """
+        query = sa.select(token, epoch_now().label("now")).where(token.c.secret_hash == hash_secret(secret))
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        return (_token_record(row), float(row.now)) if row is not None else None
+
+    def tokens(self) -> list[TokenRecord]:
+        """Return all tokens by name and age."""
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(token).order_by(token.c.name, token.c.created_at)).all()
+        return [_token_record(row) for row in rows]
+
+    def revoke_token(self, id_or_name: str) -> int:
+        """Revoke the token of that id, or all of that name; return how many were not revoked before."""
+        with self._database.write() as connection:
+            changed = connection.execute(
+                token.update()
+                .where(
+                    sa.or_(token.c.id == id_or_name, token.c.name == id_or_name), token.c.revoked_at.is_(None)
+                )
+                .values(revoked_at=epoch_now())
+            )
+            return changed.rowcount
+
+    def refused_tokens(self, ids: Sequence[str]) -> set[str]:
+        """Return those of the tokens that are revoked, expired or deleted by now."""
+        good = sa.select(token.c.id).where(
+            token.c.id.in_(ids),
+            token.c.revoked_at.is_(None),
+            sa.or_(token.c.expires_at.is_(None), token.c.expires_at > epoch_now()),
+        )
+        with self._database.read() as connection:
+            return set(ids) - set(connection.execute(good).scalars())
+
+    def workers(self, pattern: str | None = None) -> list[WorkerRecord]:
+        """Return the workers whose name matches (`*` and `?`), ours and edge3's, by name."""
+        query = (
+            sa.select(edge_worker, worker)
+            .outerjoin(worker, worker.c.worker_name == edge_worker.c.worker_name)
+            .order_by(edge_worker.c.worker_name)
+            .set_label_style(sa.LABEL_STYLE_TABLENAME_PLUS_COL)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        found = [self._worker_record(row) for row in rows]
+        return [one for one in found if pattern is None or fnmatchcase(one.name, pattern)]
+
+    @staticmethod
+    def _worker_record(row: Row[Any]) -> WorkerRecord:
+        ours = row.edge_ws_worker_worker_name is not None
+        sysinfo = row.edge_worker_sysinfo or {}
+        queues = row.edge_ws_worker_applied_queues if ours else split_queues(row.edge_worker_queues)
+        return WorkerRecord(
+            name=WorkerName(row.edge_worker_worker_name),
+            kind="edge-ws" if ours else "edge3",
+            state=row.edge_worker_state,
+            queues=tuple(queues) if queues is not None else None,
+            team=row.edge_worker_team_name,
+            concurrency=row.edge_ws_worker_applied_concurrency if ours else sysinfo.get("concurrency"),
+            wished_concurrency=row.edge_worker_concurrency,
+            wish_revision=row.edge_ws_worker_wish_revision or 0,
+            applied_revision=row.edge_ws_worker_applied_revision or 0,
+            jobs_active=row.edge_worker_jobs_active,
+            transport=row.edge_ws_worker_transport if ours and row.edge_ws_worker_gateway else None,
+            first_online=row.edge_worker_first_online,
+            last_update=row.edge_worker_last_update,
+            sysinfo=sysinfo,
+        )
+
+    def wish_concurrency(self, name: str, concurrency: int) -> int:
+        """Wish for that concurrency; return the wish's revision, which the worker will acknowledge.
+
+        Raises:
+            UsageError: no edge-ws worker of that name has ever connected.
+        """
+        with self._database.write() as connection:
+            changed = connection.execute(
+                edge_worker.update()
+                .where(
+                    edge_worker.c.worker_name == name,
+                    sa.exists(sa.select(worker.c.site).where(worker.c.worker_name == name)),
+                )
+                .values(concurrency=concurrency)
+            )
+            if not changed.rowcount:
+                raise UsageError(
+                    f"no edge-ws worker named {name} has connected yet; see: edge-ws list-workers"
+                )
+            return read_wish(connection, WorkerName(name)).revision
+
+    def applied(self, name: str) -> int:
+        """Return the revision of the wish that the worker has last acknowledged."""
+        query = sa.select(worker.c.applied_revision).where(worker.c.worker_name == name)
+        with self._database.read() as connection:
+            return connection.scalar(query) or 0

@@ -1,0 +1,174 @@
+"""The verbs of Airflow's side: enqueue, read what ended, adopt, revoke, read a running job's log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.states import Phase
+from edge_ws.store.command import parse
+from edge_ws.store.database import Database
+from edge_ws.store.live import (
+    FAILED,
+    KEY_COLUMNS,
+    OPEN_STATES,
+    QUEUED,
+    REMOVED,
+    SUCCESS,
+    is_job,
+    key_of,
+    same_job,
+)
+from edge_ws.store.records import EndedJob, JobKey, NewJob, RunningLog
+from edge_ws.store.tables import claim, edge_job, log, utc_now
+
+SHOWN_LOG = 8 * 1024 * 1024
+"""Bytes of a running job's log that are shown at the most."""
+_MANY = 500
+"""Keys in one statement: SQLite's expression depth is 1,000."""
+
+_job_key = sa.tuple_(*(edge_job.c[name] for name in KEY_COLUMNS))
+
+
+def _as_tuple(key: JobKey) -> tuple[object, ...]:
+    return tuple(getattr(key, name) for name in KEY_COLUMNS)
+
+
+class ExecutorVerbs:
+    """What an executor does; a scheduler's `job_id` (owner) says whose rows are meant."""
+
+    _database: Database
+
+    def enqueue(self, connection: Connection, job: NewJob) -> None:
+        """Queue the job in the caller's transaction: one upsert, which begins a new round of its row."""
+        values: dict[str, Any] = {
+            **{name: getattr(job.key, name) for name in KEY_COLUMNS},
+            "state": QUEUED,
+            "queue": job.queue,
+            "concurrency_slots": job.slots,
+            "priority_weight": job.priority,
+            "command": job.command,
+            "queued_dttm": utc_now(),
+            "last_update": utc_now(),
+            "team_name": job.team,
+            "edge_worker": None,
+            "edge_ws_claim": None,
+            "edge_ws_owner": job.owner,
+        }
+        again = {name: value for name, value in values.items() if name not in KEY_COLUMNS}
+        connection.execute(self._upsert(values, again))
+
+    def _upsert(self, values: dict[str, Any], again: dict[str, Any]) -> sa.Insert:
+        if self._database.dialect == "mysql":
+            return mysql.insert(edge_job).values(values).on_duplicate_key_update(**again)
+        dialect = sqlite if self._database.dialect == "sqlite" else postgresql
+        insert: postgresql.Insert | sqlite.Insert = dialect.insert(edge_job).values(values)
+        return insert.on_conflict_do_update(index_elements=KEY_COLUMNS, set_=again)
+
+    def ended(self, owner: int, limit: int = 1000) -> list[EndedJob]:
+        """Return rows of that owner that have ended and are not reported, without their locks.
+
+        A row whose claim is still open has not ended, whatever edge3 wrote into it.
+        """
+        query = (
+            sa.select(edge_job, claim.c.detail, claim.c.phase)
+            .outerjoin(claim, sa.and_(claim.c.id == edge_job.c.edge_ws_claim, same_job))
+            .where(
+                edge_job.c.edge_ws_owner == owner,
+                edge_job.c.state.not_in((QUEUED, *OPEN_STATES)),
+                sa.or_(claim.c.phase.is_(None), claim.c.phase == Phase.ENDED.value),
+            )
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return [self._ended(row) for row in rows]
+
+    @staticmethod
+    def _ended(row: sa.Row[Any]) -> EndedJob:
+        parsed = parse(row.command)
+        state = row.state if row.state in {SUCCESS, FAILED} else REMOVED
+        return EndedJob(
+            key=key_of(row), state=state, subject=parsed.subject if parsed else "", detail=row.detail or ""
+        )
+
+    def reported(self, owner: int, keys: Sequence[JobKey]) -> None:
+        """Note that the owner has reported these ends; rows queued again meanwhile are left alone."""
+        with self._database.write() as connection:
+            for start in range(0, len(keys), _MANY):
+                some = [_as_tuple(key) for key in keys[start : start + _MANY]]
+                connection.execute(
+                    edge_job.update()
+                    .where(
+                        edge_job.c.edge_ws_owner == owner,
+                        edge_job.c.state.not_in((QUEUED, *OPEN_STATES)),
+                        _job_key.in_(some),
+                    )
+                    .values(edge_ws_owner=None)
+                )
+
+    def owned(self, owner: int) -> set[JobKey]:
+        """Return the keys of all rows of that owner, in any state."""
+        query = sa.select(*(edge_job.c[name] for name in KEY_COLUMNS)).where(
+            edge_job.c.edge_ws_owner == owner
+        )
+        with self._database.read() as connection:
+            return {key_of(row) for row in connection.execute(query)}
+
+    def adopt(
+        self, owner: int, wanted: Mapping[JobKey, str], *, connection: Connection | None = None
+    ) -> dict[JobKey, str]:
+        """Make `owner` report the rows whose workload is for the given task instance id.
+
+        Args:
+            owner: the adopting scheduler's `job_id`.
+            wanted: job key -> task instance id.
+            connection: the caller's transaction, where it has one open that writes (SQLite has one writer).
+
+        Returns:
+            The adopted rows' keys with their states.
+        """
+        adopted: dict[JobKey, str] = {}
+        keys = [_as_tuple(key) for key in wanted]
+        with self._database.write() if connection is None else nullcontext(connection) as caller:
+            for start in range(0, len(keys), _MANY):
+                query = sa.select(edge_job).where(_job_key.in_(keys[start : start + _MANY])).with_for_update()
+                for row in caller.execute(query).all():
+                    parsed, key = parse(row.command), key_of(row)
+                    if parsed is None or parsed.subject != wanted[key]:
+                        continue
+                    adopted[key] = row.state
+                    caller.execute(edge_job.update().where(is_job(key)).values(edge_ws_owner=owner))
+        return adopted
+
+    def revoke(self, key: JobKey) -> None:
+        """Delete the row; an open claim of it becomes stale."""
+        with self._database.write() as connection:
+            connection.execute(edge_job.delete().where(is_job(key)))
+
+    def running_log(self, key: JobKey) -> RunningLog | None:
+        """Return the log of the row's claim as far as it is here, None if it has none."""
+        with self._database.read() as connection:
+            found = connection.execute(
+                sa.select(claim.c.id, claim.c.worker, claim.c.log_end)
+                .join(edge_job, sa.and_(same_job, edge_job.c.edge_ws_claim == claim.c.id))
+                .where(is_job(key))
+            ).one_or_none()
+            if found is None:
+                return None
+            first = max(0, found.log_end - SHOWN_LOG)
+            chunks = connection.execute(
+                sa.select(log.c.log_offset, log.c.data)
+                .where(log.c.claim == found.id, log.c.log_offset >= first)
+                .order_by(log.c.log_offset)
+            ).all()
+        cut = chunks[0].log_offset if chunks else found.log_end
+        return RunningLog(
+            worker=WorkerName(found.worker), data=b"".join(chunk.data for chunk in chunks), cut=cut
+        )

@@ -1,0 +1,423 @@
+"""The verbs of a gateway: dispatch, liveness, wishes, what the reaper settles, finished logs, purge.
+
+A gateway acts for no worker, so these take no Principal; what a claim may carry was decided by `Capacity`,
+which holds one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName, new_id
+from edge_ws.protocol.states import Phase
+from edge_ws.store.command import Parsed, parse
+from edge_ws.store.database import Database
+from edge_ws.store.live import (
+    CLAIMED,
+    FAILED,
+    KEY_COLUMNS,
+    OPEN_STATES,
+    QUEUED,
+    REMOVED,
+    find_live,
+    held,
+    is_job,
+    key_of,
+    row_state,
+    same_job,
+    set_job,
+)
+from edge_ws.store.records import (
+    CALLBACK_DAG_ID,
+    Assignment,
+    Candidate,
+    Claimed,
+    LogToStore,
+    OpenClaim,
+    WishRecord,
+)
+from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, log, utc_now, worker
+from edge_ws.store.wishes import number, unnumbered
+from edge_ws.store.worker_verbs import SEEN_S, back_to_queue, end_claim, open_claims
+
+_ALIVE_STATES = ("idle", "running", "starting", "unknown")
+"""Worker states that a heartbeat may turn into idle or running; others are an operator's request."""
+
+
+class GatewayVerbs:
+    """What a gateway does by itself."""
+
+    _database: Database
+
+    # Liveness
+
+    def announce(self, gateway_id: GatewayId, hostname: str, pid: int) -> None:
+        """Make a gateway known."""
+        with self._database.write() as connection:
+            connection.execute(
+                gateway.insert().values(
+                    id=gateway_id, hostname=hostname, pid=pid, started_at=epoch_now(), seen_at=epoch_now()
+                )
+            )
+
+    def retire(self, gateway_id: GatewayId) -> None:
+        """Forget a gateway that ends in good order."""
+        with self._database.write() as connection:
+            connection.execute(gateway.delete().where(gateway.c.id == gateway_id))
+
+    def beat(self, gateway_id: GatewayId, connections: Collection[str]) -> None:
+        """Keep the gateway, its connected workers and their running rows fresh, in a few statements.
+
+        Args:
+            gateway_id: the gateway.
+            connections: what `register` gave for each worker that has been heard of lately.
+        """
+        with self._database.write() as connection:
+            connection.execute(gateway.update().where(gateway.c.id == gateway_id).values(seen_at=epoch_now()))
+            if not connections:
+                return
+            mine = worker.c.connection.in_(list(connections))
+            connection.execute(worker.update().where(mine).values(seen_at=epoch_now()))
+            names = sa.select(worker.c.worker_name).where(mine)
+            active = (
+                sa.select(sa.func.count())
+                .select_from(claim.join(edge_job, held))
+                .where(claim.c.worker == edge_worker.c.worker_name)
+                .scalar_subquery()
+            )
+            connection.execute(
+                edge_worker.update()
+                .where(edge_worker.c.worker_name.in_(names))
+                .values(
+                    last_update=utc_now(),
+                    jobs_active=active,
+                    state=sa.case(
+                        (edge_worker.c.state.not_in(_ALIVE_STATES), edge_worker.c.state),
+                        (active > 0, "running"),
+                        else_="idle",
+                    ),
+                )
+            )
+            # edge3's executor times out running rows of its team that nobody touches (300 s).
+            running = sa.select(claim.c.id).where(
+                claim.c.phase == Phase.STARTED.value, claim.c.worker.in_(names)
+            )
+            connection.execute(
+                edge_job.update()
+                .where(edge_job.c.edge_ws_claim.in_(running), edge_job.c.state.in_(OPEN_STATES))
+                .values(last_update=utc_now())
+            )
+
+    # Dispatch
+
+    def candidates(self, queues: Collection[str] | None, limit: int) -> list[Candidate]:
+        """Read queued rows without locks, callbacks first, then by priority and age.
+
+        Args:
+            queues: only of these; None: of every queue.
+            limit: rows at the most.
+        """
+        query = (
+            sa.select(edge_job, utc_now().label("now"))
+            .where(edge_job.c.state == QUEUED)
+            .order_by(
+                sa.case((edge_job.c.dag_id == CALLBACK_DAG_ID, 0), else_=1),
+                edge_job.c.priority_weight.desc(),
+                edge_job.c.queued_dttm,
+            )
+            .limit(limit)
+        )
+        if queues is not None:
+            query = query.where(edge_job.c.queue.in_(sorted(queues)))
+        with self._database.read() as connection:
+            return [
+                Candidate(
+                    key=key_of(row),
+                    queue=row.queue,
+                    slots=row.concurrency_slots,
+                    priority=row.priority_weight,
+                    team=row.team_name,
+                    waited_s=(row.now - row.queued_dttm).total_seconds() if row.queued_dttm else 0.0,
+                )
+                for row in connection.execute(query)
+            ]
+
+    def claim(self, gateway_id: GatewayId, chosen: Sequence[Assignment], lease_s: float) -> list[Claimed]:
+        """Claim the chosen rows by compare-and-set; leave out what others took or what no longer fits.
+
+        A row whose command is no workload is failed here, so that its executor reports it.
+        """
+        claimed: list[Claimed] = []
+        with self._database.write() as connection:
+            taken = self._locked_slots(connection, {one.worker for one in chosen})
+            # In key order, as everywhere: two gateways lock the same rows in the same order.
+            for one in sorted(chosen, key=lambda one: one.key):
+                room = one.concurrency - one.stale_slots - taken[one.worker]
+                if one.worker not in taken or one.slots > room:
+                    continue
+                row = self._lock_queued(connection, one)
+                if row is None:
+                    continue
+                parsed = parse(row.command)
+                if parsed is None:
+                    self._fail_unreadable(connection, row)
+                    continue
+                claimed.append(self._insert_claim(connection, gateway_id, one, parsed, lease_s))
+                taken[one.worker] += one.slots
+        return claimed
+
+    @staticmethod
+    def _locked_slots(connection: Connection, names: Iterable[WorkerName]) -> dict[str, int]:
+        """Lock the workers, so that no other gateway claims for them now, and sum their open claims."""
+        wanted = sorted(names)
+        locked = connection.execute(
+            sa.select(worker.c.worker_name)
+            .where(worker.c.worker_name.in_(wanted))
+            .order_by(worker.c.worker_name)
+            .with_for_update()
+        ).scalars()
+        taken: dict[str, int] = defaultdict(int, dict.fromkeys(locked, 0))
+        open_slots = (
+            sa.select(claim.c.worker, sa.func.sum(claim.c.slots))
+            .join(edge_job, held)
+            .where(claim.c.worker.in_(wanted))
+            .group_by(claim.c.worker)
+        )
+        for name, slots in connection.execute(open_slots).all():
+            taken[name] = int(slots)
+        return taken
+
+    def _lock_queued(self, connection: Connection, one: Assignment) -> Row[Any] | None:
+        query = sa.select(edge_job).where(is_job(one.key), edge_job.c.state == QUEUED)
+        return connection.execute(self._database.locked(query)).one_or_none()
+
+    @staticmethod
+    def _fail_unreadable(connection: Connection, row: Row[Any]) -> None:
+        connection.execute(
+            edge_job.update()
+            .where(is_job(key_of(row)), edge_job.c.state == QUEUED)
+            .values(state=FAILED, last_update=utc_now())
+        )
+
+    @staticmethod
+    def _insert_claim(
+        connection: Connection, gateway_id: GatewayId, one: Assignment, parsed: Parsed, lease_s: float
+    ) -> Claimed:
+        claim_id = ClaimId(new_id())
+        connection.execute(
+            claim.insert().values(
+                id=claim_id,
+                **{name: getattr(one.key, name) for name in KEY_COLUMNS},
+                subject=parsed.subject,
+                worker=one.worker,
+                site=one.site,
+                gateway=gateway_id,
+                slots=one.slots,
+                phase=Phase.OFFERED.value,
+                created_at=epoch_now(),
+                lease_until=epoch_now() + lease_s,
+                log_path=parsed.log_path,
+            )
+        )
+        connection.execute(
+            edge_job.update()
+            .where(is_job(one.key))
+            .values(state=CLAIMED, edge_worker=one.worker, edge_ws_claim=claim_id, last_update=utc_now())
+        )
+        return Claimed(
+            claim=claim_id, key=one.key, worker=one.worker, slots=one.slots, payload=parsed.payload
+        )
+
+    # Wishes
+
+    def new_wishes(self, names: Collection[WorkerName]) -> dict[WorkerName, WishRecord]:
+        """Number and return the wishes of these workers that have changed since they were last numbered."""
+        if not names:
+            return {}
+        with self._database.read() as connection:
+            changed = [WorkerName(row.worker_name) for row in unnumbered(connection, names)]
+        if not changed:
+            return {}
+        with self._database.write() as connection:
+            return {name: number(connection, name) for name in changed}
+
+    # The reaper
+
+    def expire_offers(self) -> int:
+        """Free the jobs of offers whose lease is over; return how many."""
+        query = sa.select(claim).join(edge_job, held)
+        over = query.where(claim.c.phase == Phase.OFFERED.value, claim.c.lease_until < epoch_now())
+        with self._database.read() as connection:
+            if connection.execute(over.limit(1)).first() is None:
+                return 0
+        with self._database.write() as connection:
+            rows = connection.execute(over.with_for_update(of=edge_job)).all()
+            for row in rows:
+                back_to_queue(connection, row, "expired", "the offer was not answered in time")
+        return len(rows)
+
+    def unsettled(self) -> tuple[OpenClaim, ...]:
+        """Return accepted and started claims: the reaper judges them against the tasks' states."""
+        with self._database.read() as connection:
+            return open_claims(connection, claim.c.phase.in_((Phase.ACCEPTED.value, Phase.STARTED.value)))
+
+    def requeue(self, one: OpenClaim, detail: str) -> bool:
+        """Free the job of a claim that cannot start any more; False if it has moved on meanwhile."""
+        with self._database.write() as connection:
+            row = self._unmoved(connection, one)
+            if row is not None:
+                back_to_queue(connection, row, one.result or "expired", detail)
+            return row is not None
+
+    def give_up(self, one: OpenClaim, detail: str, *, failed: bool) -> bool:
+        """End a claim for good, as failed or as removed; False if it has moved on meanwhile."""
+        with self._database.write() as connection:
+            row = self._unmoved(connection, one)
+            if row is not None:
+                state = FAILED if failed else REMOVED
+                end_claim(connection, row, result=one.result or "lost", state=state, detail=detail)
+            return row is not None
+
+    @staticmethod
+    def _unmoved(connection: Connection, one: OpenClaim) -> Row[Any] | None:
+        """Return the claim's row if it is live and still in the phase that the reaper judged."""
+        row = find_live(connection, one.claim, one.worker)
+        return row if row is not None and Phase(row.phase) is one.phase else None
+
+    def repair(self) -> None:
+        """Undo what a writer that knows no claims has left: see `live`."""
+        strange = (
+            sa.select(claim, edge_job.c.state.label("job_state"))
+            .join(edge_job, held)
+            .where(edge_job.c.state.not_in(OPEN_STATES))
+        )
+        never_claimed = sa.and_(
+            edge_job.c.state.in_(OPEN_STATES),
+            edge_job.c.edge_worker.is_(None),
+            edge_job.c.edge_ws_owner.is_not(None),
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(strange).all()
+            orphan = connection.execute(sa.select(edge_job.c.dag_id).where(never_claimed).limit(1)).first()
+        if not rows and orphan is None:
+            return
+        with self._database.write() as connection:
+            for row in rows:
+                set_job(connection, key_of(row), row.id, state=row_state(Phase(row.phase)))
+            connection.execute(
+                edge_job.update().where(never_claimed).values(state=QUEUED, last_update=utc_now())
+            )
+
+    def mark_silent(self) -> None:
+        """Show workers that no gateway has seen lately as unknown."""
+        silent = sa.select(worker.c.worker_name).where(worker.c.seen_at < epoch_now() - SEEN_S)
+        gone = edge_worker.c.worker_name.in_(silent) & edge_worker.c.state.in_(
+            ("idle", "running", "starting")
+        )
+        with self._database.read() as connection:
+            if connection.execute(sa.select(edge_worker.c.worker_name).where(gone).limit(1)).first() is None:
+                return
+        with self._database.write() as connection:
+            connection.execute(edge_worker.update().where(gone).values(state="unknown"))
+
+    # Finished logs
+
+    def logs_to_move(self, limit: int = 20) -> list[LogToStore]:
+        """Return ended claims whose log is still in our table."""
+        query = (
+            sa.select(claim, edge_job.c.command)
+            .outerjoin(edge_job, same_job)
+            .where(
+                claim.c.phase == Phase.ENDED.value,
+                claim.c.log_state == "held",
+                sa.or_(claim.c.lease_until.is_(None), claim.c.lease_until < epoch_now()),
+            )
+            .order_by(claim.c.ended_at)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [
+                LogToStore(
+                    claim=ClaimId(row.id),
+                    key=key_of(row),
+                    log_path=row.log_path,
+                    log_base=row.log_base,
+                    uploaded=bool(row.log_uploaded),
+                    command=row.command or "",
+                )
+                for row in connection.execute(query)
+            ]
+
+    def begin_move(self, claim_id: ClaimId, size: int, lease_s: float) -> int | None:
+        """Take the move of the claim's log, for `lease_s`, and fix at which size of the file it begins.
+
+        Alone, because a second mover would cut the file and then find the bytes deleted. A move that was cut
+        short is begun again at its first size.
+
+        Returns:
+            The size to cut the file to; None if the log is moved, or another gateway is at it.
+        """
+        now = epoch_now()
+        with self._database.write() as connection:
+            ours = connection.execute(
+                claim.update()
+                .where(
+                    claim.c.id == claim_id,
+                    claim.c.log_state == "held",
+                    sa.or_(claim.c.lease_until.is_(None), claim.c.lease_until < now),
+                )
+                .values(log_base=sa.func.coalesce(claim.c.log_base, size), lease_until=now + lease_s)
+            )
+            if not ours.rowcount:
+                return None
+            return int(
+                connection.execute(sa.select(claim.c.log_base).where(claim.c.id == claim_id)).scalar_one()
+            )
+
+    def log_chunks(self, claim_id: ClaimId) -> Iterator[bytes]:
+        """Yield the claim's log in order, a chunk at a time."""
+        offset = -1
+        while True:
+            with self._database.read() as connection:
+                row = connection.execute(
+                    sa.select(log.c.log_offset, log.c.data)
+                    .where(log.c.claim == claim_id, log.c.log_offset > offset)
+                    .order_by(log.c.log_offset)
+                    .limit(1)
+                ).one_or_none()
+            if row is None:
+                return
+            offset = row.log_offset
+            yield row.data
+
+    def end_move(self, claim_id: ClaimId) -> None:
+        """Note that the log is in Airflow's log folder, and drop it here."""
+        with self._database.write() as connection:
+            connection.execute(claim.update().where(claim.c.id == claim_id).values(log_state="moved"))
+            connection.execute(log.delete().where(log.c.claim == claim_id))
+
+    # Purge
+
+    def purge(self, keep_s: float) -> None:
+        """Delete what ended and was reported that long ago: rows of ours, claims, gateways."""
+        over = claim.c.ended_at < epoch_now() - keep_s
+        settled = claim.c.log_state.in_(("none", "moved"))
+        with self._database.write() as connection:
+            done = sa.select(claim.c.id).where(claim.c.phase == Phase.ENDED.value, over, settled)
+            connection.execute(
+                edge_job.delete().where(
+                    edge_job.c.edge_ws_claim.in_(done),
+                    edge_job.c.edge_ws_owner.is_(None),
+                    edge_job.c.state.not_in((QUEUED, *OPEN_STATES)),
+                )
+            )
+            carried = sa.select(edge_job.c.edge_ws_claim).where(edge_job.c.edge_ws_claim == claim.c.id)
+            connection.execute(
+                claim.delete().where(claim.c.phase == Phase.ENDED.value, over, settled, ~sa.exists(carried))
+            )
+            connection.execute(gateway.delete().where(gateway.c.seen_at < epoch_now() - keep_s))

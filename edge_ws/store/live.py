@@ -1,0 +1,79 @@
+"""The live predicate, in one place: every verb on a claim goes through it.
+
+A claim is live iff its row still carries it and its worker and the row is restarting or running. An end
+state written past an open claim (edge3's PATCH knows no claims) is put back first; `queued` never is: it is
+a new round, and makes the old claim stale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from edge_ws.protocol.ids import ClaimId, WorkerName
+from edge_ws.protocol.states import Phase
+from edge_ws.store.records import JobKey
+from edge_ws.store.tables import claim, edge_job, utc_now
+
+QUEUED = "queued"
+CLAIMED = "restarting"
+RUNNING = "running"
+OPEN_STATES = (CLAIMED, RUNNING)
+SUCCESS = "success"
+FAILED = "failed"
+REMOVED = "removed"
+
+KEY_COLUMNS = ("dag_id", "task_id", "run_id", "map_index", "try_number", "task_instance_id")
+
+same_job = sa.and_(*(claim.c[name] == edge_job.c[name] for name in KEY_COLUMNS))
+"""Joins a claim to the row of its job."""
+held = sa.and_(
+    same_job,
+    edge_job.c.edge_ws_claim == claim.c.id,
+    edge_job.c.edge_worker == claim.c.worker,
+    edge_job.c.state != QUEUED,
+    claim.c.phase != Phase.ENDED.value,
+)
+"""The predicate before end states are put back."""
+
+
+def is_job(key: JobKey) -> sa.ColumnElement[bool]:
+    """Return the condition that selects one `edge_job` row."""
+    return sa.and_(*(edge_job.c[name] == getattr(key, name) for name in KEY_COLUMNS))
+
+
+def key_of(row: Row[Any]) -> JobKey:
+    """Return the job key in a row of either table."""
+    return JobKey(*(getattr(row, name) for name in KEY_COLUMNS))
+
+
+def row_state(phase: Phase) -> str:
+    """Return the state that `edge_job` has while a claim is in that phase."""
+    return RUNNING if phase is Phase.STARTED else CLAIMED
+
+
+def find_live(connection: Connection, claim_id: ClaimId, worker: WorkerName) -> Row[Any] | None:
+    """Return the claim's row if it is live and that worker's, its job locked; else None."""
+    query = sa.select(claim, edge_job.c.state.label("job_state")).join(edge_job, held)
+    query = query.where(claim.c.id == claim_id, claim.c.worker == worker).with_for_update(of=edge_job)
+    row = connection.execute(query).one_or_none()
+    if row is not None and row.job_state not in OPEN_STATES:
+        set_job(connection, key_of(row), claim_id, state=row_state(Phase(row.phase)))
+    return row
+
+
+def set_job(connection: Connection, key: JobKey, claim_id: ClaimId, **values: object) -> int:
+    """Change the row of the job if it still carries the claim; return how many rows changed."""
+    changed = connection.execute(
+        edge_job.update()
+        .where(is_job(key), edge_job.c.edge_ws_claim == claim_id)
+        .values(last_update=utc_now(), **values)
+    )
+    return changed.rowcount
+
+
+def set_claim(connection: Connection, claim_id: ClaimId, **values: object) -> None:
+    """Change a claim that the caller knows to be live."""
+    connection.execute(claim.update().where(claim.c.id == claim_id).values(**values))

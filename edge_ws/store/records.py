@@ -1,0 +1,271 @@
+"""What the store's verbs take and return: frozen records, no rows and no SQL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from fnmatch import fnmatchcase
+
+from edge_ws.protocol.frames import Inventory
+from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, SiteId, WorkerName
+from edge_ws.protocol.states import Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """On whose behalf a worker's verb runs: what the credential admits."""
+
+    worker: WorkerName
+    queues: frozenset[str] | None = None
+    """Queues the credential admits; None: every queue."""
+    team: str | None = None
+    token_id: str | None = None
+
+    def admits(self, queue: str, team: str | None) -> bool:
+        """Tell whether a job of that queue and team may go to this worker."""
+        return (self.queues is None or queue in self.queues) and (self.team is None or self.team == team)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class JobKey:
+    """Primary key of an `edge_job` row (edge3's; `task_instance_id` is "" before Airflow 3.4)."""
+
+    dag_id: str
+    task_id: str
+    run_id: str
+    map_index: int
+    try_number: int
+    task_instance_id: str = ""
+
+
+CALLBACK_DAG_ID = "ExecuteCallback"
+"""edge3's `dag_id` for callback rows (edge3 models/types.py)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """One workload as the executor enqueues it."""
+
+    key: JobKey
+    queue: str
+    slots: int
+    priority: int
+    command: str
+    """The workload's JSON with its token: an edge3 worker must be able to run it."""
+    team: str | None
+    owner: int
+    """`job_id` of the scheduler whose executor reports the row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A queued row, as `choose` sees it."""
+
+    key: JobKey
+    queue: str
+    slots: int
+    priority: int
+    team: str | None
+    waited_s: float = 0.0
+
+    @property
+    def is_callback(self) -> bool:
+        """Callbacks go before tasks, as in Airflow's own executors."""
+        return self.key.dag_id == CALLBACK_DAG_ID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """What one connected worker can take now."""
+
+    principal: Principal
+    site: SiteId
+    queues: frozenset[str] | None
+    """Queues in force; None: every queue."""
+    concurrency: int
+    stale_slots: int
+    """Slots of processes that still run under stale claims: the database does not count them."""
+    free: int
+
+    def serves(self, job: Candidate) -> bool:
+        """Tell whether the job may run there at all (its width aside)."""
+        in_force = self.queues is None or job.queue in self.queues
+        return in_force and self.principal.admits(job.queue, job.team)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """`choose`'s decision: this job to this worker."""
+
+    key: JobKey
+    slots: int
+    worker: WorkerName
+    site: SiteId
+    concurrency: int
+    """The worker's; no more than this many slots may be claimed in all."""
+    stale_slots: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A committed claim, ready to be offered."""
+
+    claim: ClaimId
+    key: JobKey
+    worker: WorkerName
+    slots: int
+    payload: str
+    """The workload's JSON, token blanked."""
+
+
+class Verdict(Enum):
+    """What became of a worker's report."""
+
+    DONE = "done"
+    """It took effect, or had taken effect before: acknowledge it."""
+    STALE = "stale"
+    """The claim is not live: nothing changed, and the worker is to drop it."""
+    REPEATED = "repeated"
+    """The claim is further than the report: nothing changed, nothing to say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The compare-and-set of an `accept` that won: what the token is minted for."""
+
+    subject: str
+    """The task instance's id, or the callback's."""
+    is_callback: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """What a worker says of itself in `hello`, with the gateway that hears it."""
+
+    gateway: GatewayId
+    transport: str
+    concurrency: int
+    queues: tuple[str, ...] | None
+    inventory: Inventory
+    sysinfo: dict[str, str | int | float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WishRecord:
+    """An operator's wish with its number; None: nothing wished, the worker's own default holds."""
+
+    revision: int
+    concurrency: int | None
+    queues: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """The answer to a registration."""
+
+    connection: str
+    """Names this hello: what a later connection of the same worker replaces is told by it."""
+    wish: WishRecord
+    open: tuple[OpenClaim, ...]
+    """The worker's open claims, whether its inventory names them or not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenClaim:
+    """A live claim, as the gateway reads it back."""
+
+    claim: ClaimId
+    key: JobKey
+    worker: WorkerName
+    site: SiteId
+    host: HostId | None
+    phase: Phase
+    slots: int
+    subject: str
+    is_callback: bool
+    result: str | None
+    """What is known of the end of a claim that is not ended yet: `not_started` or `lost`."""
+    overdue: bool
+    """The lease (or the last token's life) is over."""
+    worker_silent: bool
+    """No gateway has seen the worker lately."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedJob:
+    """An ended row that its owner has not reported yet."""
+
+    key: JobKey
+    state: str
+    """`success`, `failed`, or `removed`: nothing of it ran to an end that counts."""
+    subject: str
+    """Task instance id (or callback id) of the workload that ended; "" if its payload is unreadable."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningLog:
+    """What the database holds of a running job's log."""
+
+    worker: WorkerName
+    data: bytes
+    """The last bytes, at most 8 MiB."""
+    cut: int
+    """Bytes left out at the front."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogToStore:
+    """An ended claim whose log has not been moved to Airflow's log folder yet."""
+
+    claim: ClaimId
+    key: JobKey
+    log_path: str
+    """Relative to Airflow's log folder."""
+    log_base: int | None
+    """Bytes the file had when the move was first begun; None: not begun."""
+    uploaded: bool
+    """The worker's supervisor has sent the log to the remote store itself."""
+    command: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRecord:
+    """A worker's credential as stored: everything but the secret."""
+
+    id: str
+    name: str
+    worker_pattern: str
+    queues: tuple[str, ...] | None
+    team: str | None
+    created_at: float
+    expires_at: float | None
+    """Database time, seconds since the epoch; None: never."""
+    revoked_at: float | None = None
+
+    def admits_worker(self, worker: str) -> bool:
+        """Tell whether a worker of that name may use the token (`*` and `?` in the pattern)."""
+        return fnmatchcase(worker, self.worker_pattern)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRecord:
+    """A worker as `list-workers` shows it: the wish and what is in force are two things."""
+
+    name: WorkerName
+    kind: str
+    """`edge-ws` or `edge3`."""
+    state: str
+    queues: tuple[str, ...] | None
+    team: str | None
+    concurrency: int | None
+    """In force, as the worker last said."""
+    wished_concurrency: int | None
+    wish_revision: int
+    applied_revision: int
+    jobs_active: int
+    transport: str | None
+    first_online: datetime | None
+    last_update: datetime | None
+    sysinfo: dict[str, object] = field(default_factory=dict)

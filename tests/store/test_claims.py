@@ -1,0 +1,367 @@
+"""The life of a claim in the database, and everything that may come in its way."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+import sqlalchemy as sa
+
+from edge_ws.protocol.ids import ClaimId, HostId, new_id
+from edge_ws.protocol.states import Phase
+from edge_ws.store.records import Accepted, Verdict
+from edge_ws.store.store import Store
+from tests.support.rows import (
+    OWNER,
+    FakeWorker,
+    change_job,
+    claim_row,
+    end_leases,
+    enqueue,
+    job_row,
+    new_job,
+)
+
+
+@pytest.fixture
+def store(engine: sa.Engine) -> Store:
+    return Store(engine)
+
+
+@pytest.fixture
+def worker(store: Store) -> FakeWorker:
+    worker = FakeWorker(store)
+    worker.register()
+    return worker
+
+
+def test_a_job_runs_and_ends(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    (candidate,) = store.candidates({"q"}, 10)
+    assert candidate.key == job.key
+    (claimed,) = worker.claim(job)
+    assert json.loads(claimed.payload)["token"] == ""
+    assert job_row(engine, job.key).state == "restarting"
+    accepted = worker.accept(claimed.claim)
+    assert isinstance(accepted, Accepted)
+    assert accepted.subject == json.loads(job.command)["ti"]["id"]
+    assert store.started(worker.principal, claimed.claim, worker.host) is Verdict.DONE
+    assert job_row(engine, job.key).state == "running"
+    assert store.ended(OWNER) == []
+    assert worker.finish(claimed.claim) is Verdict.DONE
+    row = job_row(engine, job.key)
+    assert row.state == "success"
+    assert json.loads(row.command)["token"] == ""
+    (ended,) = store.ended(OWNER)
+    assert (ended.key, ended.state, ended.subject) == (job.key, "success", accepted.subject)
+    store.reported(OWNER, [job.key])
+    assert store.ended(OWNER) == []
+
+
+def test_reports_may_be_repeated(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    claim_id = worker.start(job)
+    assert worker.accept(claim_id) is Verdict.REPEATED
+    assert store.started(worker.principal, claim_id, worker.host) is Verdict.DONE
+    assert worker.finish(claim_id, 1) is Verdict.DONE
+    assert worker.finish(claim_id, 1) is Verdict.DONE
+    assert store.started(worker.principal, claim_id, worker.host) is Verdict.STALE
+    assert job_row(engine, job.key).state == "failed"
+
+
+def test_accept_again_after_a_lost_go(engine: sa.Engine, worker: FakeWorker) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    (claimed,) = worker.claim(job)
+    assert isinstance(worker.accept(claimed.claim), Accepted)
+    assert isinstance(worker.accept(claimed.claim), Accepted)
+    assert worker.accept(claimed.claim, HostId(new_id())) is Verdict.STALE
+
+
+def test_another_worker_cannot_touch_a_claim(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    claim_id = worker.start(job)
+    other = FakeWorker(store, name="w2")
+    other.register()
+    assert other.finish(claim_id) is Verdict.STALE
+    assert store.append_log(other.principal, claim_id, 0, b"x") is Verdict.STALE
+    assert store.host_dead(other.principal, worker.host) == ()
+    assert job_row(engine, job.key).state == "running"
+
+
+def test_a_refused_offer_is_free_at_once(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    (claimed,) = worker.claim(job)
+    assert store.refuse(worker.principal, claimed.claim, "full") is Verdict.DONE
+    row = job_row(engine, job.key)
+    assert (row.state, row.edge_worker, row.edge_ws_claim) == ("queued", None, None)
+    assert worker.accept(claimed.claim) is Verdict.STALE
+
+
+def test_an_unanswered_offer_is_free_after_its_lease(
+    engine: sa.Engine, store: Store, worker: FakeWorker
+) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    (claimed,) = worker.claim(job)
+    assert store.expire_offers() == 0
+    end_leases(engine)
+    assert store.expire_offers() == 1
+    assert job_row(engine, job.key).state == "queued"
+    assert worker.accept(claimed.claim) is Verdict.STALE
+    assert len(worker.claim(job)) == 1
+
+
+def test_a_closed_connection_frees_only_what_was_not_accepted(
+    engine: sa.Engine, store: Store, worker: FakeWorker
+) -> None:
+    offered, accepted = new_job("offered"), new_job("accepted")
+    enqueue(engine, offered, accepted)
+    connection = worker.register().connection
+    worker.claim(offered)
+    (claimed,) = worker.claim(accepted)
+    worker.accept(claimed.claim)
+    store.disconnected(worker.principal, new_id(), left=False)
+    assert job_row(engine, offered.key).state == "restarting"
+    store.disconnected(worker.principal, connection, left=False)
+    assert job_row(engine, offered.key).state == "queued"
+    assert job_row(engine, accepted.key).state == "restarting"
+
+
+def test_a_new_round_makes_the_old_claim_stale(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    old = worker.start(job)
+    enqueue(engine, job)
+    assert worker.finish(old) is Verdict.STALE
+    assert store.append_log(worker.principal, old, 0, b"late") is Verdict.STALE
+    assert job_row(engine, job.key).state == "queued"
+    new = worker.start(job)
+    assert worker.finish(old, 1) is Verdict.STALE
+    assert worker.finish(new) is Verdict.DONE
+    assert job_row(engine, job.key).state == "success"
+
+
+def test_a_deleted_row_makes_its_claim_stale(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    claim_id = worker.start(job)
+    store.revoke(job.key)
+    assert job_row(engine, job.key) is None
+    assert worker.finish(claim_id) is Verdict.STALE
+
+
+@pytest.mark.parametrize("state", ["success", "failed", "removed"])
+def test_an_end_written_past_an_open_claim_is_put_back(
+    engine: sa.Engine, store: Store, worker: FakeWorker, state: str
+) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    claim_id = worker.start(job)
+    change_job(engine, job.key, state=state)
+    assert store.ended(OWNER) == []
+    store.repair()
+    assert job_row(engine, job.key).state == "running"
+    change_job(engine, job.key, state=state)
+    assert worker.finish(claim_id, 1) is Verdict.DONE
+    assert job_row(engine, job.key).state == "failed"
+
+
+def test_a_row_taken_by_an_edge3_worker_is_not_ours(
+    engine: sa.Engine, store: Store, worker: FakeWorker
+) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    claim_id = worker.start(job)
+    # edge3's executor queues it again without clearing anything; an edge3 worker fetches it.
+    change_job(engine, job.key, state="queued")
+    change_job(engine, job.key, state="restarting", edge_worker="edge3-worker")
+    assert worker.finish(claim_id) is Verdict.STALE
+    assert job_row(engine, job.key).state == "restarting"
+    store.repair()
+    assert job_row(engine, job.key).edge_worker == "edge3-worker"
+
+
+def test_a_row_that_was_never_claimed_goes_back(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    change_job(engine, job.key, state="running")
+    store.repair()
+    assert job_row(engine, job.key).state == "queued"
+
+
+def test_a_dead_host_ends_its_started_jobs_only(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+    started, accepted, elsewhere = new_job("started"), new_job("accepted"), new_job("elsewhere")
+    enqueue(engine, started, accepted, elsewhere)
+    started_claim = worker.start(started)
+    (accepted_claim,) = worker.claim(accepted)
+    worker.accept(accepted_claim.claim)
+    (other,) = worker.claim(elsewhere)
+    worker.accept(other.claim, HostId(new_id()))
+    dead = store.host_dead(worker.principal, worker.host)
+    assert set(dead) == {started_claim, accepted_claim.claim}
+    assert job_row(engine, started.key).state == "failed"
+    assert job_row(engine, accepted.key).state == "restarting"
+    assert claim_row(engine, accepted_claim.claim).result == "lost"
+    assert claim_row(engine, other.claim).result is None
+    assert store.host_dead(worker.principal, worker.host) == (accepted_claim.claim,)
+
+
+def test_what_cannot_start_waits_for_the_reaper(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    (claimed,) = worker.claim(job)
+    worker.accept(claimed.claim)
+    assert store.not_started(worker.principal, claimed.claim, "409") is Verdict.DONE
+    assert worker.accept(claimed.claim) is Verdict.STALE
+    (one,) = store.unsettled()
+    assert (one.claim, one.phase, one.result, one.overdue) == (
+        claimed.claim,
+        Phase.ACCEPTED,
+        "not_started",
+        False,
+    )
+    end_leases(engine)
+    (one,) = store.unsettled()
+    assert one.overdue
+    assert store.requeue(one, "it is still queued")
+    assert job_row(engine, job.key).state == "queued"
+    assert not store.requeue(one, "again")
+
+
+def test_the_reaper_does_not_undo_what_moved_on(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    (claimed,) = worker.claim(job)
+    worker.accept(claimed.claim)
+    (judged,) = store.unsettled()
+    store.started(worker.principal, claimed.claim, worker.host)
+    assert not store.requeue(judged, "too late")
+    assert not store.give_up(judged, "too late", failed=True)
+    assert job_row(engine, job.key).state == "running"
+    (started,) = store.unsettled()
+    assert store.give_up(started, "the task is gone", failed=False)
+    assert job_row(engine, job.key).state == "removed"
+    assert [one.state for one in store.ended(OWNER)] == ["removed"]
+
+
+def test_unknown_frees_an_offer_and_marks_the_rest(
+    engine: sa.Engine, store: Store, worker: FakeWorker
+) -> None:
+    offered, accepted = new_job("offered"), new_job("accepted")
+    enqueue(engine, offered, accepted)
+    (one,) = worker.claim(offered)
+    (two,) = worker.claim(accepted)
+    worker.accept(two.claim)
+    assert store.unknown(worker.principal, one.claim) is Verdict.DONE
+    assert store.unknown(worker.principal, two.claim) is Verdict.DONE
+    assert job_row(engine, offered.key).state == "queued"
+    assert claim_row(engine, two.claim).result == "not_started"
+    assert store.unknown(worker.principal, ClaimId(new_id())) is Verdict.STALE
+
+
+def test_a_worker_is_never_over_committed(engine: sa.Engine, store: Store) -> None:
+    worker = FakeWorker(store, concurrency=3)
+    worker.register()
+    jobs = [new_job(f"t{number}") for number in range(4)]
+    wide = new_job("wide", slots=2)
+    enqueue(engine, *jobs, wide)
+    assert len(worker.claim(jobs[0])) == 1
+    assert len(worker.claim(wide)) == 1
+    assert worker.claim(*jobs[1:]) == []
+
+
+def test_two_gateways_never_claim_one_job_twice_nor_over_commit(engine: sa.Engine, store: Store) -> None:
+    worker = FakeWorker(store, concurrency=30)
+    worker.register()
+    jobs = [new_job(f"t{number}") for number in range(60)]
+    enqueue(engine, *jobs)
+    claimed: list[list[object]] = [[], []]
+    barrier = threading.Barrier(2)
+
+    def run(number: int) -> None:
+        barrier.wait()
+        for start in range(0, 60, 6):
+            claimed[number].extend(one.key for one in worker.claim(*jobs[start : start + 6]))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    taken = claimed[0] + claimed[1]
+    assert len(taken) == len(set(taken)) == 30
+
+
+def test_an_unreadable_command_fails_its_row(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+    job = new_job(command="not json")
+    enqueue(engine, job)
+    assert worker.claim(job) == []
+    (ended,) = store.ended(OWNER)
+    assert (ended.state, ended.subject) == ("failed", "")
+
+
+def test_log_bytes_are_taken_once_and_without_gaps(
+    engine: sa.Engine, store: Store, worker: FakeWorker
+) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    claim_id = worker.start(job)
+    say = lambda offset, data: store.append_log(worker.principal, claim_id, offset, data)  # noqa: E731
+    assert say(0, b"hello ") == 6
+    assert say(0, b"hello ") == 6
+    assert say(9, b"gap") == 6
+    assert say(3, b"lo world") == 11
+    running = store.running_log(job.key)
+    assert (running.worker, running.data, running.cut) == ("w1", b"hello world", 0)
+    worker.finish(claim_id)
+    assert say(11, b"late") is Verdict.STALE
+    (one,) = store.logs_to_move()
+    assert (one.claim, one.log_path, one.log_base) == (claim_id, "t.log", None)
+    assert store.begin_move(claim_id, 100, 60.0) == 100
+    assert store.begin_move(claim_id, 999, 60.0) is None
+    assert store.logs_to_move() == []
+    end_leases(engine)
+    assert store.begin_move(claim_id, 999, 60.0) == 100
+    assert b"".join(store.log_chunks(claim_id)) == b"hello world"
+    store.end_move(claim_id)
+    end_leases(engine)
+    assert store.begin_move(claim_id, 5, 60.0) is None
+    assert list(store.log_chunks(claim_id)) == []
+
+
+def test_candidates_come_in_order(engine: sa.Engine, store: Store) -> None:
+    enqueue(
+        engine,
+        new_job("low"),
+        new_job("high", priority=9),
+        new_job("other", queue="elsewhere", priority=99),
+    )
+    callback = new_job("cb")
+    enqueue(engine, new_job("cb", key=callback.key.__class__("ExecuteCallback", "cb", "r", -1, 0)))
+    assert [one.key.task_id for one in store.candidates({"q"}, 10)] == ["cb", "high", "low"]
+    assert [one.key.task_id for one in store.candidates(None, 2)] == ["cb", "other"]
+    assert store.candidates(set(), 10) == []
+    assert all(0 <= one.waited_s < 60 for one in store.candidates(None, 10))
+
+
+def test_what_ended_long_ago_is_purged(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+    unreported, reported, with_log = new_job("unreported"), new_job("reported"), new_job("with_log")
+    enqueue(engine, unreported, reported, with_log)
+    for job in (unreported, reported, with_log):
+        claim_id = worker.start(job)
+        if job is with_log:
+            store.append_log(worker.principal, claim_id, 0, b"x")
+        worker.finish(claim_id)
+    store.reported(OWNER, [reported.key, with_log.key])
+    store.purge(60.0)
+    assert job_row(engine, reported.key) is not None
+    store.purge(-1.0)
+    assert job_row(engine, reported.key) is None
+    assert job_row(engine, unreported.key) is not None
+    assert job_row(engine, with_log.key) is not None

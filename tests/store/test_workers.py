@@ -1,0 +1,200 @@
+"""Registration, names, wishes, liveness, tokens, adoption."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from edge_ws.errors import RefusedError, UnreachableError, UsageError
+from edge_ws.protocol.ids import GatewayId, WorkerName, new_id
+from edge_ws.store.records import JobKey
+from edge_ws.store.store import Store
+from edge_ws.store.tables import edge_worker, utc_now, worker
+from tests.support.rows import OWNER, FakeWorker, enqueue, job_row, new_job
+
+
+@pytest.fixture
+def store(engine: sa.Engine) -> Store:
+    return Store(engine)
+
+
+def _edge_worker(engine: sa.Engine, name: str) -> sa.Row:
+    with engine.connect() as connection:
+        return connection.execute(sa.select(edge_worker).where(edge_worker.c.worker_name == name)).one()
+
+
+def _change(engine: sa.Engine, table: sa.Table, name: str, **values: object) -> None:
+    with engine.begin() as connection:
+        connection.execute(table.update().where(table.c.worker_name == name).values(**values))
+
+
+def test_a_registration_looks_like_edge3s(engine: sa.Engine, store: Store) -> None:
+    FakeWorker(store, queues=("a", "b")).register()
+    row = _edge_worker(engine, "w1")
+    assert (row.state, row.queues, row.jobs_active, row.concurrency) == ("idle", "['a', 'b']", 0, None)
+    assert row.sysinfo["concurrency"] == 4
+    assert row.last_update.tzinfo is not None
+
+
+def test_a_live_name_is_refused_to_another_site_only(store: Store) -> None:
+    first = FakeWorker(store)
+    connection = first.register().connection
+    assert first.register().connection != connection
+    second = FakeWorker(store)
+    with pytest.raises(RefusedError, match="another state directory"):
+        second.register()
+    store.disconnected(first.principal, first.register().connection, left=False)
+    second.register()
+
+
+def test_an_edge3_name_is_refused_while_it_lives(engine: sa.Engine, store: Store) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            edge_worker.insert().values(
+                worker_name="w1", state="idle", jobs_active=0, last_update=utc_now(), sysinfo={}
+            )
+        )
+    with pytest.raises(RefusedError, match="live edge3 worker"):
+        FakeWorker(store).register()
+    _change(engine, edge_worker, "w1", state="offline")
+    FakeWorker(store).register()
+
+
+def test_a_goodbye_shows_offline(engine: sa.Engine, store: Store) -> None:
+    one = FakeWorker(store)
+    store.disconnected(one.principal, one.register().connection, left=True)
+    assert _edge_worker(engine, "w1").state == "offline"
+
+
+def test_a_request_of_edge3s_cli_survives_heartbeats_and_registrations(
+    engine: sa.Engine, store: Store
+) -> None:
+    one = FakeWorker(store)
+    connection = one.register().connection
+    _change(engine, edge_worker, "w1", state="maintenance request")
+    store.beat(GatewayId(one.gateway), [connection])
+    one.register()
+    assert _edge_worker(engine, "w1").state == "maintenance request"
+
+
+def test_heartbeats_show_what_runs(engine: sa.Engine, store: Store) -> None:
+    one = FakeWorker(store)
+    connection = one.register().connection
+    job = new_job()
+    enqueue(engine, job)
+    claim_id = one.start(job)
+    before = job_row(engine, job.key).last_update
+    store.beat(GatewayId(one.gateway), [connection])
+    row = _edge_worker(engine, "w1")
+    assert (row.state, row.jobs_active) == ("running", 1)
+    assert job_row(engine, job.key).last_update >= before
+    one.finish(claim_id)
+    store.beat(GatewayId(one.gateway), [connection])
+    row = _edge_worker(engine, "w1")
+    assert (row.state, row.jobs_active) == ("idle", 0)
+
+
+def test_a_silent_worker_is_shown_as_unknown(engine: sa.Engine, store: Store) -> None:
+    FakeWorker(store).register()
+    store.mark_silent()
+    assert _edge_worker(engine, "w1").state == "idle"
+    _change(engine, worker, "w1", seen_at=0.0)
+    store.mark_silent()
+    assert _edge_worker(engine, "w1").state == "unknown"
+
+
+def test_a_wish_gets_a_number_whoever_wrote_it(engine: sa.Engine, store: Store) -> None:
+    one = FakeWorker(store)
+    assert one.register().wish.revision == 0
+    names = [WorkerName("w1")]
+    assert store.new_wishes(names) == {}
+    assert store.wish_concurrency("w1", 2) == 1
+    assert store.new_wishes(names) == {}
+    _change(engine, edge_worker, "w1", concurrency=5)
+    (wish,) = store.new_wishes(names).values()
+    assert (wish.revision, wish.concurrency, wish.queues) == (2, 5, None)
+    _change(engine, edge_worker, "w1", queues="['x', 'y']")
+    (wish,) = store.new_wishes(names).values()
+    assert (wish.revision, wish.concurrency, wish.queues) == (3, 5, ("x", "y"))
+    assert store.new_wishes(names) == {}
+    # The worker restarts with other queues of its own: the wish wins.
+    assert FakeWorker(store, queues=("z",), site=one.site).register().wish == wish
+    assert _edge_worker(engine, "w1").queues == "['x', 'y']"
+
+
+def test_own_queues_are_no_wish(store: Store) -> None:
+    one = FakeWorker(store, queues=("a",))
+    assert one.register().wish.queues is None
+    changed = FakeWorker(store, queues=None, site=one.site)
+    assert changed.register().wish.queues is None
+    assert store.new_wishes([WorkerName("w1")]) == {}
+
+
+def test_unreadable_queues_serve_nothing(engine: sa.Engine, store: Store) -> None:
+    FakeWorker(store).register()
+    _change(engine, edge_worker, "w1", queues="rubbish(")
+    (wish,) = store.new_wishes([WorkerName("w1")]).values()
+    assert wish.queues == ()
+
+
+def test_the_wish_and_what_is_applied_are_two_things(store: Store) -> None:
+    one = FakeWorker(store)
+    one.register()
+    revision = store.wish_concurrency("w1", 2)
+    assert store.applied("w1") == 0
+    store.note_applied(one.principal, revision, 2, ("q",))
+    assert store.applied("w1") == revision
+    (record,) = store.workers()
+    assert (record.kind, record.concurrency, record.wished_concurrency) == ("edge-ws", 2, 2)
+    assert (record.transport, record.queues) == ("websocket", ("q",))
+    assert store.workers("x*") == []
+    with pytest.raises(UsageError, match="no edge-ws worker named nobody"):
+        store.wish_concurrency("nobody", 2)
+
+
+def test_tokens(store: Store) -> None:
+    secret = store.create_token(
+        "factory", worker_pattern="factory-*", queues=["a"], team="t", expires_in_s=60.0
+    )
+    record, now = store.find_token(secret)
+    assert (record.name, record.queues, record.team) == ("factory", ("a",), "t")
+    assert record.admits_worker("factory-7")
+    assert not record.admits_worker("office-1")
+    assert record.expires_at == pytest.approx(now + 60, abs=5)
+    assert store.find_token("edgews_wrong") is None
+    assert store.refused_tokens([record.id, "absent"]) == {"absent"}
+    assert store.revoke_token("factory") == 1
+    assert store.revoke_token("factory") == 0
+    assert store.refused_tokens([record.id]) == {record.id}
+    assert [one.revoked_at is not None for one in store.tokens()] == [True]
+
+
+def test_adoption_follows_the_task_instance(engine: sa.Engine, store: Store) -> None:
+    one, two = new_job("one", ti_id="id-1"), new_job("two", ti_id="id-2")
+    enqueue(engine, one, two)
+    absent = JobKey("dag", "absent", "run", -1, 1)
+    assert store.adopt(9, {one.key: "id-1", two.key: "another", absent: "x"}) == {one.key: "queued"}
+    assert store.owned(9) == {one.key}
+    assert store.owned(OWNER) == {two.key}
+    assert store.adopt(9, {}) == {}
+
+
+def test_a_report_does_not_touch_a_new_round(engine: sa.Engine, store: Store) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    store.reported(OWNER, [job.key])
+    assert job_row(engine, job.key).edge_ws_owner == OWNER
+
+
+def test_a_database_that_is_away_is_said_in_one_sentence(tmp_path: object) -> None:
+    engine = sa.create_engine(f"sqlite:////{tmp_path}/absent/folder/db")
+    with pytest.raises(UnreachableError, match="failed: unable to open database file"):
+        Store(engine).tokens()
+    engine.dispose()
+
+
+def test_gateways_come_and_go(store: Store) -> None:
+    gateway = GatewayId(new_id())
+    store.announce(gateway, "host", 1)
+    store.beat(gateway, [])
+    store.retire(gateway)
