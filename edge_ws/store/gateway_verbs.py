@@ -7,7 +7,7 @@ which holds one.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,7 +42,7 @@ from edge_ws.store.records import (
     WishRecord,
 )
 from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, log, utc_now, worker
-from edge_ws.store.wishes import number, unnumbered
+from edge_ws.store.wishes import changed_wishes, read_wish
 from edge_ws.store.worker_verbs import SEEN_S, back_to_queue, end_claim, open_claims
 
 _ALIVE_STATES = ("idle", "running", "starting", "unknown")
@@ -235,16 +235,18 @@ class GatewayVerbs:
 
     # Wishes
 
-    def new_wishes(self, names: Collection[WorkerName]) -> dict[WorkerName, WishRecord]:
-        """Number and return the wishes of these workers that have changed since they were last numbered."""
-        if not names:
-            return {}
+    def new_wishes(self, sent: Mapping[WorkerName, int]) -> dict[WorkerName, WishRecord]:
+        """Return the wishes that these workers have not been sent; a wish without a number is given one.
+
+        Args:
+            sent: worker -> revision of the wish it was last sent.
+        """
         with self._database.read() as connection:
-            changed = [WorkerName(row.worker_name) for row in unnumbered(connection, names)]
+            changed = changed_wishes(connection, sent)
         if not changed:
             return {}
         with self._database.write() as connection:
-            return {name: number(connection, name) for name in changed}
+            return {name: read_wish(connection, name) for name in changed}
 
     # The reaper
 

@@ -7,7 +7,7 @@ that they differ from the numbered copy gives the new wish its number.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -94,12 +94,11 @@ def read_wish(connection: Connection, name: WorkerName) -> WishRecord:
     return _number(connection, row)
 
 
-def unnumbered(connection: Connection, names: Iterable[WorkerName]) -> list[_WishRow]:
-    """Return the rows of those workers whose wish has changed since it was numbered; writes nothing."""
-    rows = connection.execute(_query.where(worker.c.worker_name.in_(list(names)))).all()
-    return [row for row in rows if _changed(row)]
-
-
-def number(connection: Connection, name: WorkerName) -> WishRecord:
-    """Number the wish of a worker that `unnumbered` returned."""
-    return read_wish(connection, name)
+def changed_wishes(connection: Connection, sent: Mapping[WorkerName, int]) -> list[WorkerName]:
+    """Return those workers whose wish is another than the one they were sent; writes nothing."""
+    rows = connection.execute(_query.where(worker.c.worker_name.in_(list(sent)))).all()
+    return [
+        WorkerName(row.worker_name)
+        for row in rows
+        if _changed(row) or row.wish_revision != sent[WorkerName(row.worker_name)]
+    ]

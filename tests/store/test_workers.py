@@ -106,17 +106,18 @@ def test_a_silent_worker_is_shown_as_unknown(engine: sa.Engine, store: Store) ->
 def test_a_wish_gets_a_number_whoever_wrote_it(engine: sa.Engine, store: Store) -> None:
     one = FakeWorker(store)
     assert one.register().wish.revision == 0
-    names = [WorkerName("w1")]
-    assert store.new_wishes(names) == {}
+    name = WorkerName("w1")
+    assert store.new_wishes({name: 0}) == {}
     assert store.wish_concurrency("w1", 2) == 1
-    assert store.new_wishes(names) == {}
+    assert store.new_wishes({name: 0})[name].revision == 1
+    assert store.new_wishes({name: 1}) == {}
     _change(engine, edge_worker, "w1", concurrency=5)
-    (wish,) = store.new_wishes(names).values()
+    (wish,) = store.new_wishes({name: 1}).values()
     assert (wish.revision, wish.concurrency, wish.queues) == (2, 5, None)
     _change(engine, edge_worker, "w1", queues="['x', 'y']")
-    (wish,) = store.new_wishes(names).values()
+    (wish,) = store.new_wishes({name: 2}).values()
     assert (wish.revision, wish.concurrency, wish.queues) == (3, 5, ("x", "y"))
-    assert store.new_wishes(names) == {}
+    assert store.new_wishes({name: 3}) == {}
     # The worker restarts with other queues of its own: the wish wins.
     assert FakeWorker(store, queues=("z",), site=one.site).register().wish == wish
     assert _edge_worker(engine, "w1").queues == "['x', 'y']"
@@ -127,13 +128,13 @@ def test_own_queues_are_no_wish(store: Store) -> None:
     assert one.register().wish.queues is None
     changed = FakeWorker(store, queues=None, site=one.site)
     assert changed.register().wish.queues is None
-    assert store.new_wishes([WorkerName("w1")]) == {}
+    assert store.new_wishes({WorkerName("w1"): 0}) == {}
 
 
 def test_unreadable_queues_serve_nothing(engine: sa.Engine, store: Store) -> None:
     FakeWorker(store).register()
     _change(engine, edge_worker, "w1", queues="rubbish(")
-    (wish,) = store.new_wishes([WorkerName("w1")]).values()
+    (wish,) = store.new_wishes({WorkerName("w1"): 0}).values()
     assert wish.queues == ()
 
 

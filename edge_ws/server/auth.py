@@ -1,0 +1,92 @@
+"""Who a worker is, by the credential it shows on its first request, before anything is accepted.
+
+The secret travels in a header of our own: Airflow's middlewares add and read `Authorization` themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from edge_ws.errors import RefusedError
+from edge_ws.protocol.frames import Hello, Refusal
+from edge_ws.protocol.ids import WorkerName, is_worker_name
+from edge_ws.store.records import Principal, TokenRecord
+from edge_ws.store.store import Store
+
+TOKEN_HEADER = "edge-ws-token"  # noqa: S105 - a header's name
+WORKER_HEADER = "edge-ws-worker"
+ERROR_HEADER = "edge-ws-error"
+"""On every refusal of ours, with its code: how a worker tells our 401 from a proxy's."""
+
+
+def _refuse(sentence: str) -> RefusedError:
+    return RefusedError(Refusal.TOKEN.value, sentence)
+
+
+def judge(token: TokenRecord, worker: str, now: float) -> None:
+    """Check that the token admits the worker at `now` (database time, seconds since the epoch).
+
+    Raises:
+        RefusedError: revoked, expired, or for other names; says which.
+    """
+    if token.revoked_at is not None:
+        raise _refuse(f"revoked {_day(token.revoked_at)}")
+    if token.expires_at is not None and token.expires_at <= now:
+        raise _refuse(f"expired {_day(token.expires_at)}")
+    if not token.admits_worker(worker):
+        raise _refuse(f"it admits workers named {token.worker_pattern}, not {worker}")
+
+
+def _day(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).date().isoformat()
+
+
+def authenticate(store: Store, secret: str | None, worker: str | None) -> Principal:
+    """Return the principal of that secret and worker name (blocking).
+
+    Raises:
+        RefusedError: no worker of that name may connect with this secret.
+        UnreachableError: the database is away.
+    """
+    if not worker or not is_worker_name(worker):
+        raise _refuse(f"the {WORKER_HEADER} header names no worker")
+    if not secret:
+        raise _refuse("none was sent")
+    found = store.find_token(secret)
+    if found is None:
+        raise _refuse("it is unknown here")
+    token, now = found
+    judge(token, worker, now)
+    return Principal(
+        worker=WorkerName(worker),
+        queues=frozenset(token.queues) if token.queues is not None else None,
+        team=token.team,
+        token_id=token.id,
+    )
+
+
+def admit(principal: Principal, hello: Hello) -> Principal:
+    """Return the principal for what the worker asks in `hello`, its team settled.
+
+    Raises:
+        RefusedError: the credential is for another name or team, or the worker asks for queues that it does
+            not admit.
+    """
+    if hello.worker != principal.worker:
+        raise _refuse(f"hello names worker {hello.worker}, the request named {principal.worker}")
+    if principal.team is not None and hello.team not in {None, principal.team}:
+        raise RefusedError(
+            Refusal.NOT_ADMITTED.value,
+            f"the token is for team {principal.team}, the worker asks for team {hello.team}; "
+            "change --team-name or use that team's token",
+        )
+    if principal.queues is not None and hello.queues is not None:
+        foreign = sorted(set(hello.queues) - principal.queues)
+        if foreign:
+            raise RefusedError(
+                Refusal.NOT_ADMITTED.value,
+                f"the token admits queues {', '.join(sorted(principal.queues))}, the worker asks for "
+                f"{', '.join(foreign)}; change --queues or make a token with them",
+            )
+    return replace(principal, team=principal.team or hello.team)

@@ -1,0 +1,235 @@
+"""Settles what nobody reports: offers nobody answered, claims whose task is over, logs to be moved.
+
+Judges by the tasks' own states (TaskStates), never by the silence of a link.
+"""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+from typing import NoReturn
+
+import anyio
+
+from edge_ws.errors import EdgeWsError, UnreachableError
+from edge_ws.protocol.frames import Cancel, Refusal, Refused
+from edge_ws.protocol.ids import ClaimId, GatewayId
+from edge_ws.protocol.session import Close, CloseCode
+from edge_ws.protocol.states import Phase
+from edge_ws.server.config import GatewaySettings
+from edge_ws.server.hub import Hub
+from edge_ws.server.ports import FinishedLogs, TaskStates
+from edge_ws.server.work import Desk
+from edge_ws.store.records import LogToStore, OpenClaim
+from edge_ws.store.store import Store
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""Between two looks at the tasks' states."""
+OVERTIME_S = 30.0
+"""A task that ended by its own report may run callbacks for so long (Airflow's overtime is 20 s)."""
+PURGE_EVERY_S = 60.0
+MOVE_LEASE_S = 600.0
+"""For so long one gateway alone moves a log; then it counts as dead and another begins again."""
+GONE = "gone"
+"""The state of a task that the centre no longer knows under its id: it was cleared or deleted."""
+
+
+class Action(Enum):
+    """What is to be done about a claim."""
+
+    LEAVE = "leave"
+    CANCEL = "cancel"
+    REQUEUE = "requeue"
+    FAIL = "fail"
+    REMOVE = "remove"
+
+
+def judge(one: OpenClaim, state: str | None, ended_for_s: float) -> Action:
+    """Decide about an accepted or started claim.
+
+    Args:
+        one: the claim.
+        state: the task instance's state; GONE if Airflow knows no such id. Ignored for callbacks.
+        ended_for_s: for how long the task has been neither running nor queued.
+    """
+    if one.is_callback:
+        # Nothing but its own end ends a callback; one that is known not to have run has failed.
+        return Action.FAIL if one.result is not None else Action.LEAVE
+    if one.phase is Phase.ACCEPTED:
+        return _judge_accepted(one, state)
+    return _judge_started(one, state, ended_for_s)
+
+
+def _judge_accepted(one: OpenClaim, state: str | None) -> Action:
+    if one.result is None and not one.overdue:
+        return Action.LEAVE
+    if state == "queued":
+        # A lost host cannot start it any more; else the token that was handed out might still do so.
+        return Action.REQUEUE if one.overdue or one.result == "lost" else Action.LEAVE
+    if state == "running":
+        # lost: it was this claim's process. not_started: somebody else runs it. Else `started` is on its way.
+        return {"lost": Action.FAIL, "not_started": Action.REMOVE}.get(one.result or "", Action.LEAVE)
+    return Action.REMOVE
+
+
+def _judge_started(one: OpenClaim, state: str | None, ended_for_s: float) -> Action:
+    if state == "running":
+        return Action.LEAVE
+    if one.worker_silent or one.result is not None:
+        return Action.REMOVE
+    return Action.CANCEL if state == GONE or ended_for_s >= OVERTIME_S else Action.LEAVE
+
+
+class Reaper:
+    """The loop that settles; any number of gateways may run one on the same database."""
+
+    def __init__(
+        self,
+        store: Store,
+        hub: Hub,
+        settings: GatewaySettings,
+        gateway: GatewayId,
+        *,
+        task_states: TaskStates,
+        finished_logs: FinishedLogs,
+    ) -> None:
+        self._store = store
+        self._hub = hub
+        self._settings = settings
+        self._gateway = gateway
+        self._task_states = task_states
+        self._finished_logs = finished_logs
+        self._desk = Desk(threads=1)
+        self._ended_since: dict[ClaimId, float] = {}
+        self._ended = anyio.Event()
+        self._purged_at = 0.0
+
+    def ended(self) -> None:
+        """Say that a job has ended, so that its log is moved at once."""
+        self._ended.set()
+
+    async def settle_for_ever(self) -> NoReturn:
+        """Look once a second."""
+        while True:
+            try:
+                await self.look(anyio.current_time())
+            except EdgeWsError as error:
+                log.warning("The reaper waits: %s", error)
+            await anyio.sleep(LOOK_S)
+
+    async def look(self, now: float) -> None:
+        """Settle what is due at `now`."""
+        if await self._desk.run(self._store.expire_offers):
+            self._hub.capacity_changed()
+        await self._desk.run(self._store.repair)
+        await self._settle_claims(now)
+        await self._close_refused()
+        await self._desk.run(self._store.mark_silent)
+        if now - self._purged_at >= PURGE_EVERY_S:
+            self._purged_at = now
+            await self._desk.run(self._store.purge, self._settings.keep_ended_s)
+
+    async def _settle_claims(self, now: float) -> None:
+        claims = await self._desk.run(self._store.unsettled)
+        asked = {one.subject for one in claims if not one.is_callback}
+        states = await self._desk.run(self._task_states.states, asked) if asked else {}
+        self._ended_since = {
+            one.claim: self._ended_since.get(one.claim, now)
+            for one in claims
+            if states.get(one.subject, GONE) not in {"running", "queued"}
+        }
+        for one in claims:
+            state = states.get(one.subject, GONE)
+            ended_for_s = now - self._ended_since.get(one.claim, now)
+            await self._act(one, state, judge(one, state, ended_for_s))
+
+    async def _act(self, one: OpenClaim, state: str | None, action: Action) -> None:
+        detail = f"the task's state is {state}"
+        match action:
+            case Action.LEAVE:
+                return
+            case Action.CANCEL:
+                self._cancel(one, state)
+                return
+            case Action.REQUEUE:
+                await self._desk.run(self._store.requeue, one, detail)
+            case Action.FAIL:
+                await self._desk.run(self._store.give_up, one, one.result or detail, failed=True)
+            case Action.REMOVE:
+                await self._desk.run(self._store.give_up, one, detail, failed=False)
+        link = self._hub.get(one.worker)
+        if link is not None:
+            self._hub.release(link, one.claim)
+
+    def _cancel(self, one: OpenClaim, state: str | None) -> None:
+        """Tell the worker once a connection; the one that holds the connection does it."""
+        link = self._hub.get(one.worker)
+        if link is None or one.claim in link.cancelled:
+            return
+        link.cancelled.add(one.claim)
+        why = "the task was cleared or deleted" if state == GONE else f"the task's state is {state}"
+        link.send(Cancel(claim=one.claim, reason=why))
+
+    async def _close_refused(self) -> None:
+        """Close the connections of tokens that are no longer good."""
+        ids = {link.principal.token_id for link in self._hub.links()} - {None}
+        if not ids:
+            return
+        refused = await self._desk.run(self._store.refused_tokens, [one for one in ids if one is not None])
+        for link in self._hub.links():
+            if link.principal.token_id in refused:
+                sentence = "revoked or expired"
+                link.send(Refused(code=Refusal.TOKEN, sentence=sentence))
+                link.close(Close(CloseCode.REFUSED, f"token {sentence}"))
+
+    # Liveness
+
+    async def beat_for_ever(self) -> NoReturn:
+        """Keep this gateway and its workers fresh in the database, once a heartbeat."""
+        while True:
+            now = anyio.current_time()
+            heard = [link.connection_id for link in self._hub.links() if link.session.is_prompt(now)]
+            try:
+                await self._desk.run(self._store.beat, self._gateway, heard)
+            except UnreachableError as error:
+                log.warning("The heartbeat waits: %s", error)
+            await anyio.sleep(self._settings.timers.heartbeat_s)
+
+    # Finished logs
+
+    async def move_logs_for_ever(self) -> NoReturn:
+        """Move the logs of ended jobs to Airflow's log folder, at once and after a failure again."""
+        while True:
+            self._ended = anyio.Event()
+            try:
+                await self._desk.run(self.move_logs)
+            except UnreachableError as error:
+                log.warning("Moving logs waits: %s", error)
+            with anyio.move_on_after(self._settings.backup_scan_s):
+                await self._ended.wait()
+
+    def move_logs(self) -> None:
+        """Move what waits (blocking)."""
+        moved = True
+        while moved:
+            moved = False
+            for one in self._store.logs_to_move():
+                try:
+                    moved |= self._move(one)
+                except UnreachableError:
+                    raise
+                except EdgeWsError as error:
+                    log.error("The log of %s stays in the database: %s", one.key, error)  # noqa: TRY400
+
+    def _move(self, one: LogToStore) -> bool:
+        size = self._finished_logs.size(one.log_path)
+        base = self._store.begin_move(one.claim, size, MOVE_LEASE_S)
+        if base is None:
+            return False
+        self._finished_logs.write(one.log_path, base, self._store.log_chunks(one.claim))
+        if not one.uploaded:
+            self._finished_logs.upload(one.log_path, one.command)
+        self._store.end_move(one.claim)
+        return True

@@ -1,0 +1,68 @@
+"""What the reaper decides about a claim, as a table."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_ws.protocol.ids import ClaimId, SiteId, WorkerName
+from edge_ws.protocol.states import Phase
+from edge_ws.server.reaper import GONE, OVERTIME_S, Action, judge
+from edge_ws.store.records import JobKey, OpenClaim
+
+A, S = Phase.ACCEPTED, Phase.STARTED
+
+
+def claim(phase: Phase, result: str | None, *flags: str) -> OpenClaim:
+    return OpenClaim(
+        claim=ClaimId("c"),
+        key=JobKey("d", "t", "r", -1, 1),
+        worker=WorkerName("w"),
+        site=SiteId("s"),
+        host=None,
+        phase=phase,
+        slots=1,
+        subject="ti",
+        is_callback="callback" in flags,
+        result=result,
+        overdue="overdue" in flags,
+        worker_silent="silent" in flags,
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "state", "ended_for_s", "action"),
+    [
+        # Accepted, and the token may still start it: nobody decides.
+        (claim(A, None), "queued", 0, Action.LEAVE),
+        (claim(A, None), GONE, 0, Action.LEAVE),
+        # The token is over: the task's state decides.
+        (claim(A, None, "overdue"), "queued", 0, Action.REQUEUE),
+        (claim(A, None, "overdue"), "running", 0, Action.LEAVE),
+        (claim(A, None, "overdue"), "failed", 0, Action.REMOVE),
+        (claim(A, None, "overdue"), GONE, 0, Action.REMOVE),
+        # It could not start: while its token lives the task may be started by nobody else.
+        (claim(A, "not_started"), "queued", 0, Action.LEAVE),
+        (claim(A, "not_started", "overdue"), "queued", 0, Action.REQUEUE),
+        (claim(A, "not_started"), "running", 0, Action.REMOVE),
+        (claim(A, "not_started"), "success", 0, Action.REMOVE),
+        # Its host is dead.
+        (claim(A, "lost"), "queued", 0, Action.REQUEUE),
+        (claim(A, "lost"), "running", 0, Action.FAIL),
+        (claim(A, "lost"), GONE, 0, Action.REMOVE),
+        # Started.
+        (claim(S, None), "running", 0, Action.LEAVE),
+        (claim(S, None, "silent"), "running", 9e9, Action.LEAVE),
+        (claim(S, None), GONE, 0, Action.CANCEL),
+        (claim(S, None), "success", OVERTIME_S - 1, Action.LEAVE),
+        (claim(S, None), "failed", OVERTIME_S, Action.CANCEL),
+        (claim(S, None, "silent"), "failed", 0, Action.REMOVE),
+        (claim(S, "not_started"), "running", 0, Action.LEAVE),
+        (claim(S, "not_started"), "failed", 0, Action.REMOVE),
+        # Callbacks.
+        (claim(A, None, "callback", "overdue"), GONE, 0, Action.LEAVE),
+        (claim(A, "not_started", "callback"), GONE, 0, Action.FAIL),
+        (claim(S, None, "callback"), GONE, 9e9, Action.LEAVE),
+    ],
+)
+def test_judge(one: OpenClaim, state: str, ended_for_s: float, action: Action) -> None:
+    assert judge(one, state, ended_for_s) is action
