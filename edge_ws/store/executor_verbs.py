@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -25,7 +25,7 @@ from edge_ws.store.live import (
     key_of,
     same_job,
 )
-from edge_ws.store.records import EndedJob, JobKey, NewJob, RunningLog
+from edge_ws.store.records import CALLBACK_DAG_ID, EndedJob, JobKey, NewJob, RunningLog
 from edge_ws.store.tables import claim, edge_job, log, utc_now
 
 SHOWN_LOG = 8 * 1024 * 1024
@@ -146,6 +146,38 @@ class ExecutorVerbs:
                     adopted[key] = row.state
                     caller.execute(edge_job.update().where(is_job(key)).values(edge_ws_owner=owner))
         return adopted
+
+    def inherit(self, owner: int, living: Collection[int]) -> set[JobKey]:
+        """Settle what schedulers that are gone have left, as far as nobody asks for it by `adopt`.
+
+        Their callbacks become the owner's: nothing but an executor's report ends them. Their tasks' rows that
+        have ended are nobody's any more: those tasks settled themselves, or will be adopted by their own ids.
+
+        Args:
+            owner: the inheriting scheduler's `job_id`.
+            living: all schedulers that run; others' rows are inherited, but not those of executors that have
+                no scheduler (negative numbers).
+
+        Returns:
+            The inherited callbacks' keys.
+        """
+        c = edge_job.c
+        left = sa.and_(c.edge_ws_owner > 0, c.edge_ws_owner.not_in({owner, *living}))
+        callback = sa.and_(
+            c.dag_id == CALLBACK_DAG_ID, c.run_id == sa.literal(f"{CALLBACK_DAG_ID}-").concat(c.task_id)
+        )
+        ended = sa.and_(c.state.not_in((QUEUED, *OPEN_STATES)), sa.not_(callback))
+        keys = sa.select(*(c[name] for name in KEY_COLUMNS))
+        with self._database.read() as connection:
+            if connection.execute(keys.where(left, sa.or_(callback, ended)).limit(1)).first() is None:
+                return set()
+        with self._database.write() as connection:
+            connection.execute(edge_job.update().where(left, ended).values(edge_ws_owner=None))
+            rows = connection.execute(keys.where(left, callback).with_for_update()).all()
+            inherited = {key_of(row) for row in rows}
+            if inherited:
+                connection.execute(edge_job.update().where(left, callback).values(edge_ws_owner=owner))
+        return inherited
 
     def revoke(self, key: JobKey) -> None:
         """Delete the row; an open claim of it becomes stale."""

@@ -145,6 +145,9 @@ def _alone(connection: Connection) -> Iterator[None]:
         with _named_lock(connection), connection.begin():
             yield
         return
+    if dialect == "postgresql":
+        # A stricter level would go on seeing the tables as they were before the wait for the lock.
+        connection.execution_options(isolation_level="READ COMMITTED")
     with connection.begin():
         if dialect == "postgresql":
             connection.execute(sa.text(f"SET LOCAL lock_timeout = '{_LOCK_WAIT_S}s'"))

@@ -1,0 +1,460 @@
+"""The worker's claims: a pure table. Frames and the host's events go in, things to do come out.
+
+No clock, socket, disk or process here: the daemon carries out the actions in their order. Every rule holds
+for a claim alone, so that frames may come late, twice or in any order.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from edge_ws.protocol.frames import (
+    Accept,
+    Finished,
+    Held,
+    HostDead,
+    NotStarted,
+    Offer,
+    PhaseIs,
+    Refuse,
+    Started,
+    WorkerFrame,
+)
+from edge_ws.protocol.ids import ClaimId, HostId
+from edge_ws.protocol.states import Phase
+from edge_ws.worker.outbox import Record
+from edge_ws.worker.slots import Slots
+
+REMEMBERED = 10_000
+"""Claims once called unknown (or ended) that are refused from then on."""
+DEAD_HOSTS = 20
+"""Dead hosts that an inventory names: the newest."""
+
+# What the daemon is to do.
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the frame if the link is ready; what matters is sent again at the next one."""
+
+    frame: WorkerFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Have the host fork the job, which then waits."""
+
+    claim: ClaimId
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Hand the token to the waiting job."""
+
+    claim: ClaimId
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Kill the waiting job."""
+
+    claim: ClaimId
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop the running job's process group."""
+
+    claim: ClaimId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Neither the host nor the disk nor the log tail need the claim any more."""
+
+    claim: ClaimId
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Write the record to the outbox before anything that follows."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class StopLog:
+    """Send nothing more of the claim's log."""
+
+    claim: ClaimId
+
+
+@dataclass(frozen=True, slots=True)
+class TailLog:
+    """Send the claim's log as it grows: the file's bytes from `log_start` on."""
+
+    claim: ClaimId
+    path: str
+    log_start: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlushLog:
+    """Bring the rest of the log to the server, then call `log_flushed`; write `line` into it first."""
+
+    claim: ClaimId
+    line: str = ""
+
+
+Action = Send | Prepare | Start | Drop | Stop | Forget | Keep | TailLog | StopLog | FlushLog
+
+
+@dataclass(slots=True)
+class Job:
+    """One claim. `phase` is what the worker knows, `acked` what the server has confirmed."""
+
+    claim: ClaimId
+    slots: int
+    phase: Phase = Phase.OFFERED
+    host: HostId | None = None
+    log_path: str | None = None
+    log_start: int = 0
+    log_end: int = 0
+    going: bool = False
+    doomed: str | None = None
+    """Why it cannot run although the claim is taken: it fails as soon as it is ours."""
+    stale: bool = False
+    started_acked: bool = False
+    exit_code: int | None = None
+    detail: str = ""
+    log_uploaded: bool = False
+    log_flushed: bool = False
+    not_started: str | None = None
+
+    def record(self) -> Record:
+        """Return what the disk keeps of it."""
+        return Record(
+            claim=self.claim,
+            slots=self.slots,
+            phase=self.phase,
+            host=self.host,
+            log_path=self.log_path,
+            log_start=self.log_start,
+            exit_code=self.exit_code,
+            detail=self.detail,
+            log_uploaded=self.log_uploaded,
+            not_started=self.not_started,
+            stale=self.stale,
+        )
+
+    def report(self) -> WorkerFrame | None:
+        """Return what the server has not confirmed yet, None if there is nothing to say."""
+        if self.stale:
+            return None
+        if self.not_started is not None:
+            return NotStarted(claim=self.claim, reason=self.not_started)
+        if self.phase is Phase.ENDED:
+            return self._finished() if self.log_flushed else None
+        if self.phase is Phase.STARTED and self.host is not None and not self.started_acked:
+            return Started(claim=self.claim, host=self.host)
+        if self.phase is Phase.ACCEPTED and self.host is not None and not self.going:
+            return Accept(claim=self.claim, host=self.host)
+        return None
+
+    def _finished(self) -> Finished:
+        return Finished(
+            claim=self.claim,
+            exit_code=self.exit_code or 0,
+            log_end=self.log_end,
+            detail=self.detail,
+            log_uploaded=self.log_uploaded,
+        )
+
+
+class Jobs:
+    """The table of claims."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
+        self.accepting = False
+        """Whether offers are taken at all: a host is ready and nobody drains."""
+        self._jobs: dict[ClaimId, Job] = {}
+        self._refused: OrderedDict[ClaimId, None] = OrderedDict()
+        self._dead_hosts: list[HostId] = []
+
+    # What it holds
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def get(self, claim: ClaimId) -> Job | None:
+        """Return the claim's job."""
+        return self._jobs.get(claim)
+
+    @property
+    def dead_hosts(self) -> tuple[HostId, ...]:
+        """Hosts of this site that are known dead."""
+        return tuple(self._dead_hosts)
+
+    @property
+    def stale_slots(self) -> int:
+        """Slots of processes under stale claims: the server does not count them."""
+        return sum(self.slots.of(job.claim) for job in self._jobs.values() if job.stale)
+
+    def held(self) -> tuple[Held, ...]:
+        """Return the claims for an inventory."""
+        return tuple(
+            Held(claim=job.claim, phase=job.phase, log_end=job.log_end, host=job.host)
+            for job in self._jobs.values()
+            if not job.stale
+        )
+
+    def reports(self) -> list[WorkerFrame]:
+        """Return everything unconfirmed, for a new connection."""
+        frames = [report for job in self._jobs.values() if (report := job.report()) is not None]
+        return [*(HostDead(host=host) for host in self._dead_hosts), *frames]
+
+    # The server's frames
+
+    def offered(self, offer: Offer, host: HostId | None) -> list[Action]:
+        """Take a slot and have the host prepare the job, or refuse."""
+        known = self._jobs.get(offer.claim)
+        if known is not None:
+            report = known.report()
+            return [Send(report)] if report is not None else []
+        reason = self._why_not(offer, host)
+        if reason is not None:
+            return [Send(Refuse(claim=offer.claim, reason=reason))]
+        self._jobs[offer.claim] = Job(claim=offer.claim, slots=offer.slots, host=host)
+        return [Prepare(offer.claim, offer.payload)]
+
+    def _why_not(self, offer: Offer, host: HostId | None) -> str | None:
+        if offer.claim in self._refused:
+            return "this worker has given the claim up before"
+        if not self.accepting or host is None:
+            return "this worker takes nothing new now"
+        if not self.slots.take(offer.claim, offer.slots):
+            return f"{offer.slots} slots are wanted, {self.slots.free} are free"
+        return None
+
+    def go(self, claim: ClaimId, token: str) -> list[Action]:
+        """Start an accepted job, once."""
+        job = self._jobs.get(claim)
+        if job is None:
+            self._refuse_for_ever(claim)
+            return [Send(PhaseIs(claim=claim, phase=Phase.UNKNOWN))]
+        if job.phase is not Phase.ACCEPTED or job.going:
+            return []
+        job.going = True
+        if job.doomed is not None:
+            return self.ended(claim, 1, job.doomed, log_uploaded=False, line=job.doomed)
+        return [Start(claim, token)]
+
+    def cancel(self, claim: ClaimId, reason: str) -> list[Action]:
+        """Stop a job; its end is reported as always."""
+        job = self._jobs.get(claim)
+        if job is None or job.phase is Phase.ENDED or job.not_started is not None:
+            return []
+        if job.phase is Phase.STARTED or job.going:
+            return [Stop(claim, reason)]
+        return [Drop(claim), *self.did_not_start(claim, f"cancelled: {reason}")]
+
+    def query(self, claim: ClaimId) -> list[Action]:
+        """Answer how far the claim is; an unknown one is refused from now on."""
+        job = self._jobs.get(claim)
+        if job is None:
+            self._refuse_for_ever(claim)
+            return [Send(PhaseIs(claim=claim, phase=Phase.UNKNOWN))]
+        return [Send(PhaseIs(claim=claim, phase=job.phase, host=job.host))]
+
+    def stale(self, claim: ClaimId) -> list[Action]:
+        """Stop reporting the claim; what runs ends by itself and keeps its slot, what waits is dropped."""
+        job = self._jobs.get(claim)
+        if job is None:
+            return []
+        running = job.phase is Phase.STARTED or (job.going and job.phase is Phase.ACCEPTED)
+        if running and job.not_started is None:
+            job.stale = True
+            return [Keep(job.record()), StopLog(claim)]
+        return [*([] if job.phase is Phase.ENDED else [Drop(claim)]), *self._remove(claim)]
+
+    def acked(self, claim: ClaimId, phase: Phase) -> list[Action]:
+        """Note that the server has committed the claim's phase."""
+        job = self._jobs.get(claim)
+        if job is None:
+            return []
+        if phase is Phase.ENDED and (job.phase is Phase.ENDED or job.not_started is not None):
+            return self._remove(claim)
+        if phase is Phase.STARTED:
+            job.started_acked = True
+        return []
+
+    # The host's events
+
+    def prepared(self, claim: ClaimId, host: HostId, log_path: str | None, log_start: int) -> list[Action]:
+        """The job is forked and waits: accept the offer."""
+        job = self._jobs.get(claim)
+        if job is None or job.phase is not Phase.OFFERED:
+            return [Drop(claim), Forget(claim)] if job is None else []
+        job.phase, job.host, job.log_path, job.log_start = Phase.ACCEPTED, host, log_path, log_start
+        tail = [TailLog(claim, log_path, log_start)] if log_path else []
+        return [Keep(job.record()), *tail, Send(Accept(claim=claim, host=host))]
+
+    def cannot_run(self, claim: ClaimId, host: HostId, reason: str, log_path: str | None) -> list[Action]:
+        """The payload can run nowhere: take the claim and fail it, so that Airflow is told."""
+        job = self._jobs.get(claim)
+        if job is None or job.phase is not Phase.OFFERED:
+            return []
+        job.doomed = reason
+        return self.prepared(claim, host, log_path, 0)
+
+    def no_host(self, claim: ClaimId, reason: str) -> list[Action]:
+        """The host could not take the job: give the offer back."""
+        job = self._jobs.get(claim)
+        if job is None or job.phase is not Phase.OFFERED:
+            return []
+        self._jobs.pop(claim)
+        self.slots.give_back(claim)
+        return [Send(Refuse(claim=claim, reason=reason))]
+
+    def started(self, claim: ClaimId, host: HostId) -> list[Action]:
+        """The task runs."""
+        job = self._jobs.get(claim)
+        if job is None or job.phase not in {Phase.OFFERED, Phase.ACCEPTED}:
+            return []
+        job.phase, job.host, job.going = Phase.STARTED, host, True
+        if job.stale:
+            return []
+        return [Keep(job.record()), Send(Started(claim=claim, host=host))]
+
+    def did_not_start(self, claim: ClaimId, reason: str) -> list[Action]:
+        """The job will never run."""
+        job = self._jobs.get(claim)
+        if job is None or job.phase is Phase.ENDED:
+            return []
+        self.slots.give_back(claim)
+        if job.stale:
+            return self._remove(claim)
+        job.not_started = reason
+        return [Keep(job.record()), Send(NotStarted(claim=claim, reason=reason))]
+
+    def ended(
+        self, claim: ClaimId, exit_code: int, detail: str, *, log_uploaded: bool, line: str = ""
+    ) -> list[Action]:
+        """The job's processes are gone: free the slot at once, report when the log is with the server."""
+        job = self._jobs.get(claim)
+        if job is None or job.phase is Phase.ENDED:
+            return []
+        self.slots.give_back(claim)
+        if job.stale:
+            return self._remove(claim)
+        job.phase, job.exit_code, job.detail, job.log_uploaded = Phase.ENDED, exit_code, detail, log_uploaded
+        return [Keep(job.record()), FlushLog(claim, line)]
+
+    def log_flushed(self, claim: ClaimId, log_end: int) -> list[Action]:
+        """The whole log, `log_end` bytes, is with the server: report the end."""
+        job = self._jobs.get(claim)
+        if job is None or job.phase is not Phase.ENDED:
+            return []
+        job.log_end, job.log_flushed = log_end, True
+        report = job.report()
+        return [Send(report)] if report is not None else []
+
+    def host_dead(self, host: HostId) -> list[Action]:
+        """A host is dead and what it left is killed: its jobs that had not ended are lost."""
+        self._dead_hosts = [*self._dead_hosts, host][-DEAD_HOSTS:]
+        lost = [
+            job.claim
+            for job in self._jobs.values()
+            if job.host == host and job.phase is not Phase.ENDED and job.not_started is None
+        ]
+        actions: list[Action] = []
+        for claim in lost:
+            job = self._jobs[claim]
+            # An offer that was still being prepared is simply given back; the rest `host_dead` ends.
+            actions += (
+                self.no_host(claim, "the job host died")
+                if job.phase is Phase.OFFERED
+                else self._remove(claim)
+            )
+        return [*actions, Send(HostDead(host=host))]
+
+    # After a restart of the daemon
+
+    def restore(self, records: Iterable[Record]) -> list[Action]:
+        """Take up what the outbox kept; the hosts will tell what became of the rest."""
+        actions: list[Action] = []
+        for record in records:
+            job = Job(
+                claim=record.claim,
+                slots=record.slots,
+                phase=record.phase,
+                host=record.host,
+                log_path=record.log_path,
+                log_start=record.log_start,
+                # Whether its token came is not on disk: it counts as come, and the host knows better.
+                going=record.phase is not Phase.OFFERED,
+                exit_code=record.exit_code,
+                detail=record.detail,
+                log_uploaded=record.log_uploaded,
+                not_started=record.not_started,
+                stale=record.stale,
+            )
+            self._jobs[record.claim] = job
+            if job.log_path and not job.stale:
+                actions.append(TailLog(job.claim, job.log_path, job.log_start))
+            if job.phase is Phase.ENDED:
+                actions.append(FlushLog(job.claim))
+            elif job.not_started is None:
+                self.slots.hold(job.claim, job.slots)
+        return actions
+
+    def on_host(self, host: HostId, claim: ClaimId, *, waiting: bool) -> list[Action]:
+        """A host that was attached to has this claim, running or still waiting for its token."""
+        job = self._jobs.get(claim)
+        if job is None and waiting:
+            return [Drop(claim), Forget(claim)]
+        if job is None:
+            # Its record is lost. Only a cancel stops a process, so it runs to its end and holds a slot.
+            job = self._jobs[claim] = Job(claim=claim, slots=1, phase=Phase.STARTED, stale=True)
+            self.slots.hold(claim, job.slots)
+        job.host = host
+        if waiting and job.phase is Phase.ACCEPTED:
+            # The token never reached it: accept again, and another one comes.
+            job.going = False
+        report = job.report()
+        return [Send(report)] if report is not None else []
+
+    def only_on(self, hosts: Iterable[HostId], claims: Iterable[ClaimId]) -> list[Action]:
+        """Drop jobs of living hosts that those hosts do not have: nothing of them can be running."""
+        alive, there = set(hosts), set(claims)
+        actions: list[Action] = []
+        for job in list(self._jobs.values()):
+            open_ = job.phase in {Phase.ACCEPTED, Phase.STARTED} and job.not_started is None
+            if open_ and job.doomed is None and job.host in alive and job.claim not in there:
+                actions += self._remove(job.claim)
+        return actions
+
+    def hosts(self) -> set[HostId]:
+        """Return the hosts under which unfinished claims are kept."""
+        return {
+            job.host
+            for job in self._jobs.values()
+            if job.host is not None and job.phase is not Phase.ENDED and job.not_started is None
+        }
+
+    def _remove(self, claim: ClaimId) -> list[Action]:
+        if self._jobs.pop(claim, None) is not None:
+            self.slots.give_back(claim)
+            self._refuse_for_ever(claim)
+        return [Forget(claim)]
+
+    def _refuse_for_ever(self, claim: ClaimId) -> None:
+        self._refused[claim] = None
+        while len(self._refused) > REMEMBERED:
+            self._refused.popitem(last=False)

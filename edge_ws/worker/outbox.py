@@ -1,0 +1,93 @@
+"""What must outlive the daemon: one small file per claim, kept until the server has acknowledged its end.
+
+A file is replaced by rename, so that a crash leaves the old or the new one. The format is PROTOCOL-free JSON,
+so that a newer or older daemon can read it. Knows neither the connection nor the job host.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+
+from edge_ws.protocol.ids import ClaimId, HostId
+from edge_ws.protocol.states import Phase
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A claim as the worker must remember it."""
+
+    claim: ClaimId
+    slots: int
+    phase: Phase
+    host: HostId | None
+    log_path: str | None
+    log_start: int = 0
+    """Size of the log file when the claim began: earlier rounds of the task write into the same file."""
+    exit_code: int | None = None
+    detail: str = ""
+    log_uploaded: bool = False
+    not_started: str | None = None
+    """Why it never ran."""
+    stale: bool = False
+    """The server wants to hear no more of it; its process runs on and holds its slots."""
+
+
+class Outbox:
+    """The folder of records. Writing blocks for a disk's flush; one small file at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _path(self, claim: ClaimId) -> Path:
+        return self._directory / f"{claim}.json"
+
+    def save(self, record: Record) -> bool:
+        """Write the record durably; False (and a log line) if the disk does not take it."""
+        path = self._path(record.claim)
+        temporary = path.with_suffix(".tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(orjson.dumps({"format": FORMAT, **asdict(record)}))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            # The report still goes out from memory; only a restart before its ack would lose it.
+            log.error("cannot keep the report of claim %s on disk: %s", record.claim, error)  # noqa: TRY400
+            return False
+        return True
+
+    def drop(self, claim: ClaimId) -> None:
+        """Forget the claim."""
+        self._path(claim).unlink(missing_ok=True)
+
+    def load(self) -> list[Record]:
+        """Return all records; an unreadable file is put aside as `.bad`, never deleted."""
+        records = []
+        for path in sorted(self._directory.glob("*.json")):
+            record = _read(path)
+            if record is None:
+                log.error("%s is not a readable record; it is kept as %s.bad", path, path.stem)
+                path.replace(path.with_suffix(".bad"))
+            else:
+                records.append(record)
+        return records
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        body = orjson.loads(path.read_bytes())
+        known = {name: body[name] for name in Record.__slots__ if name in body}
+        return Record(**{**known, "phase": Phase(body["phase"])})
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,50 @@
+"""What the link needs of a transport: open a channel, send and receive frames, close."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from edge_ws.protocol.frames import ServerFrame, WorkerFrame
+from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.session import Close
+
+
+class Channel(Protocol):
+    """An open way to one gateway."""
+
+    async def send(self, frame: WorkerFrame) -> None:
+        """Send a frame, waiting while the way is full.
+
+        Raises:
+            UnreachableError: the way is closed.
+        """
+        ...
+
+    async def receive(self) -> ServerFrame:
+        """Wait for the next frame.
+
+        Raises:
+            UnreachableError: the way is closed.
+            RemoteProtocolError: the server sent what is no frame.
+        """
+        ...
+
+    async def close(self, close: Close) -> None:
+        """Close, saying why; never raises."""
+        ...
+
+
+class Transport(Protocol):
+    """A kind of way, for one server."""
+
+    name: str
+
+    def open(self, worker: WorkerName, token: str) -> AbstractAsyncContextManager[Channel]:
+        """Open a channel, closed at the end of the block.
+
+        Raises:
+            UnreachableError: no answer, or none of ours.
+            RefusedError: the server refused the credential or cannot serve now.
+        """
+        ...

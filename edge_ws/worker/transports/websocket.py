@@ -1,0 +1,117 @@
+"""Frames over one WebSocket, and what a failed opening means.
+
+An answer counts as the server's own only with its marker header; anything else may be a proxy's.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import orjson
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
+from websockets.http11 import Response
+
+from edge_ws.errors import RefusedError, UnreachableError
+from edge_ws.protocol import codec
+from edge_ws.protocol.frames import Refusal, ServerFrame, WorkerFrame
+from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.session import Close
+
+OPEN_WITHIN_S = 10.0
+CLOSE_WITHIN_S = 1.0
+ERROR_HEADER = "edge-ws-error"
+
+
+class WebSocketChannel:
+    """One open WebSocket."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+
+    async def send(self, frame: WorkerFrame) -> None:
+        """Send a frame; see `base.Channel`."""
+        try:
+            await self._connection.send(codec.encode(frame), text=True)
+        except ConnectionClosed as error:
+            raise UnreachableError(_closed(error)) from error
+
+    async def receive(self) -> ServerFrame:
+        """Return the next frame; see `base.Channel`."""
+        try:
+            data = await self._connection.recv()
+        except ConnectionClosed as error:
+            raise UnreachableError(_closed(error)) from error
+        return codec.decode_from_server(data)
+
+    async def close(self, close: Close) -> None:
+        """Close with a code; see `base.Channel`."""
+        reason = close.reason.encode()[:120].decode(errors="ignore")
+        with suppress(ConnectionClosed, OSError):
+            await self._connection.close(close.code.value, reason)
+
+
+class WebSocketTransport:
+    """WebSockets to one URL."""
+
+    name = "websocket"
+
+    def __init__(self, url: str, context: ssl.SSLContext | None) -> None:
+        self._url = url
+        self._context = context
+
+    @asynccontextmanager
+    async def open(self, worker: WorkerName, token: str) -> AsyncIterator[WebSocketChannel]:
+        """Open a WebSocket; see `base.Transport`."""
+        opening = connect(
+            self._url,
+            ssl=self._context,
+            additional_headers={"edge-ws-token": token, "edge-ws-worker": worker},
+            compression=None,
+            max_size=codec.MAX_FRAME,
+            open_timeout=OPEN_WITHIN_S,
+            close_timeout=CLOSE_WITHIN_S,
+            # The protocol's own heartbeats prove that both programs live, not just their sockets.
+            ping_interval=None,
+        )
+        try:
+            connection = await opening
+        except InvalidStatus as error:
+            raise _refused(self._url, error.response) from error
+        except InvalidMessage as error:
+            raise UnreachableError(f"{self._url} does not speak HTTP: {error}") from error
+        except InvalidHandshake as error:
+            raise UnreachableError(f"{self._url} does not open a WebSocket: {error}") from error
+        except ssl.SSLCertVerificationError as error:
+            raise UnreachableError(
+                f"the certificate of {self._url} is not trusted: {error.verify_message}"
+            ) from error
+        except TimeoutError as error:
+            raise UnreachableError(f"{self._url} did not answer within {OPEN_WITHIN_S:.0f} s") from error
+        except OSError as error:
+            raise UnreachableError(f"{self._url} cannot be reached: {error.strerror or error}") from error
+        try:
+            yield WebSocketChannel(connection)
+        finally:
+            with suppress(OSError):
+                await connection.close()
+
+
+def _closed(error: ConnectionClosed) -> str:
+    frame = error.rcvd
+    if frame is None:
+        return "the connection broke off"
+    return f"the server closed the connection ({frame.code}{': ' + frame.reason if frame.reason else ''})"
+
+
+def _refused(url: str, response: Response) -> RefusedError | UnreachableError:
+    """Return what an HTTP answer instead of an upgrade means."""
+    code = response.headers.get(ERROR_HEADER)
+    if code is None:
+        return UnreachableError(f"{url} answered with HTTP status {response.status_code} and no WebSocket")
+    with suppress(orjson.JSONDecodeError, KeyError, TypeError):
+        body = orjson.loads(response.body or b"")
+        return RefusedError(code, str(body["sentence"]), retry_after_s=body.get("retry_after_s"))
+    return RefusedError(code if code in {one.value for one in Refusal} else Refusal.PROTOCOL.value, code)

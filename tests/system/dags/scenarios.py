@@ -1,0 +1,126 @@
+"""DAGs for the system tests: each a situation that an executor must get right."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from airflow.providers.standard.sensors.python import PythonSensor
+from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+from airflow.sdk import BaseOperator, dag, get_current_context, task
+
+NOTES = Path(os.environ.get("SITE_NOTES", "/nonexistent"))
+"""Where tasks leave what a test looks at."""
+LONG = "x" * 240
+
+
+@dag(schedule=None)
+def success():
+    @task
+    def one():
+        print("hello from the far side")
+        return 20
+
+    @task
+    def two(value: int):
+        print("got", value)
+        return value + 1
+
+    two(one())
+
+
+@dag(schedule=None)
+def failure():
+    @task(retries=1, retry_delay=timedelta(seconds=0))
+    def fails():
+        raise RuntimeError("the press is jammed")
+
+    fails()
+
+
+@dag(schedule=None)
+def rounds():
+    class Defers(BaseOperator):
+        def execute(self, context):
+            print("before the deferral")
+            moment = datetime.now(UTC) + timedelta(seconds=1)
+            self.defer(trigger=DateTimeTrigger(moment=moment), method_name="resume")
+
+        def resume(self, context, event=None):
+            print("after the deferral")
+
+    def poke() -> bool:
+        ti = get_current_context()["ti"]
+        marker = NOTES / f"poked-{ti.run_id}"
+        count = int(marker.read_text()) if marker.exists() else 0
+        marker.write_text(str(count + 1))
+        print("poke", count)
+        return count >= 2
+
+    Defers(task_id="defers")
+    PythonSensor(task_id="sensor", python_callable=poke, mode="reschedule", poke_interval=1, timeout=120)
+
+
+@dag(schedule=None, max_active_tasks=64)
+def fifty():
+    @task(max_active_tis_per_dag=64)
+    def note(number: int):
+        ti = get_current_context()["ti"]
+        folder = NOTES / f"fifty-{ti.run_id}"
+        folder.mkdir(exist_ok=True)
+        begun = time.time()
+        time.sleep(0.2)
+        (folder / str(number)).write_text(f"{begun} {time.time()}")
+
+    note.expand(number=list(range(50)))
+
+
+@dag(dag_id="d" + LONG[1:], schedule=None)
+def long_names():
+    @task(task_id="t" + LONG[1:])
+    def named():
+        print("a long name")
+
+    named()
+
+
+@dag(schedule=None)
+def cleared():
+    @task
+    def hangs_once():
+        import signal
+        import subprocess
+
+        ti = get_current_context()["ti"]
+        marker = NOTES / f"cleared-{ti.run_id}"
+        if marker.exists():
+            print("the second time")
+            return
+        # Neither it nor its child minds SIGTERM.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        child = subprocess.Popen(["/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done"])
+        marker.write_text(f"{os.getpid()} {child.pid}")
+        print("hanging")
+        time.sleep(600)
+
+    hangs_once()
+
+
+@dag(schedule=None)
+def elsewhere():
+    @task(queue="unserved")
+    def nobody_serves_it():
+        print("never")
+
+    nobody_serves_it()
+
+
+success()
+failure()
+rounds()
+fifty()
+long_names()
+cleared()
+elsewhere()

@@ -1,0 +1,89 @@
+"""A real Airflow pushes real DAGs to a real worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.site import Site, seconds_until
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.system
+
+
+def test_a_dag_succeeds_and_its_log_is_readable(site: Site) -> None:
+    site.trigger("success", "r1")
+    assert site.wait_run("success", "r1") == "success"
+    tasks = site.tasks("success", "r1")
+    assert {one["hostname"] for one in tasks.values()} == {"factory-7"}
+    site.wait_log("hello from the far side", "success", "r1", "one")
+    site.wait_log("got 20", "success", "r1", "two")
+
+
+def test_a_failing_task_is_retried_and_ends_failed_with_its_traceback(site: Site) -> None:
+    site.trigger("failure", "r1")
+    assert site.wait_run("failure", "r1") == "failed"
+    (task,) = site.tasks("failure", "r1").values()
+    assert task["try_number"] == 2
+    for attempt in (1, 2):
+        site.wait_log("the press is jammed", "failure", "r1", "fails", attempt)
+
+
+def test_deferral_and_reschedule_go_through_all_their_rounds(site: Site) -> None:
+    site.trigger("rounds", "r1")
+    assert site.wait_run("rounds", "r1") == "success"
+    assert {one["try_number"] for one in site.tasks("rounds", "r1").values()} == {1}
+    log = site.wait_log("after the deferral", "rounds", "r1", "defers")
+    assert "before the deferral" in log
+    log = site.wait_log("poke 2", "rounds", "r1", "sensor")
+    assert "poke 0" in log
+
+
+def test_fifty_mapped_tasks_never_more_than_eight_at_once(site: Site) -> None:
+    site.trigger("fifty", "r1")
+    assert site.wait_run("fifty", "r1", 150) == "success"
+    spans = [tuple(map(float, note.read_text().split())) for note in Path(site.notes, "fifty-r1").iterdir()]
+    assert len(spans) == 50
+    moments = sorted([(begin, 1) for begin, _ in spans] + [(end, -1) for _, end in spans])
+    running, most = 0, 0
+    for _, change in moments:
+        running += change
+        most = max(most, running)
+    assert 2 <= most <= 8
+
+
+def test_names_of_240_characters(site: Site) -> None:
+    long = "x" * 239
+    dag, run = "d" + long, "r" + long
+    site.trigger(dag, run)
+    assert site.wait_run(dag, run) == "success"
+    site.wait_log("a long name", dag, run, "t" + long)
+
+
+def test_a_cleared_task_is_cancelled_and_runs_again(site: Site) -> None:
+    site.trigger("cleared", "r1")
+    marker = Path(site.notes, "cleared-r1")
+    wait_until(lambda: marker.exists() and len(marker.read_text().split()) == 2, 30)
+    pid, child = map(int, marker.read_text().split())
+    site.wait_log("hanging", "cleared", "r1", "hangs_once")
+    site.api(
+        "POST",
+        "dags/cleared/clearTaskInstances",
+        {"dry_run": False, "dag_run_id": "r1", "only_failed": False, "task_ids": ["hangs_once"]},
+    )
+    worker = site.processes["worker-factory-7"]
+    # 2 s to the cancel, then SIGTERM, a grace of 5 s, SIGKILL.
+    took = seconds_until(lambda: not psutil.pid_exists(pid) and not psutil.pid_exists(child), 9)
+    assert took < 9, worker.tail()
+    assert site.wait_run("cleared", "r1") == "success"
+    site.wait_log("the second time", "cleared", "r1", "hangs_once", 2)
+
+
+def test_a_task_that_nobody_serves_waits(site: Site) -> None:
+    site.trigger("elsewhere", "r1")
+    wait_until(
+        lambda: next(iter(site.tasks("elsewhere", "r1").values()))["state"] == "queued", 30, every_s=0.3
+    )
+    site.api("PATCH", "dags/elsewhere/dagRuns/r1", {"state": "failed"})

@@ -1,0 +1,69 @@
+"""Records on disk: whole or not at all, and never lost."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge_ws.protocol.ids import ClaimId, HostId
+from edge_ws.protocol.states import Phase
+from edge_ws.worker.outbox import Outbox, Record
+
+RECORD = Record(
+    claim=ClaimId("c"),
+    slots=2,
+    phase=Phase.ENDED,
+    host=HostId("h"),
+    log_path="/log",
+    log_start=5,
+    exit_code=3,
+    detail="why",
+)
+
+
+def test_a_record_survives(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    assert outbox.save(replace(RECORD, exit_code=None))
+    assert outbox.save(RECORD)
+    assert Outbox(tmp_path / "outbox").load() == [RECORD]
+    outbox.drop(RECORD.claim)
+    outbox.drop(RECORD.claim)
+    assert outbox.load() == []
+
+
+def test_records_are_private(tmp_path: Path) -> None:
+    Outbox(tmp_path / "outbox")
+    assert (tmp_path / "outbox").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"claim":"c"}', b'{"claim":"c","phase":"?"}'])
+def test_an_unreadable_file_is_put_aside(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.save(RECORD)
+    (tmp_path / "bad.json").write_bytes(content)
+    with caplog.at_level(logging.ERROR):
+        assert outbox.load() == [RECORD]
+    assert (tmp_path / "bad.bad").read_bytes() == content
+    assert "not a readable record" in caplog.text
+
+
+def test_a_newer_format_is_read(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.save(RECORD)
+    path = tmp_path / "c.json"
+    path.write_bytes(path.read_bytes().replace(b'{"format":1', b'{"format":2,"later":[1]'))
+    assert outbox.load() == [RECORD]
+
+
+def test_a_disk_that_takes_nothing_is_said_and_survived(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    (tmp_path / "outbox").rmdir()
+    assert not outbox.save(RECORD)
+    assert "cannot keep the report" in caplog.text
