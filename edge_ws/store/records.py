@@ -188,8 +188,8 @@ class OpenClaim:
     """What is known of the end of a claim that is not ended yet: `not_started` or `lost`."""
     overdue: bool
     """The lease (or the last token's life) is over."""
-    worker_silent: bool
-    """No gateway has seen the worker lately."""
+    worker_lost: bool
+    """No gateway has seen the worker for a long time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,8 @@ from edge_ws.store.wishes import join_queues, read_wish
 
 SEEN_S = 45.0
 """A worker not seen by any gateway for so long is silent (three heartbeats)."""
+LOST_S = 600.0
+"""A worker not seen for so long is not waited for any more: claims of tasks that are over are given up."""
 EDGE3_ALIVE_S = 150.0
 """edge3 takes a worker for dead after five heartbeats of 30 s (edge_executor.py, _check_worker_liveness)."""
 _GONE = ("offline", "unknown", "offline maintenance")
@@ -86,7 +88,7 @@ def open_claims(connection: Connection, *where: sa.ColumnElement[bool]) -> tuple
         sa.select(
             claim,
             (claim.c.lease_until < now).label("overdue"),
-            sa.or_(worker.c.gateway.is_(None), worker.c.seen_at < now - SEEN_S).label("silent"),
+            (worker.c.seen_at < now - LOST_S).label("lost"),
         )
         .join(edge_job, held)
         .join(worker, worker.c.worker_name == claim.c.worker)
@@ -105,7 +107,7 @@ def open_claims(connection: Connection, *where: sa.ColumnElement[bool]) -> tuple
             is_callback=row.dag_id == CALLBACK_DAG_ID,
             result=row.result,
             overdue=bool(row.overdue),
-            worker_silent=bool(row.silent),
+            worker_lost=bool(row.lost),
         )
         for row in connection.execute(query)
     )

@@ -1,0 +1,104 @@
+"""Fixtures that every folder of tests uses: databases of each kind, the real edge3, a guard over processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+
+from tests.support import services
+from tests.support.databases import KINDS, POSTGRES_KINDS, Databases, using
+from tests.support.leftovers import no_leftovers
+
+# A busy machine is no fault of the code: time limits are pytest-timeout's business.
+settings.register_profile(
+    "edge-ws", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("edge-ws")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take SIGTERM as Ctrl-C, so that fixtures stop what they started."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Give all tests that lack the same service one line in the summary."""
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple) and services.LACKS in report.longrepr[2]:
+        report.longrepr = (services.__file__, 1, report.longrepr[2])
+    return report
+
+
+@pytest.fixture(scope="session")
+def session_pids() -> set[int]:
+    """Processes that outlive a test on purpose; a fixture of a wider scope adds what it starts."""
+    return set()
+
+
+@pytest.fixture(scope="session")
+def databases(tmp_path_factory: pytest.TempPathFactory, session_pids: set[int]) -> Iterator[Databases]:
+    """Makes databases; stops its servers at the session's end."""
+    with Databases(tmp_path_factory.mktemp("databases"), session_pids) as maker:
+        yield maker
+
+
+@pytest.fixture(params=KINDS)
+def database_url(request: pytest.FixtureRequest, databases: Databases) -> Iterator[str]:
+    """URL of a new, migrated database, of each kind in turn."""
+    with databases.new(request.param, migrated=True) as url:
+        yield url
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[sa.Engine]:
+    """Engine of a new, migrated database, of each kind in turn."""
+    with using(database_url) as engine:
+        yield engine
+
+
+@pytest.fixture(params=KINDS)
+def empty_database_url(request: pytest.FixtureRequest, databases: Databases) -> Iterator[str]:
+    """URL of a new database without any table, of each kind in turn."""
+    with databases.new(request.param, migrated=False) as url:
+        yield url
+
+
+@pytest.fixture
+def empty_engine(empty_database_url: str) -> Iterator[sa.Engine]:
+    """Engine of a new database without any table, of each kind in turn."""
+    with using(empty_database_url) as engine:
+        yield engine
+
+
+@pytest.fixture
+def sqlite_engine(databases: Databases) -> Iterator[sa.Engine]:
+    """Engine of a new, migrated SQLite file: where the kind of database does not matter."""
+    with databases.new("sqlite", migrated=True) as url, using(url) as engine:
+        yield engine
+
+
+@pytest.fixture(params=POSTGRES_KINDS)
+def postgres_engine(request: pytest.FixtureRequest, databases: Databases) -> Iterator[sa.Engine]:
+    """Engine of a new, migrated database, of each kind of PostgreSQL in turn."""
+    with databases.new(request.param, migrated=True) as url, using(url) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def edge3_path() -> Path:
+    """Folder to put on PYTHONPATH for the real edge3."""
+    return services.unpacked_edge3()
+
+
+@pytest.fixture(autouse=True)
+def _no_leftovers(request: pytest.FixtureRequest, session_pids: set[int]) -> Iterator[None]:
+    with no_leftovers(request.node.nodeid, session_pids):
+        yield
