@@ -1,0 +1,49 @@
+# Everything runs in .venv, which the first target that needs it makes. PYTHON names an interpreter to prefer.
+
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help install demo test check format wheel constraints clean
+
+help:
+	@echo "make demo         run a real Airflow, a worker and one DAG on this machine (KEEP=1: leave it up)"
+	@echo "make test         run all tests (ARGS='-k name' and the like go to pytest)"
+	@echo "make check        ruff, mypy --strict, import-linter"
+	@echo "make format       let ruff format and mend what it can"
+	@echo "make install      make .venv, which every target does when it is not there"
+	@echo "make wheel        build the wheel into dist/"
+	@echo "make constraints  resolve constraints.txt anew after a change of pyproject.toml (needs uv)"
+	@echo "make clean        remove .venv and all that was built"
+
+install:
+	@.ci/install
+
+demo: install
+	@$(BIN)/edge-ws demo $(if $(filter-out 0,$(KEEP)),--keep)
+
+test:
+	@.ci/install --edge3
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: install
+	$(BIN)/python -m build --no-isolation --wheel
+
+# edge3 is only unpacked for the tests that run the real one; it is pinned with the rest.
+PINNED = apache-airflow==3.3.2 apache-airflow-task-sdk==1.3.2 apache-airflow-providers-edge3==5.1.0 cadwyn==7.0.0
+constraints:
+	@printf '%s\n' $(PINNED) | uv pip compile -q --universal --no-header --no-annotate --python-version 3.11 \
+		--all-extras pyproject.toml - -o constraints.txt
+
+clean:
+	rm -rf .venv .venv.* build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	find edge_ws migrations tests examples -name __pycache__ -prune -exec rm -rf {} +
