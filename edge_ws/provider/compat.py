@@ -1,0 +1,234 @@
+"""Airflow's moving parts in one place: what differs between its releases, and what may.
+
+With the job host's runner, the only module to look at when a new Airflow comes out. Features are detected,
+never version numbers compared. Knows nothing of jobs and claims.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from collections.abc import Collection, Hashable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from airflow import __version__ as AIRFLOW_VERSION  # noqa: N812 - a constant, whatever its name there
+from airflow import settings
+from airflow.configuration import conf
+from airflow.executors.base_executor import BaseExecutor
+from airflow.executors.workloads import ExecuteCallback, ExecuteTask
+from airflow.jobs.job import Job
+from airflow.models.callback import CallbackKey
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.taskinstancekey import TaskInstanceKey
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from edge_ws.errors import UnreachableError, UsageError
+
+__all__ = ["AIRFLOW_VERSION", "ExecuteCallback", "ExecuteTask", "ExecutorBase", "conf"]
+
+KEYS_ARE_IDS = hasattr(BaseExecutor, "get_task_key")
+"""From 3.4 on every attempt of a task has an id of its own, and executors name it by that id."""
+
+
+def _abilities() -> dict[str, object]:
+    if not hasattr(BaseExecutor, "supported_workload_types"):
+        return {"supports_callbacks": True}
+    from airflow.executors.workloads.base import WorkloadType  # noqa: PLC0415 - absent before 3.4
+
+    # As a plain class attribute `supports_callbacks` would warn there.
+    types = frozenset({WorkloadType.EXECUTE_TASK, WorkloadType.EXECUTE_CALLBACK})
+    return {"supported_workload_types": types, "supports_task_instance_uuid": KEYS_ARE_IDS}
+
+
+ExecutorBase: Any = type("ExecutorBase", (BaseExecutor,), {"__module__": __name__, **_abilities()})
+"""Airflow's base class with our abilities declared the way this Airflow wants it."""
+
+
+# Keys
+
+
+def task_key(
+    *, dag_id: str, task_id: str, run_id: str, map_index: int, try_number: int, task_instance_id: str
+) -> Hashable | None:
+    """Return the key under which the scheduler knows a task's attempt, None if that needs an id we lack."""
+    if not KEYS_ARE_IDS:
+        return TaskInstanceKey(dag_id, task_id, run_id, try_number, map_index)
+    from airflow.executors.workloads.types import TaskInstanceUuid  # noqa: PLC0415 - absent before 3.4
+
+    found = _as_uuid(task_instance_id)
+    return None if found is None else TaskInstanceUuid(found)
+
+
+def ti_key(ti: Any) -> Hashable:  # noqa: ANN401 - model or workload
+    """Return the key of a task instance that is at hand."""
+    return ExecutorBase.get_task_key(ti) if KEYS_ARE_IDS else ti.key
+
+
+def workload_key(workload: Any) -> Hashable | None:  # noqa: ANN401 - Airflow's own types
+    """Return the key of a workload, None for one that has none."""
+    return ti_key(workload.ti) if isinstance(workload, ExecuteTask) else getattr(workload, "key", None)
+
+
+def callback_key(callback_id: str) -> Hashable:
+    """Return the key under which the scheduler knows a callback."""
+    return CallbackKey(callback_id)
+
+
+# The metadata database
+
+
+def engine() -> Engine:
+    """Return the engine of Airflow's metadata database.
+
+    Raises:
+        UnreachableError: this Airflow process has none.
+    """
+    found: Engine | None = settings.engine
+    if found is None:
+        raise UnreachableError("this Airflow process has no connection to the metadata database")
+    return found
+
+
+@contextmanager
+def guarded(session: Session) -> Iterator[Connection]:
+    """Open a part of the scheduler's transaction that can fail alone.
+
+    On PostgreSQL one failed statement would break all that the scheduler does in its transaction. A savepoint
+    of the Session itself will not do: ending it counts as a commit, which the scheduler forbids.
+    """
+    connection = session.connection()
+    if connection.dialect.name == "sqlite":
+        # A statement fails alone there anyway, and where the driver has not begun a transaction yet (it
+        # waits for the first write) releasing a savepoint would commit.
+        yield connection
+        return
+    with connection.begin_nested():
+        yield connection
+
+
+def can_commit(session: Session) -> bool:
+    """Tell whether the session's transaction is whole: its connection is there, nothing has broken it."""
+    try:
+        return bool(session.is_active) and not session.connection().invalidated
+    except SQLAlchemyError:
+        return False
+
+
+def living_schedulers(connection: Connection) -> set[int]:
+    """Return the `job_id`s of the schedulers that Airflow holds for alive (as its own adoption does)."""
+    c = Job.__table__.c
+    query = sa.select(c.id).where(c.job_type == "SchedulerJob", c.state == "running")
+    return set(connection.scalars(query))
+
+
+def task_states(connection: Connection, ids: Collection[str]) -> dict[str, str | None]:
+    """Return task instance id -> state of those that are some task's present attempt."""
+    known = [found for found in map(_as_uuid, ids) if found is not None]
+    if not known:
+        return {}
+    table = TaskInstance.__table__
+    query = sa.select(table.c.id, table.c.state).where(table.c.id.in_(known), *_present(table))
+    return {str(row.id): row.state for row in connection.execute(query)}
+
+
+def task_states_by_try(
+    connection: Connection, attempts: Collection[tuple[str, str, str, int, int]]
+) -> dict[tuple[str, str, str, int, int], str | None]:
+    """Return state by (dag, task, run, map index, try): for tasks that were cleared, and have a new id.
+
+    From 3.4 on a task keeps its id until what runs under it has ended.
+    """
+    if not attempts or KEYS_ARE_IDS:
+        return {}
+    c = TaskInstance.__table__.c
+    columns = (c.dag_id, c.task_id, c.run_id, c.map_index, c.try_number)
+    query = sa.select(*columns, c.state).where(sa.tuple_(*columns).in_(list(attempts)))
+    return {tuple(row[:5]): row.state for row in connection.execute(query)}
+
+
+def _present(table: sa.Table) -> tuple[sa.ColumnElement[bool], ...]:
+    # From 3.4 on the attempts of the past are in the same table.
+    return (table.c.working_set.is_(sa.true()),) if "working_set" in table.c else ()
+
+
+def _as_uuid(text: str) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None
+
+
+# Tokens
+
+
+def token_generator() -> Any:  # noqa: ANN401 - Airflow's own class
+    """Return what signs task tokens, as Airflow's executors make it.
+
+    Raises:
+        UsageError: neither a secret nor a key is configured.
+    """
+    from airflow.api_fastapi.auth.tokens import JWTGenerator, get_signing_args  # noqa: PLC0415 - heavy
+
+    try:
+        signing = get_signing_args(make_secret_key_if_needed=False)
+    except ValueError as error:
+        raise UsageError(
+            "Airflow's configuration: no task token can be signed; set [api_auth] jwt_secret (the same for"
+            " scheduler and api-server) or jwt_private_key_path"
+        ) from error
+    return JWTGenerator(
+        valid_for=conf.getint("execution_api", "jwt_expiration_time"),
+        audience=conf.get_mandatory_list_value("execution_api", "jwt_audience")[0],
+        issuer=conf.get("api_auth", "jwt_issuer", fallback=None),
+        **signing,
+    )
+
+
+def token_scope(*, is_callback: bool) -> str:
+    """Return the scope of a token with which a workload of that kind may start."""
+    # A class attribute from 3.4 on, where callbacks have a scope of their own.
+    return str(getattr(ExecuteCallback if is_callback else ExecuteTask, "token_scope", "workload"))
+
+
+# Logs
+
+
+def log_folder() -> Path:
+    """Return the folder below which this process finds task logs."""
+    return Path(conf.get("logging", "base_log_folder"))
+
+
+def make_log_file(relative_path: str) -> None:
+    """Create the file and the folders above it, with the permissions that Airflow is configured for."""
+    from airflow.sdk.log import init_log_file  # noqa: PLC0415 - not needed in the scheduler
+
+    init_log_file(relative_path)
+
+
+def remote_log_store() -> Any | None:  # noqa: ANN401 - Airflow's own interface
+    """Return the handler of remote task logs, None if none is configured."""
+    from airflow.logging_config import get_remote_task_log  # noqa: PLC0415 - not needed in the scheduler
+
+    return get_remote_task_log()
+
+
+def task_instance_of(command: str) -> Any | None:  # noqa: ANN401 - Airflow's own class
+    """Return the task instance that a workload's JSON is about, None for a callback."""
+    body = json.loads(command)
+    return ExecuteTask.model_validate(body).ti if body.get("type") == "ExecuteTask" else None
+
+
+# The api-server
+
+
+def execution_app() -> Any | None:  # noqa: ANN401 - an ASGI app
+    """Return this api-server's Execution API, None where it is not served."""
+    main = sys.modules.get("airflow.api_fastapi.main")
+    routes = getattr(getattr(main, "app", None), "routes", ())
+    return next((route.app for route in routes if getattr(route, "path", "") == "/execution"), None)

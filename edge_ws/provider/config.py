@@ -1,0 +1,120 @@
+"""Reads `[edge_ws]` (and what we need of Airflow's own sections) into frozen settings.
+
+Defaults are `info.OPTIONS`', nowhere else. Knows no Airflow: the caller hands in Airflow's `conf`, or an
+executor's team-aware one.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from edge_ws.errors import UsageError
+from edge_ws.protocol.frames import Timers
+from edge_ws.provider.info import OPTIONS, SECTION
+from edge_ws.server.config import GatewaySettings
+
+_BOOLEANS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
+"""As Airflow reads them."""
+
+
+class Conf(Protocol):
+    """The part of Airflow's configuration object that is used here."""
+
+    def get(self, section: str, key: str, *, fallback: str | None) -> str | None:
+        """Return the option's text."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorSettings:
+    """What the executor needs to know."""
+
+    gives_back_stuck_tasks: bool
+    """Whether the scheduler may take back a task that has been queued for too long."""
+
+
+def executor_settings(conf: Conf) -> ExecutorSettings:
+    """Return the executor's settings.
+
+    Raises:
+        UsageError: an option has no sense; the sentence names it.
+    """
+    timeout = _text(conf, "queued_timeout").lower()
+    if timeout not in {"airflow", "never"}:
+        raise _wrong("queued_timeout", timeout, "airflow or never")
+    return ExecutorSettings(gives_back_stuck_tasks=timeout == "airflow")
+
+
+def serves_gateway(conf: Conf) -> bool:
+    """Tell whether the api-server is to serve the gateway.
+
+    Raises:
+        UsageError: the option has no sense.
+    """
+    text = _text(conf, "api_enabled")
+    if text.lower() not in _BOOLEANS:
+        raise _wrong("api_enabled", text, "True or False")
+    return _BOOLEANS[text.lower()]
+
+
+def gateway_settings(conf: Conf, *, versions: dict[str, str]) -> GatewaySettings:
+    """Return the settings of a gateway on this machine.
+
+    Raises:
+        UsageError: an option has no sense; the sentence names it.
+    """
+    leeway = conf.get("api_auth", "jwt_leeway", fallback="10")
+    return GatewaySettings(
+        hostname=socket.gethostname(),
+        timers=Timers(
+            heartbeat_s=_seconds(conf, "heartbeat_interval", least=1.0),
+            offer_lease_s=_seconds(conf, "offer_lease", least=1.0),
+            cancel_grace_s=_seconds(conf, "cancel_grace_sec", least=0.0),
+        ),
+        execution_api_url=_url(conf, "execution_api_url"),
+        versions=versions,
+        token_leeway_s=_number("api_auth", "jwt_leeway", leeway, least=0.0),
+        keep_ended_s=_seconds(conf, "keep_ended_sec", least=0.0),
+    )
+
+
+def _text(conf: Conf, name: str) -> str:
+    default = OPTIONS[name].default
+    text = conf.get(SECTION, name, fallback=default)
+    return (default if text is None else text).strip()
+
+
+def _seconds(conf: Conf, name: str, *, least: float) -> float:
+    return _number(SECTION, name, _text(conf, name), least=least)
+
+
+def _number(section: str, name: str, text: str | None, *, least: float) -> float:
+    try:
+        number = float(text or "")
+    except ValueError:
+        number = math.nan
+    if not least <= number < math.inf:
+        raise _wrong(name, text or "", f"a number of seconds, {least:g} or more", section=section)
+    return number
+
+
+def _url(conf: Conf, name: str) -> str | None:
+    text = _text(conf, name)
+    if not text:
+        return None
+    try:
+        parts = urlsplit(text)
+        fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise _wrong(name, text, "empty, or a URL such as https://airflow.example.com/execution/")
+    return text
+
+
+def _wrong(name: str, text: str, wanted: str, *, section: str = SECTION) -> UsageError:
+    return UsageError(f"Airflow's configuration: [{section}] {name} is {text!r}, but must be {wanted}")

@@ -1,0 +1,113 @@
+"""What Airflow is told about the provider, and the one place where `[edge_ws]`'s options are written down.
+
+Every `airflow` process calls this: it imports nothing of Airflow, and nothing heavy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_ws import __version__
+
+SECTION = "edge_ws"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option of the section, as Airflow's configuration reference shows it."""
+
+    description: str
+    type: str
+    """`string`, `boolean`, `integer` or `float`."""
+    example: str | None
+    default: str
+
+    def as_info(self) -> dict[str, object]:
+        """Return the option in the form of Airflow's provider schema."""
+        return {
+            "description": self.description,
+            "version_added": "0.1.0",
+            "type": self.type,
+            "example": self.example,
+            "default": self.default,
+        }
+
+
+OPTIONS: dict[str, Option] = {
+    "api_enabled": Option(
+        description=(
+            "Serve the gateway, to which workers connect, in this api-server under ``/edge-ws/``. "
+            "Installing the package alone opens no endpoint."
+        ),
+        type="boolean",
+        example="True",
+        default="False",
+    ),
+    "queued_timeout": Option(
+        description=(
+            "What happens to a task that waits for a worker longer than ``[scheduler] task_queued_timeout``. "
+            "``airflow``: the scheduler takes it back, tries again, and fails it after "
+            "``[scheduler] num_stuck_in_queued_retries`` rounds, as with other executors. "
+            "``never``: it stays queued until a worker takes it, be it for hours or days."
+        ),
+        type="string",
+        example="never",
+        default="airflow",
+    ),
+    "execution_api_url": Option(
+        description=(
+            "Address of the Execution API as the workers reach it, if it is not ``<the URL they connect to>"
+            "/execution/``. Empty: that one."
+        ),
+        type="string",
+        example="https://airflow.example.com/execution/",
+        default="",
+    ),
+    "heartbeat_interval": Option(
+        description="Seconds after which each side of a connection says something; silent for two: dead.",
+        type="float",
+        example=None,
+        default="15",
+    ),
+    "offer_lease": Option(
+        description="Seconds that a worker has to accept an offered job before it goes to another one.",
+        type="float",
+        example=None,
+        default="10",
+    ),
+    "cancel_grace_sec": Option(
+        description="Seconds between SIGTERM and SIGKILL when a worker stops a task.",
+        type="float",
+        example="30",
+        default="5",
+    ),
+    "keep_ended_sec": Option(
+        description=(
+            "Seconds for which the rows of ended jobs stay in ``edge_job`` after they were reported. "
+            "The tasks' logs and states are elsewhere and not touched."
+        ),
+        type="float",
+        example="3600",
+        default="300",
+    ),
+}
+"""Name -> option, all of the section `[edge_ws]`."""
+
+
+def get_provider_info() -> dict[str, object]:
+    """Return the provider's description in the form of Airflow's provider schema."""
+    return {
+        "package-name": "edge-ws",
+        "name": "Edge WebSocket",
+        "description": "Runs tasks on machines far from the data centre, pushed to them over a WebSocket.",
+        "versions": [__version__],
+        "executors": ["edge_ws.provider.executor.EdgeWsExecutor"],
+        "cli": ["edge_ws.cli.airflow.get_commands"],
+        "db-managers": ["edge_ws.provider.db_manager.EdgeWsDBManager"],
+        "config": {
+            SECTION: {
+                "description": "edge-ws: the executor, and the gateway to which its workers connect.",
+                "options": {name: option.as_info() for name, option in OPTIONS.items()},
+            }
+        },
+    }

@@ -1,0 +1,28 @@
+"""Airflow's plugin: mounts the gateway in the api-server, if the configuration says so.
+
+Every Airflow process imports this, each task's too: it imports nothing but Airflow's plugin class. Only an
+api-server asks for `fastapi_apps` (and `airflow plugins`, to print them), and only then `shell` is imported.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from airflow.plugins_manager import AirflowPlugin
+
+
+class EdgeWsPlugin(AirflowPlugin):
+    """What Airflow finds under the entry point `airflow.plugins`."""
+
+    name = "edge_ws"
+
+    @cached_property
+    def fastapi_apps(self) -> list[dict[str, Any]]:
+        """The gateway's shell, if `[edge_ws] api_enabled` is set; nothing runs before its lifespan does.
+
+        gunicorn asks in the process from which it forks its workers.
+        """
+        from edge_ws.provider.shell import mounts  # noqa: PLC0415 - see the module's docstring
+
+        return mounts()

@@ -1,0 +1,115 @@
+"""What the gateway asks of the centre, answered by Airflow: `server.ports`, implemented.
+
+Knows Airflow's database, tokens and log folder through `compat`; nothing of claims or connections.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Callable, Collection, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from edge_ws.errors import EdgeWsError
+from edge_ws.provider import compat
+from edge_ws.store.database import Database
+
+log = logging.getLogger(__name__)
+
+
+class AirflowTaskStates:
+    """Task instances' states, from Airflow's own table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def states(self, subjects: Collection[str]) -> dict[str, str | None]:
+        """Return task instance id -> state of the ids that Airflow still knows; one query."""
+        if not subjects:
+            return {}
+        with self._database.read() as connection:
+            return compat.task_states(connection, subjects)
+
+
+class AirflowTaskTokens:
+    """Tokens as Airflow's executors make them, but of a life that fits one start."""
+
+    @cached_property
+    def _generator(self) -> Any:  # noqa: ANN401 - Airflow's own class
+        return compat.token_generator()
+
+    def mint(self, subject: str, *, is_callback: bool, valid_s: float) -> str:
+        """Return a token for that task instance (or callback), valid for `valid_s` seconds from now."""
+        extras = {"sub": subject, "scope": compat.token_scope(is_callback=is_callback)}
+        return str(self._generator.generate(extras=extras, valid_for=valid_s))
+
+
+class AirflowFinishedLogs:
+    """The folder in which Airflow's UI looks for task logs, and the remote store behind it."""
+
+    def __init__(self, remote_store: Callable[[], Any | None] = compat.remote_log_store) -> None:
+        self._remote_store = remote_store
+
+    def size(self, log_path: str) -> int:
+        """Return the bytes that the file has now, 0 if it is absent."""
+        path = self._inside(log_path)
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise EdgeWsError(f"the task log {path} cannot be read: {error.strerror}") from error
+        if not stat.S_ISREG(found.st_mode):
+            raise EdgeWsError(f"the task log {path} is no file; move it away")
+        return found.st_size
+
+    def write(self, log_path: str, base: int, chunks: Iterable[bytes]) -> None:
+        """Cut the file to its first `base` bytes, then append; repeating the call changes nothing more."""
+        path = self._inside(log_path)
+        there = self.size(log_path)
+        try:
+            compat.make_log_file(log_path)
+            with path.open("r+b", buffering=0) as file:
+                # A file that somebody shortened or removed meanwhile is not filled up with zeros.
+                file.truncate(min(base, there))
+                file.seek(0, os.SEEK_END)
+                for chunk in chunks:
+                    _write_all(file.fileno(), chunk)
+        except OSError as error:
+            raise EdgeWsError(
+                f"the task log {path} cannot be written: {error.strerror}; its bytes wait in the database"
+            ) from error
+
+    def upload(self, log_path: str, command: str) -> None:
+        """Send the file to the remote store, if one is configured; a failure is logged, never raised."""
+        try:
+            self._inside(log_path)
+            store = self._remote_store()
+            if store is not None:
+                store.upload(log_path, compat.task_instance_of(command))
+        except Exception:
+            # Third parties' code, and their network: whatever it is, the log is in the folder.
+            log.exception("The task log %s was not sent to the remote store", log_path)
+
+    @staticmethod
+    def _inside(log_path: str) -> Path:
+        """Return the file's real path; the given one comes from a workload, and may be anything."""
+        folder = compat.log_folder().resolve()
+        try:
+            path = (folder / log_path).resolve()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise EdgeWsError(f"the log path {log_path[:300]!r} is none: {error}") from error
+        if path == folder or not path.is_relative_to(folder):
+            raise EdgeWsError(
+                f"the log path {log_path[:300]!r} leaves the log folder {folder}; it is not written"
+            )
+        return path
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]

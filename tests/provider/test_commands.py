@@ -1,0 +1,183 @@
+"""The centre's verbs from the real command line, on the database that Airflow is told of."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from edge_ws.store.store import Store
+from tests.support.databases import Databases, using
+from tests.support.programs import clean_environment, run_edge_ws
+from tests.support.waiting import free_port, wait_until
+from tests.support.workers import register_worker
+
+
+class Centre:
+    """A machine whose Airflow uses that database."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.url = url
+        self._environment = clean_environment(folder, AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=url)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run `edge-ws` there."""
+        done = run_edge_ws(*words, environment=self._environment)
+        assert "Traceback" not in done.stderr
+        return done
+
+    def rows(self, *words: str) -> list[dict[str, object]]:
+        """Run a listing verb and return its rows."""
+        done = self.run(*words, "-o", "json")
+        assert done.returncode == 0, done.stderr
+        rows: list[dict[str, object]] = json.loads(done.stdout)
+        return rows
+
+
+def test_a_token_from_its_making_to_its_end(database_url: str, tmp_path: Path) -> None:
+    centre = Centre(tmp_path, database_url)
+    made = centre.run("token", "create", "press-2", "-q", "a,b", "-t", "red", "--expires", "90d")
+    assert made.returncode == 0, made.stderr
+    (secret,) = made.stdout.split()
+    assert made.stdout == f"{secret}\n"
+    assert secret not in made.stderr
+    assert "workers named press-2, queues a, b, team red, until 20" in made.stderr
+    with using(database_url) as engine:
+        assert secret not in str(_stored_tokens(engine))
+        found = Store(engine).find_token(secret)
+        assert found is not None
+        token, now = found
+        assert token.expires_at == pytest.approx(now + 90 * 86400, abs=60)
+
+    (row,) = centre.rows("token", "list")
+    assert (row["id"], row["name"], row["worker_name_pattern"]) == (token.id, "press-2", "press-2")
+    assert (row["queues"], row["team_name"], row["state"]) == (["a", "b"], "red", "valid")
+    assert secret not in json.dumps(row)
+
+    assert centre.run("token", "revoke", token.id).stdout == "revoked 1 token\n"
+    assert centre.rows("token", "list")[0]["state"] == "revoked"
+
+
+def _stored_tokens(engine: sa.Engine) -> list[tuple[object, ...]]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.text("SELECT * FROM edge_ws_token"))]
+
+
+@pytest.fixture
+def centre(databases: Databases, tmp_path: Path) -> Iterator[Centre]:
+    with databases.new("sqlite", migrated=True) as url:
+        yield Centre(tmp_path, url)
+
+
+def test_revoking_by_name_and_twice(centre: Centre) -> None:
+    with using(centre.url) as engine:
+        for _ in range(2):
+            Store(engine).create_token("n", worker_pattern="*", queues=None, team=None, expires_in_s=None)
+    assert centre.run("token", "revoke", "n").stdout == "revoked 2 tokens\n"
+    assert centre.run("token", "revoke", "n").stdout == "revoked already\n"
+    unknown = centre.run("token", "revoke", "m")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "there is no token m" in unknown.stderr
+
+
+def test_workers_are_listed(centre: Centre) -> None:
+    assert centre.rows("list-workers") == []
+    with using(centre.url) as engine:
+        for name in ("press-1", "press-2", "oven"):
+            register_worker(Store(engine), name, queues=("a",))
+    rows = centre.rows("list-workers", "--worker-name-pattern", "press-*")
+    assert [row["worker_name"] for row in rows] == ["press-1", "press-2"]
+    assert (rows[0]["kind"], rows[0]["queues"], rows[0]["concurrency"]) == ("edge-ws", ["a"], 8)
+    table = centre.run("list-workers").stdout
+    assert table.startswith("worker_name | kind")
+    assert "oven" in table
+
+
+def test_concurrency_is_wished_and_waited_for(centre: Centre) -> None:
+    with using(centre.url) as engine, ThreadPoolExecutor(1) as pool:
+        store = Store(engine)
+        principal = register_worker(store, "press-2")
+
+        def apply_it() -> None:
+            wait_until(lambda: store.wish(principal).concurrency == 3, 60.0)
+            store.note_applied(principal, store.wish(principal).revision, 3, None)
+
+        applying = pool.submit(apply_it)
+        done = centre.run("set-worker-concurrency", "-H", "press-2", "-c", "3", "-w", "-o", "json")
+        applying.result()
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert (told["worker_name"], told["concurrency"]) == ("press-2", 3)
+        assert told["revision"] == store.applied("press-2")
+        assert told["applied_ms"] > 0
+
+        late = centre.run("set-worker-concurrency", "-H", "press-2", "-c", "0", "-w", "--wait-timeout", "0.1")
+        assert (late.returncode, late.stdout) == (7, "")
+        assert "press-2" in late.stderr
+        assert store.wish(principal).concurrency == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ("set-worker-concurrency -H nobody -c 3", "nobody"),
+        ("set-worker-concurrency -H nobody -c 1025", "not between 0 and 1024"),
+        ("token create two*words", "cannot name a worker"),
+        ("token create press-2 --expires 0d", "--expires"),
+        ("token create press-2 --expires 11000d", "--expires"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(centre: Centre, words: str, part: str) -> None:
+    done = centre.run(*words.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert part in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_tables_are_made_and_checked(empty_database_url: str, tmp_path: Path) -> None:
+    centre = Centre(tmp_path, empty_database_url)
+    assert centre.run("db", "check").returncode == 5
+    made = centre.run("db", "migrate")
+    assert made.returncode == 0, made.stderr
+    assert len(made.stdout.splitlines()) == 1
+    assert centre.run("db", "check").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "token create press-2",
+        "token list",
+        "token revoke x",
+        "list-workers",
+        "set-worker-concurrency -H w -c 1",
+    ],
+)
+def test_without_tables_verbs_refuse_and_name_the_database(words: str, tmp_path: Path) -> None:
+    centre = Centre(tmp_path, f"sqlite:///{tmp_path}/other.db")
+    done = centre.run(*words.split())
+    assert (done.returncode, done.stdout) == (5, "")
+    assert centre.url in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_unreachable_database_is_one_sentence_without_the_password(tmp_path: Path) -> None:
+    centre = Centre(tmp_path, f"postgresql+psycopg2://me:geheim-geheim@127.0.0.1:{free_port()}/airflow")
+    done = centre.run("list-workers")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "me:***@127.0.0.1" in done.stderr
+    assert "geheim" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite:///relative.db", "nosuchdialect://x/y"])
+def test_an_airflow_that_does_not_start_is_one_sentence(url: str, tmp_path: Path) -> None:
+    done = Centre(tmp_path, url).run("list-workers")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "edge-ws: Airflow cannot be set up here: " in done.stderr
+    assert "sql_alchemy_conn" in done.stderr

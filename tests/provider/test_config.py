@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from edge_ws.errors import UsageError
+from edge_ws.protocol.frames import Timers
+from edge_ws.provider.config import executor_settings, gateway_settings, serves_gateway
+
+
+class Conf:
+    """Airflow's configuration, as far as it is set."""
+
+    def __init__(self, **options: str) -> None:
+        self._options = options
+
+    def get(self, section: str, key: str, *, fallback: str | None) -> str | None:
+        return self._options.get(f"{section}__{key}", fallback)
+
+
+def test_defaults() -> None:
+    assert executor_settings(Conf()).gives_back_stuck_tasks
+    assert not serves_gateway(Conf())
+    settings = gateway_settings(Conf(), versions={"airflow": "3.3.2"})
+    assert settings.timers == Timers()
+    assert settings.execution_api_url is None
+    assert settings.token_leeway_s == 10.0
+    assert settings.keep_ended_s == 300.0
+    assert settings.versions == {"airflow": "3.3.2"}
+    assert settings.hostname
+
+
+def test_set_options() -> None:
+    conf = Conf(
+        edge_ws__heartbeat_interval="5",
+        edge_ws__offer_lease=" 2.5 ",
+        edge_ws__cancel_grace_sec="0",
+        edge_ws__execution_api_url="https://airflow.example.com/team/execution/",
+        edge_ws__keep_ended_sec="60",
+        api_auth__jwt_leeway="30",
+    )
+    settings = gateway_settings(conf, versions={})
+    assert settings.timers == Timers(heartbeat_s=5.0, offer_lease_s=2.5, cancel_grace_s=0.0)
+    assert settings.execution_api_url == "https://airflow.example.com/team/execution/"
+    assert settings.token_leeway_s == 30.0
+    assert settings.keep_ended_s == 60.0
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("never", False), ("NEVER", False), ("airflow", True)])
+def test_queued_timeout(text: str, wanted: Any) -> None:
+    assert executor_settings(Conf(edge_ws__queued_timeout=text)).gives_back_stuck_tasks is wanted
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("True", True), ("t", True), ("1", True), ("False", False)])
+def test_api_enabled(text: str, wanted: Any) -> None:
+    assert serves_gateway(Conf(edge_ws__api_enabled=text)) is wanted
+
+
+@pytest.mark.parametrize(
+    ("read", "name", "text"),
+    [
+        (executor_settings, "edge_ws__queued_timeout", "600"),
+        (executor_settings, "edge_ws__queued_timeout", ""),
+        (serves_gateway, "edge_ws__api_enabled", "perhaps"),
+        (gateway_settings, "edge_ws__heartbeat_interval", "15s"),
+        (gateway_settings, "edge_ws__heartbeat_interval", "0"),
+        (gateway_settings, "edge_ws__heartbeat_interval", "nan"),
+        (gateway_settings, "edge_ws__offer_lease", "-1"),
+        (gateway_settings, "edge_ws__offer_lease", "inf"),
+        (gateway_settings, "edge_ws__cancel_grace_sec", ""),
+        (gateway_settings, "edge_ws__keep_ended_sec", "a while"),
+        (gateway_settings, "edge_ws__execution_api_url", "airflow.example.com"),
+        (gateway_settings, "edge_ws__execution_api_url", "ftp://airflow.example.com/"),
+        (gateway_settings, "edge_ws__execution_api_url", "http://[::1/"),
+        (gateway_settings, "edge_ws__execution_api_url", "http://host:port/"),
+        (gateway_settings, "api_auth__jwt_leeway", "ten"),
+    ],
+)
+def test_a_wrong_value_is_named(read: Callable[..., object], name: str, text: str) -> None:
+    section, _, option = name.partition("__")
+    more = {"versions": {}} if read is gateway_settings else {}
+    with pytest.raises(UsageError) as caught:
+        read(Conf(**{name: text}), **more)
+    assert f"[{section}] {option} is {text!r}, but must be" in str(caught.value)

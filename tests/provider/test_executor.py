@@ -1,0 +1,657 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from airflow.executors import workloads
+from airflow.executors.workloads import BundleInfo, ExecuteCallback
+from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.models.callback import CallbackKey
+from airflow.models.dagbag import DBDagBag
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.session import create_session
+from airflow.utils.sqlalchemy import prohibit_commit
+from sqlalchemy.orm import Session
+from structlog.testing import capture_logs
+
+from edge_ws.errors import SchemaError, UsageError
+from edge_ws.protocol.frames import Inventory
+from edge_ws.protocol.ids import GatewayId, HostId, SiteId, WorkerName
+from edge_ws.provider import compat, workload
+from edge_ws.provider.executor import AWAY_PAUSE_S, RECONCILE_S, TELLINGS, EdgeWsExecutor
+from edge_ws.provider.info import get_provider_info
+from edge_ws.store.records import Assignment, JobKey, Principal, Registration
+from edge_ws.store.store import Store
+from tests.support.centre import SCHEDULER, Centre
+
+
+class Clock:
+    """Time as the test lets it pass."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def executor(centre: Centre, clock: Clock) -> EdgeWsExecutor:
+    return make_executor(clock)
+
+
+def make_executor(clock: Clock, job_id: object = SCHEDULER) -> EdgeWsExecutor:
+    made = EdgeWsExecutor(clock=clock)
+    made.job_id = job_id
+    made.start()
+    return made
+
+
+def queue(executor: EdgeWsExecutor, item: Any, *, commit: bool = True) -> None:
+    with create_session(scoped=False) as session:
+        executor.queue_workload(item, session=session)
+        if not commit:
+            session.rollback()
+
+
+def queued(centre: Centre, executor: EdgeWsExecutor, task_id: str = "press", **values: object) -> Any:
+    """Make a task instance and queue it as the scheduler does."""
+    ti = centre.task(task_id, **values)
+    queue(executor, centre.workload(ti))
+    return ti
+
+
+def key_of(ti: Any) -> JobKey:
+    return workload.task_row(ti, ti.try_number)
+
+
+def end(centre: Centre, ti: Any, state: str) -> None:
+    centre.set_row(key_of(ti), state=state, edge_worker="factory-7")
+
+
+def let_the_scheduler_process(executor: EdgeWsExecutor) -> None:
+    with create_session(scoped=False) as session:
+        SchedulerJobRunner.process_executor_events(
+            executor=executor, job_id=SCHEDULER, scheduler_dag_bag=DBDagBag(), session=session
+        )
+
+
+def events(executor: EdgeWsExecutor) -> dict[Any, str]:
+    return {key: str(state) for key, (state, _) in executor.event_buffer.items()}
+
+
+def make_callback() -> ExecuteCallback:
+    return ExecuteCallback(
+        callback={
+            "id": str(uuid.uuid4()),
+            "fetch_method": "import_path",
+            "data": {"path": "a.b", "kwargs": {}},
+        },
+        dag_rel_path="factory.py",
+        token="",
+        log_path="executor_callbacks/factory/run-1/1",
+        bundle_info=BundleInfo(name="dags-folder"),
+    )
+
+
+@contextmanager
+def without_our_tables(engine: sa.Engine) -> Iterator[None]:
+    """Hide the job table, as a database that is away would."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE edge_job RENAME TO hidden")
+    yield
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE hidden RENAME TO edge_job")
+
+
+@contextmanager
+def counted(engine: sa.Engine) -> Iterator[list[str]]:
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.startswith("BEGIN"):
+            statements.append(statement)
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    yield statements
+    sa.event.remove(engine, "before_cursor_execute", note)
+
+
+class TestStart:
+    @pytest.mark.usefixtures("centre")
+    def test_airflow_loads_it(self) -> None:
+        from airflow.executors.executor_loader import ExecutorLoader, ExecutorName
+
+        name = ExecutorName(module_path=get_provider_info()["executors"][0], alias="edge_ws")
+        loaded, _ = ExecutorLoader.import_executor_cls(name)
+        assert loaded is EdgeWsExecutor
+        assert loaded.supports_callbacks
+        assert loaded.supports_multi_team
+        assert not loaded.is_local
+        assert not loaded.serve_logs
+        assert loaded(team_name="red").team_name == "red"
+
+    def test_making_one_touches_no_database(self, centre: Centre) -> None:
+        with counted(centre.engine) as statements:
+            EdgeWsExecutor()
+        assert statements == []
+
+    def test_missing_tables_stop_the_scheduler_with_a_sentence(self, centre: Centre) -> None:
+        with without_our_tables(centre.engine), pytest.raises(SchemaError, match="airflow db migrate"):
+            EdgeWsExecutor().start()
+
+    @pytest.mark.usefixtures("centre")
+    def test_a_wrong_option_stops_the_scheduler_with_a_sentence(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIRFLOW__EDGE_WS__QUEUED_TIMEOUT", "600")
+        with pytest.raises(UsageError, match=r"\[edge_ws\] queued_timeout is '600'"):
+            EdgeWsExecutor().start()
+
+    def test_its_end_is_quiet(self, executor: EdgeWsExecutor) -> None:
+        executor.end()
+        executor.terminate()
+
+    def test_its_commands_are_those_of_the_provider(self) -> None:
+        from edge_ws.cli.airflow import get_commands
+
+        assert [group.name for group in EdgeWsExecutor.get_cli_commands()] == [
+            group.name for group in get_commands()
+        ]
+
+
+class TestQueueWorkload:
+    def test_the_row_comes_with_the_schedulers_commit(self, centre: Centre, executor: EdgeWsExecutor) -> None:
+        ti = centre.task()
+        with create_session(scoped=False) as session, prohibit_commit(session) as guard:
+            session.merge(ti).queue = "hall-3"
+            executor.queue_workload(centre.workload(ti), session=session)
+            assert centre.rows() == {}
+            guard.commit()
+        (row,) = centre.rows().values()
+        assert (row.state, row.edge_ws_owner, row.edge_ws_claim) == ("queued", SCHEDULER, None)
+        assert executor.running == {compat.ti_key(ti)}
+        assert executor.slots_occupied == 1
+        assert executor.has_task(ti)
+
+    def test_the_next_round_takes_the_row_over(self, centre: Centre, executor: EdgeWsExecutor) -> None:
+        ti = queued(centre, executor)
+        centre.set_row(
+            key_of(ti), state="success", edge_worker="factory-7", edge_ws_claim="old", edge_ws_owner=None
+        )
+        queue(executor, centre.workload(ti))
+        (row,) = centre.rows().values()
+        assert (row.state, row.edge_worker, row.edge_ws_claim) == ("queued", None, None)
+        assert row.edge_ws_owner == SCHEDULER
+
+    def test_what_cannot_be_queued_is_failed_and_nothing_else_breaks(
+        self, centre: Centre, executor: EdgeWsExecutor
+    ) -> None:
+        ti, other = centre.task(), centre.task()
+        with without_our_tables(centre.engine), create_session(scoped=False) as session:
+            session.merge(other).queue = "hall-3"
+            session.flush()
+            executor.queue_workload(centre.workload(ti), session=session)
+        assert executor.running == set()
+        assert events(executor) == {compat.ti_key(ti): "failed"}
+        with centre.engine.connect() as connection:
+            assert connection.scalars(sa.text("SELECT queue FROM task_instance WHERE queue = 'hall-3'")).all()
+        let_the_scheduler_process(executor)
+        assert centre.task_state(ti) == "failed"
+
+    def test_a_transaction_that_is_lost_anyway_fails_nobody(
+        self, centre: Centre, executor: EdgeWsExecutor
+    ) -> None:
+        ti = centre.task()
+        session = settings_session()
+        session.execute(sa.text("SELECT 1"))
+        session.connection().invalidate()
+        executor.queue_workload(centre.workload(ti), session=session)
+        session.close()
+        assert executor.running == set()
+        assert events(executor) == {}
+
+    def test_a_callback(self, centre: Centre, executor: EdgeWsExecutor) -> None:
+        item = make_callback()
+        queue(executor, item)
+        (key,) = centre.rows()
+        assert key == workload.callback_row(item.callback.id)
+        assert executor.running == {CallbackKey(item.callback.id)}
+
+    def test_another_kind_of_workload_is_failed(self, centre: Centre, executor: EdgeWsExecutor) -> None:
+        item = workloads.TestConnection(
+            connection_test_id=uuid.uuid4(), connection_id="db", timeout=1, token=""
+        )
+        with capture_logs() as logged:
+            queue(executor, item)
+        assert events(executor) == {item.key: "failed"}
+        assert any("TestConnection" in str(line) for line in logged)
+        let_the_scheduler_process(executor)
+        assert centre.rows() == {}
+
+    def test_something_unheard_of_raises_nothing(self, executor: EdgeWsExecutor) -> None:
+        queue(executor, object())
+        assert events(executor) == {}
+
+
+def settings_session() -> Session:
+    from airflow import settings
+
+    return settings.NonScopedSession()
+
+
+class TestSync:
+    @pytest.mark.parametrize(
+        ("row", "before", "task_id", "after"),
+        [
+            ("success", "success", "press", "success"),
+            ("success", "running", "press", "failed"),
+            ("success", "running", "weld", "up_for_retry"),
+            ("success", "queued", "press", "queued"),
+            ("success", "deferred", "press", "deferred"),
+            ("success", "up_for_reschedule", "press", "up_for_reschedule"),
+            ("success", "scheduled", "press", "scheduled"),
+            ("success", "skipped", "press", "skipped"),
+            ("failed", "running", "press", "failed"),
+            ("failed", "running", "weld", "up_for_retry"),
+            ("failed", "queued", "press", "failed"),
+            ("failed", "queued", "weld", "up_for_retry"),
+            ("failed", "failed", "press", "failed"),
+            ("failed", "success", "press", "success"),
+            ("failed", "up_for_retry", "weld", "up_for_retry"),
+            ("failed", "up_for_reschedule", "press", "up_for_reschedule"),
+            ("failed", None, "press", None),
+        ],
+    )
+    def test_what_becomes_of_the_task(
+        self,
+        centre: Centre,
+        executor: EdgeWsExecutor,
+        *,
+        row: str,
+        before: str | None,
+        task_id: str,
+        after: str | None,
+    ) -> None:
+        ti = queued(centre, executor, task_id)
+        centre.set_task(ti, state=before)
+        end(centre, ti, row)
+        for _ in range(2):
+            executor.sync()
+            let_the_scheduler_process(executor)
+        assert centre.task_state(ti) == after
+        assert executor.running == set()
+        assert centre.rows()[key_of(ti)].edge_ws_owner is None
+
+    @pytest.mark.parametrize("row", ["success", "failed"])
+    @pytest.mark.parametrize("task_id", ["press", "weld"])
+    def test_a_task_that_was_cleared_while_it_ran_is_free_again(
+        self, centre: Centre, executor: EdgeWsExecutor, row: str, task_id: str
+    ) -> None:
+        ti = queued(centre, executor, task_id)
+        centre.set_task(ti, state="running")
+        centre.clear(ti)
+        assert centre.task_state(ti) == "restarting"
+        executor.sync()
+        assert centre.task_state(ti) == "restarting"
+        end(centre, ti, row)
+        executor.sync()
+        let_the_scheduler_process(executor)
+        assert centre.task_state(ti) is None
+        executor.sync()
+        assert executor.event_buffer == {}
+        assert centre.rows()[key_of(ti)].edge_ws_owner is None
+
+    def test_a_task_that_is_gone_gives_its_slot_back(self, centre: Centre, executor: EdgeWsExecutor) -> None:
+        ti = queued(centre, executor)
+        with centre.engine.begin() as connection:
+            connection.execute(TaskInstance.__table__.delete())
+        end(centre, ti, "failed")
+        executor.sync()
+        assert executor.running == set()
+        assert executor.event_buffer == {}
+
+    @pytest.mark.parametrize("state", ["success", "failed"])
+    def test_a_callbacks_end_is_reported_once(
+        self, centre: Centre, executor: EdgeWsExecutor, state: str | None
+    ) -> None:
+        item = make_callback()
+        queue(executor, item)
+        centre.set_row(workload.callback_row(item.callback.id), state=state)
+        executor.sync()
+        assert events(executor) == {CallbackKey(item.callback.id): state}
+        assert executor.running == set()
+        let_the_scheduler_process(executor)
+        executor.sync()
+        assert executor.event_buffer == {}
+
+    def test_jobs_of_other_executors_are_left_alone(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock
+    ) -> None:
+        ti = queued(centre, make_executor(clock, job_id=8))
+        end(centre, ti, "failed")
+        executor.sync()
+        assert executor.event_buffer == {}
+        assert centre.rows()[key_of(ti)].edge_ws_owner == 8
+
+    def test_an_event_that_was_not_heard_is_repeated(self, centre: Centre, executor: EdgeWsExecutor) -> None:
+        ti = queued(centre, executor)
+        end(centre, ti, "failed")
+        for _ in range(TELLINGS):
+            assert centre.rows()[key_of(ti)].edge_ws_owner == SCHEDULER
+            executor.sync()
+            assert events(executor) == {compat.ti_key(ti): "failed"}
+            executor.get_event_buffer()
+        assert centre.rows()[key_of(ti)].edge_ws_owner is None
+
+    def test_a_constant_number_of_statements(self, centre: Centre, executor: EdgeWsExecutor) -> None:
+        executor.sync()  # reconciles
+        counts = []
+        for number in (0, 1, 12):
+            tis = [queued(centre, executor) for _ in range(number)]
+            for ti in tis:
+                centre.set_task(ti, state="success")
+                end(centre, ti, "success")
+            with counted(centre.engine) as statements:
+                executor.sync()
+            counts.append(len(statements))
+            assert executor.running == set()
+        assert counts[0] == 1
+        assert counts[1] == counts[2] <= 4
+
+    def test_it_survives_a_database_that_is_away(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock
+    ) -> None:
+        ti = queued(centre, executor)
+        end(centre, ti, "failed")
+        with without_our_tables(centre.engine), capture_logs() as logged:
+            executor.sync()
+            executor.sync()
+        assert [line["log_level"] for line in logged] == ["warning"]
+        executor.sync()
+        assert executor.event_buffer == {}
+        clock.now += AWAY_PAUSE_S
+        executor.sync()
+        assert events(executor) == {compat.ti_key(ti): "failed"}
+
+    def test_the_heartbeat_does_it(self, centre: Centre, executor: EdgeWsExecutor) -> None:
+        ti = queued(centre, executor)
+        end(centre, ti, "failed")
+        executor.heartbeat()
+        assert events(executor) == {compat.ti_key(ti): "failed"}
+
+
+class TestReconcile:
+    def test_a_rolled_back_key_goes_and_one_with_a_row_stays(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock
+    ) -> None:
+        executor.sync()
+        kept = queued(centre, executor)
+        lost = centre.task()
+        queue(executor, centre.workload(lost), commit=False)
+        item = make_callback()
+        queue(executor, item)
+        executor.sync()
+        assert executor.running == {compat.ti_key(kept), compat.ti_key(lost), CallbackKey(item.callback.id)}
+        clock.now += RECONCILE_S
+        executor.sync()
+        assert executor.running == {compat.ti_key(kept), CallbackKey(item.callback.id)}
+
+    def test_a_deleted_row_gives_its_slot_back(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock
+    ) -> None:
+        ti = queued(centre, executor)
+        centre.delete_row(key_of(ti))
+        clock.now += RECONCILE_S
+        executor.sync()
+        assert executor.running == set()
+
+
+class TestAdoption:
+    """A scheduler that has died had job id 6."""
+
+    def adopt(self, executor: EdgeWsExecutor, *, commit: bool = True) -> tuple[set[str], set[str]]:
+        """Adopt all task instances as the scheduler does; return run ids (adopted, rejected)."""
+        with create_session(scoped=False) as session:
+            # The scheduler has written in this transaction before it asks: on SQLite nobody else can now.
+            session.execute(sa.text("UPDATE task_instance SET unixname = 'adopted'"))
+            tis = session.scalars(sa.select(TaskInstance).where(TaskInstance.task_id == "press")).all()
+            tis = [ti for ti in tis if ti.state in ("queued", "running", "restarting")]
+            rejected = executor.try_adopt_task_instances(tis)
+            found = {ti.run_id for ti in tis} - {ti.run_id for ti in rejected}, {ti.run_id for ti in rejected}
+            if not commit:
+                session.rollback()
+        return found
+
+    @pytest.mark.parametrize("row", ["queued", "restarting", "running"])
+    @pytest.mark.parametrize("state", ["queued", "running"])
+    def test_a_job_that_goes_on_is_taken_over(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock, row: str, state: str | None
+    ) -> None:
+        ti = queued(centre, make_executor(clock, job_id=6))
+        centre.set_row(key_of(ti), state=row)
+        centre.set_task(ti, state=state)
+        assert self.adopt(executor) == ({ti.run_id}, set())
+        assert executor.running == {compat.ti_key(ti)}
+        assert centre.rows()[key_of(ti)].edge_ws_owner == SCHEDULER
+
+    @pytest.mark.parametrize("row", ["success", "failed"])
+    def test_an_end_that_nobody_reported_is_reported(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock, row: str
+    ) -> None:
+        ti = queued(centre, make_executor(clock, job_id=6))
+        centre.set_task(ti, state="running")
+        end(centre, ti, row)
+        centre.set_row(key_of(ti), edge_ws_owner=None)
+        assert self.adopt(executor) == ({ti.run_id}, set())
+        executor.sync()
+        assert events(executor) == {compat.ti_key(ti): row}
+
+    def test_a_task_whose_job_ended_before_it_ran_is_reset(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock
+    ) -> None:
+        ti = queued(centre, make_executor(clock, job_id=6))
+        end(centre, ti, "failed")
+        assert self.adopt(executor) == (set(), {ti.run_id})
+
+    def test_a_task_without_a_row_is_reset(self, centre: Centre, executor: EdgeWsExecutor) -> None:
+        ti = centre.task(state="running")
+        assert self.adopt(executor) == (set(), {ti.run_id})
+        assert executor.running == set()
+
+    def test_a_row_of_the_same_try_under_another_id_is_not_the_tasks(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock
+    ) -> None:
+        ti = queued(centre, make_executor(clock, job_id=6))
+        centre.set_row(key_of(ti), state="running")
+        centre.set_task(ti, state="running", id=uuid.uuid4())
+        assert self.adopt(executor) == (set(), {ti.run_id})
+        assert centre.rows()[key_of(ti)].edge_ws_owner == 6
+
+    def test_it_is_undone_with_the_schedulers_transaction(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock
+    ) -> None:
+        ti = queued(centre, make_executor(clock, job_id=6))
+        self.adopt(executor, commit=False)
+        assert centre.rows()[key_of(ti)].edge_ws_owner == 6
+        clock.now += RECONCILE_S
+        executor.sync()
+        assert executor.running == set()
+
+    def test_nothing_to_adopt(self, executor: EdgeWsExecutor) -> None:
+        assert executor.try_adopt_task_instances([]) == []
+
+    def test_task_instances_of_no_session(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock
+    ) -> None:
+        ti = queued(centre, make_executor(clock, job_id=6))
+        assert executor.try_adopt_task_instances([ti]) == []
+        assert centre.rows()[key_of(ti)].edge_ws_owner == SCHEDULER
+
+
+class TestInheritance:
+    """What a dead scheduler leaves, and no task instance leads to."""
+
+    @pytest.fixture(autouse=True)
+    def _schedulers(self, centre: Centre) -> None:
+        centre.scheduler(5, "running")
+        centre.scheduler(6, "failed")
+        centre.scheduler(SCHEDULER, "running")
+
+    @pytest.mark.parametrize("state", ["queued", "running", "success"])
+    def test_its_callbacks_are_taken_over(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock, state: str
+    ) -> None:
+        item = make_callback()
+        queue(make_executor(clock, job_id=6), item)
+        key = workload.callback_row(item.callback.id)
+        centre.set_row(key, state=state)
+        executor.sync()
+        assert centre.rows()[key].edge_ws_owner == SCHEDULER
+        assert executor.running == {CallbackKey(item.callback.id)}
+        centre.set_row(key, state="success")
+        executor.sync()
+        assert events(executor) == {CallbackKey(item.callback.id): "success"}
+        assert executor.running == set()
+
+    def test_its_tasks_that_have_ended_are_nobodys(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock
+    ) -> None:
+        ended, going_on = (queued(centre, make_executor(clock, job_id=6)) for _ in range(2))
+        end(centre, ended, "success")
+        executor.sync()
+        assert centre.rows()[key_of(ended)].edge_ws_owner is None
+        assert centre.rows()[key_of(going_on)].edge_ws_owner == 6
+        assert executor.running == set()
+        assert executor.event_buffer == {}
+
+    @pytest.mark.parametrize("owner", [5, None])
+    def test_what_others_still_watch_is_theirs(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock, owner: int | None
+    ) -> None:
+        other = make_executor(clock, job_id=owner)
+        ti = queued(centre, other)
+        item = make_callback()
+        queue(other, item)
+        end(centre, ti, "failed")
+        before = {key: row.edge_ws_owner for key, row in centre.rows().items()}
+        executor.sync()
+        assert {key: row.edge_ws_owner for key, row in centre.rows().items()} == before
+        assert executor.running == set()
+
+
+class TestRevoke:
+    def test_the_row_goes(self, centre: Centre, executor: EdgeWsExecutor) -> None:
+        ti = queued(centre, executor)
+        executor.revoke_task(ti=ti)
+        assert centre.rows() == {}
+        assert executor.running == set()
+        assert executor.event_buffer == {}
+
+    def test_never_means_never(self, centre: Centre, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+        monkeypatch.setenv("AIRFLOW__EDGE_WS__QUEUED_TIMEOUT", "never")
+        executor = make_executor(clock)
+        ti = queued(centre, executor)
+        with pytest.raises(NotImplementedError):
+            executor.revoke_task(ti=ti)
+        assert key_of(ti) in centre.rows()
+        assert executor.running == {compat.ti_key(ti)}
+
+    def test_a_database_that_is_away_raises_nothing(self, centre: Centre, executor: EdgeWsExecutor) -> None:
+        ti = queued(centre, executor)
+        with without_our_tables(centre.engine):
+            executor.revoke_task(ti=ti)
+        assert executor.running == set()
+
+
+class TestOwner:
+    @pytest.mark.parametrize("job_id", [None, "scheduled__1"])
+    def test_without_a_number_it_takes_one_that_no_scheduler_has(
+        self, centre: Centre, clock: Clock, job_id: object
+    ) -> None:
+        executor = make_executor(clock, job_id=job_id)
+        ti = queued(centre, executor)
+        owner = centre.rows()[key_of(ti)].edge_ws_owner
+        assert -(2**31) <= owner < 0
+        end(centre, ti, "failed")
+        executor.sync()
+        assert events(executor) == {compat.ti_key(ti): "failed"}
+
+    def test_a_number_as_text_is_the_number(self, centre: Centre, clock: Clock) -> None:
+        ti = queued(centre, make_executor(clock, job_id="12"))
+        assert centre.rows()[key_of(ti)].edge_ws_owner == 12
+
+
+class TestTaskLog:
+    def claimed(self, centre: Centre, executor: EdgeWsExecutor) -> tuple[Any, Store, Principal, Any]:
+        """Queue a task and let a worker start it."""
+        ti = queued(centre, executor)
+        store, me = Store(centre.engine), Principal(worker=WorkerName("factory-7"))
+        site, gateway = SiteId("site"), GatewayId("gateway")
+        nothing = Inventory(
+            site=site,
+            hosts=(),
+            dead_hosts=(),
+            claims=(),
+            revision=0,
+            concurrency=8,
+            queues=None,
+            stale_slots=0,
+            draining=False,
+        )
+        said = Registration(
+            gateway=gateway, transport="websocket", concurrency=8, queues=None, inventory=nothing, sysinfo={}
+        )
+        store.register(me, said)
+        one = Assignment(key=key_of(ti), slots=1, worker=me.worker, site=site, concurrency=8)
+        (claimed,) = store.claim(gateway, [one], 10.0)
+        store.accept(me, claimed.claim, HostId("host"), start_within_s=70.0)
+        store.started(me, claimed.claim, HostId("host"))
+        return ti, store, me, claimed.claim
+
+    def test_a_job_without_a_claim_of_ours(self, centre: Centre, executor: EdgeWsExecutor) -> None:
+        ti = queued(centre, executor)
+        assert executor.get_task_log(ti, 1) == ([], [])
+        assert executor.get_task_log(ti, 2) == ([], [])
+
+    def test_the_worker_and_what_has_arrived(self, centre: Centre, executor: EdgeWsExecutor) -> None:
+        ti, store, me, claim = self.claimed(centre, executor)
+        messages, logs = executor.get_task_log(ti, 1)
+        assert "factory-7" in messages[0]
+        assert logs == []
+        store.append_log(me, claim, 0, b'{"event": "one"}\n')
+        store.append_log(me, claim, 17, b'{"event": "tw\xff"}\n')
+        messages, logs = executor.get_task_log(ti, 1)
+        assert logs == ['{"event": "one"}\n{"event": "tw\N{REPLACEMENT CHARACTER}"}\n']
+
+    def test_a_long_log_says_what_is_left_out(self, centre: Centre, executor: EdgeWsExecutor) -> None:
+        ti, store, me, claim = self.claimed(centre, executor)
+        line = b"x" * 1023 + b"\n"
+        for number in range(9):
+            store.append_log(me, claim, number * 2**20, line * 1024)
+        messages, (text,) = executor.get_task_log(ti, 1)
+        assert "left out" in messages[1]
+        assert text.startswith("xxx")
+        assert set(text.splitlines()) == {"x" * 1023}
+
+    def test_a_fresh_executor_can_tell_as_in_the_api_server(
+        self, centre: Centre, executor: EdgeWsExecutor
+    ) -> None:
+        ti, *_ = self.claimed(centre, executor)
+        assert "factory-7" in EdgeWsExecutor().get_task_log(ti, 1)[0][0]
+
+    def test_a_database_that_is_away(self, centre: Centre, executor: EdgeWsExecutor) -> None:
+        ti = queued(centre, executor)
+        with without_our_tables(centre.engine):
+            messages, logs = executor.get_task_log(ti, 1)
+        assert "cannot be read" in messages[0]
+        assert logs == []

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import jwt
+import pytest
+import sqlalchemy as sa
+from airflow.configuration import conf
+
+from edge_ws.errors import EdgeWsError, UnreachableError, UsageError
+from edge_ws.provider import compat
+from edge_ws.provider.ports import AirflowFinishedLogs, AirflowTaskStates, AirflowTaskTokens
+from edge_ws.store.database import Database
+from tests.support.centre import Centre
+
+LOG = "dag_id=factory/run_id=run-1/task_id=press/attempt=1.log"
+
+
+class TestTaskStates:
+    def test_known_ids_have_their_state_and_others_are_absent(self, centre: Centre) -> None:
+        running, fresh = centre.task(state="running"), centre.task(state=None)
+        states = AirflowTaskStates(Database(centre.engine)).states(
+            [str(running.id), str(fresh.id), str(uuid.uuid4())]
+        )
+        assert states == {str(running.id): "running", str(fresh.id): None}
+
+    def test_a_cleared_task_does_not_run_any_more(self, centre: Centre) -> None:
+        ti = centre.task(state="running")
+        centre.clear(ti)
+        states = AirflowTaskStates(Database(centre.engine)).states([str(ti.id)])
+        assert states == ({str(ti.id): "restarting"} if compat.KEYS_ARE_IDS else {})
+
+    def test_nothing_asked(self, centre: Centre) -> None:
+        assert AirflowTaskStates(Database(centre.engine)).states([]) == {}
+
+    def test_a_database_that_is_away(self, tmp_path: Path) -> None:
+        engine = sa.create_engine(f"sqlite:///{tmp_path}/no/such.db")
+        with pytest.raises(UnreachableError, match=r"such\.db"):
+            AirflowTaskStates(Database(engine)).states([str(uuid.uuid4())])
+
+
+@pytest.mark.usefixtures("centre")
+class TestTaskTokens:
+    @pytest.mark.parametrize("is_callback", [False, True])
+    def test_airflows_execution_api_takes_them(self, is_callback: bool) -> None:
+        token = AirflowTaskTokens().mint("an-id", is_callback=is_callback, valid_s=60.0)
+        said = jwt.decode(
+            token,
+            conf.get("api_auth", "jwt_secret"),
+            algorithms=["HS512"],
+            audience="urn:airflow.apache.org:task",
+        )
+        assert said["sub"] == "an-id"
+        assert said["scope"] == ("callback" if is_callback and compat.KEYS_ARE_IDS else "workload")
+        assert said["exp"] - said["iat"] == 60
+
+    def test_no_secret_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "")
+        with pytest.raises(UsageError, match="jwt_secret"):
+            AirflowTaskTokens().mint("an-id", is_callback=False, valid_s=60.0)
+
+
+@pytest.fixture
+def logs(centre: Centre) -> AirflowFinishedLogs:
+    return AirflowFinishedLogs()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "logs"
+
+
+class TestFinishedLogs:
+    def test_a_new_file(self, logs: AirflowFinishedLogs, folder: Path) -> None:
+        assert logs.size(LOG) == 0
+        logs.write(LOG, 0, [b"one\n", b"two\n"])
+        assert (folder / LOG).read_bytes() == b"one\ntwo\n"
+        assert logs.size(LOG) == 8
+
+    def test_another_round_is_appended_and_a_repeated_one_replaced(
+        self, logs: AirflowFinishedLogs, folder: Path
+    ) -> None:
+        logs.write(LOG, 0, [b"round 1\n"])
+        base = logs.size(LOG)
+        logs.write(LOG, base, [b"round", b" 2 brok"])
+        logs.write(LOG, base, [b"round 2\n"])
+        logs.write(LOG, base, [b"round 2\n"])
+        assert (folder / LOG).read_bytes() == b"round 1\nround 2\n"
+
+    def test_a_file_that_has_shrunk_is_not_filled_with_zeros(
+        self, logs: AirflowFinishedLogs, folder: Path
+    ) -> None:
+        logs.write(LOG, 100, [b"one\n"])
+        assert (folder / LOG).read_bytes() == b"one\n"
+
+    def test_no_bytes_at_all(self, logs: AirflowFinishedLogs, folder: Path) -> None:
+        logs.write(LOG, 0, [])
+        assert (folder / LOG).read_bytes() == b""
+
+    def test_airflows_permissions(
+        self, logs: AirflowFinishedLogs, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FOLDER_PERMISSIONS", "0o700")
+        monkeypatch.setenv("AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FILE_PERMISSIONS", "0o600")
+        logs.write(LOG, 0, [b"one\n"])
+        assert stat.S_IMODE((folder / LOG).stat().st_mode) == 0o600
+        assert stat.S_IMODE((folder / LOG).parent.stat().st_mode) == 0o700
+
+    def test_ids_of_240_characters(self, logs: AirflowFinishedLogs, folder: Path) -> None:
+        path = f"dag_id={'d' * 240}/run_id={'r' * 240}/task_id={'t' * 240}/attempt=1.log"
+        logs.write(path, 0, [b"one\n"])
+        assert (folder / path).read_bytes() == b"one\n"
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "../outside.log",
+            "dag_id=x/../../outside.log",
+            "/etc/passwd",
+            "",
+            ".",
+            "dag_id=x/..",
+            "a\0b",
+            "a" * 300,
+            "link/outside.log",
+        ],
+    )
+    def test_a_path_that_leaves_the_folder_or_is_none(
+        self, logs: AirflowFinishedLogs, folder: Path, tmp_path: Path, path: str
+    ) -> None:
+        folder.mkdir(parents=True)
+        (folder / "link").symlink_to(tmp_path)
+        for act in (lambda: logs.size(path), lambda: logs.write(path, 0, [b"x"])):
+            with pytest.raises(EdgeWsError):
+                act()
+        assert not (tmp_path / "outside.log").exists()
+
+    def test_a_folder_in_the_files_place(self, logs: AirflowFinishedLogs, folder: Path) -> None:
+        (folder / LOG).mkdir(parents=True)
+        with pytest.raises(EdgeWsError, match="no file"):
+            logs.write(LOG, 0, [b"x"])
+
+    def test_a_file_in_a_folders_place(self, logs: AirflowFinishedLogs, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "dag_id=factory").write_text("")
+        with pytest.raises(EdgeWsError, match="cannot be"):
+            logs.write(LOG, 0, [b"x"])
+
+    def test_a_fault_of_the_source_is_passed_on(self, logs: AirflowFinishedLogs) -> None:
+        def chunks() -> Iterator[bytes]:
+            yield b"one\n"
+            raise UnreachableError("the database is away")
+
+        with pytest.raises(UnreachableError):
+            logs.write(LOG, 0, chunks())
+
+
+class Remote:
+    """A remote log store as Airflow knows them; keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.uploads: list[tuple[str, object]] = []
+
+    def upload(self, path: os.PathLike[str] | str, ti: object = None) -> None:
+        self.uploads.append((str(path), ti))
+
+
+class Broken(Remote):
+    def upload(self, path: os.PathLike[str] | str, ti: object = None) -> None:
+        raise RuntimeError("no bucket")
+
+
+def with_remote(remote: object) -> AirflowFinishedLogs:
+    return AirflowFinishedLogs(remote_store=lambda: remote)
+
+
+class TestUpload:
+    def test_without_a_remote_store_nothing_happens(self, centre: Centre, logs: AirflowFinishedLogs) -> None:
+        logs.upload(LOG, centre.workload(centre.task()).model_dump_json())
+
+    def test_the_store_gets_the_relative_path_and_the_task(self, centre: Centre) -> None:
+        remote, ti = Remote(), centre.task()
+        with_remote(remote).upload(LOG, centre.workload(ti).model_dump_json())
+        ((path, told),) = remote.uploads
+        assert path == LOG
+        assert (str(told.id), told.dag_id, told.try_number) == (str(ti.id), "factory", 1)
+
+    @pytest.mark.parametrize("path", [LOG, "../outside.log"])
+    def test_a_failure_is_logged_and_not_raised(
+        self, centre: Centre, caplog: pytest.LogCaptureFixture, path: str
+    ) -> None:
+        with_remote(Broken()).upload(path, centre.workload(centre.task()).model_dump_json())
+        assert "was not sent to the remote store" in caplog.text
