@@ -1,0 +1,66 @@
+"""Runs one verb: makes sure of its extra, imports its implementation, turns our errors into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from importlib.machinery import PathFinder
+from typing import cast
+
+from edge_ws.cli.verbs import Verb
+from edge_ws.errors import EdgeWsError, MissingExtraError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+# A module that each extra brings, and the distribution to name when it is not there.
+_BROUGHT: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "worker": (("airflow.sdk", "apache-airflow-task-sdk"),),
+    "server": (("airflow.settings", "apache-airflow"), ("alembic", "alembic"), ("sqlalchemy", "sqlalchemy")),
+}
+
+
+def run(verb: Verb, arguments: argparse.Namespace, program: str) -> int:
+    """Run the verb and return the exit code; an expected fault is one sentence on stderr."""
+    try:
+        if verb.extra and not (verb.works_bare and getattr(arguments, verb.works_bare)):
+            require(verb.extra)
+        module, _, function = verb.implementation.partition(":")
+        code = cast("int", getattr(importlib.import_module(module), function)(arguments))
+        sys.stdout.flush()
+    except EdgeWsError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has left (`| head`). Python flushes stdout once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def require(extra: str) -> None:
+    """Make sure that an extra is installed, without importing what it brings.
+
+    Raises:
+        MissingExtraError: it is not.
+    """
+    for module, distribution in _BROUGHT[extra]:
+        if not _is_installed(module):
+            raise MissingExtraError(extra, distribution)
+
+
+def _is_installed(module: str) -> bool:
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    for index in range(len(rest)):
+        if spec is None:
+            return False
+        # importlib.util.find_spec would import the parent: seconds, for Airflow.
+        spec = PathFinder.find_spec(f"{top}.{'.'.join(rest[: index + 1])}", spec.submodule_search_locations)
+    return spec is not None

@@ -1,0 +1,271 @@
+"""The worker's configuration: where each value comes from, and the token it connects with.
+
+One setting, one name: `--some-flag` beats `EDGE_WS_SOME_FLAG` beats `some_flag` in the settings file beats
+the default. Reads neither environment nor argv of its own: both are handed in.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge_ws.errors import RefusedError, UsageError
+from edge_ws.protocol.frames import Refusal
+from edge_ws.protocol.ids import WorkerName
+from edge_ws.worker.settings import SETTINGS, TOKEN_VARIABLE, Kind, Setting, check_name, check_path
+
+DEFAULT_FILE = Path("/etc/edge-ws/worker.toml")
+CONFIG_VARIABLE = "EDGE_WS_CONFIG"
+MAX_TOKEN_BYTES = 16 * 1024
+"""Of the token file; a proxy's limit for a header is lower."""
+_HOW = "at the centre: airflow edge-ws token create"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """What one daemon is told; fixed for its life."""
+
+    url: str
+    """Airflow's base URL, without a slash at its end."""
+    name: WorkerName
+    queues: tuple[str, ...] | None
+    """None: every queue."""
+    concurrency: int
+    team: str | None
+    token_file: Path | None
+    """Comes before `token`."""
+    token: str | None = field(repr=False)
+    """As the environment had it at the start."""
+    state_dir: Path
+    log_level: str
+    transport: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What the defaults depend on."""
+
+    hostname: str
+    is_root: bool
+    default_file: Path = DEFAULT_FILE
+
+
+def this_machine() -> Machine:
+    """Return what holds for this process."""
+    return Machine(hostname=socket.gethostname(), is_root=os.geteuid() == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The configuration, and for each of its fields where the value came from."""
+
+    config: WorkerConfig
+    origins: Mapping[str, str]
+    file: Path | None
+    """The settings file that was read."""
+
+    def shown(self) -> str:
+        """Return one line for each setting: its key, its value and its origin. Secrets are masked."""
+        rows = [("config", str(self.file or "none"), self.origins["config"])]
+        rows += [
+            (setting.key, _shown(setting, getattr(self.config, setting.field)), self.origins[setting.field])
+            for setting in SETTINGS
+        ]
+        rows.append(("token", "none" if self.config.token is None else "***", self.origins["token"]))
+        wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        return "\n".join(f"{key:<{wide[0]}}  {value:<{wide[1]}}  {origin}" for key, value, origin in rows)
+
+
+def _shown(setting: Setting, value: object) -> str:
+    if value is None:
+        return setting.absent
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    value: Any
+    origin: str
+
+
+def resolve(flags: Mapping[str, str | None], environ: Mapping[str, str], machine: Machine) -> Resolved:
+    """Return the configuration that flags (by key, and `config`), environment and settings file make.
+
+    An empty variable counts as not set.
+
+    Raises:
+        UsageError: a value or the settings file is wrong, or there is no URL; the sentence names the source.
+    """
+    named, origin = flags.get("config"), "--config"
+    if named is None and environ.get(CONFIG_VARIABLE):
+        named, origin = environ[CONFIG_VARIABLE], CONFIG_VARIABLE
+    if named is None:
+        origin = "default"
+    file, from_file = _read_file(named, origin, machine.default_file)
+
+    found: dict[str, _Found] = {}
+    for setting in SETTINGS:
+        flag, variable = flags.get(setting.key), environ.get(setting.variable)
+        if flag is not None:
+            found[setting.field] = _from_text(setting, flag, setting.flag)
+        elif variable:
+            found[setting.field] = _from_text(setting, variable, setting.variable)
+        elif file is not None and setting.key in from_file:
+            found[setting.field] = _from_file(setting, from_file[setting.key], file)
+
+    found.setdefault("token_file", _Found(None, "default"))
+    _settle_token(found, environ)
+    _fill_in(found, environ, machine)
+    values = {name: entry.value for name, entry in found.items()}
+    origins = {name: entry.origin for name, entry in found.items()} | {"config": origin}
+    return Resolved(WorkerConfig(**values), origins, file)
+
+
+def _read_file(named: str | None, origin: str, default: Path) -> tuple[Path | None, dict[str, object]]:
+    file = default if named is None else Path(named)
+    if named is None and not file.exists():
+        return None, {}
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{origin}: {file} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # TOML's, Unicode's, and int's for a number of thousands of digits
+        raise UsageError(f"{origin}: {file} is not TOML: {error}") from error
+    known = {setting.key for setting in SETTINGS}
+    for key in values:
+        if key not in known:
+            raise UsageError(f"{file}: there is no setting {key!r}, only {', '.join(sorted(known))}")
+    return file, values
+
+
+def _from_text(setting: Setting, text: str, origin: str) -> _Found:
+    value: object = text
+    if setting.kind is Kind.NUMBER:
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text.strip()):
+            raise UsageError(f"{origin}: {text!r} is not an integer")
+        value = int(text)
+    elif setting.kind is Kind.NAMES:
+        value = text.split(",")
+    return _checked(setting, value, origin, Path.cwd())
+
+
+def _from_file(setting: Setting, value: object, file: Path) -> _Found:
+    origin = f"{setting.key} in {file}"
+    match setting.kind:
+        case Kind.NUMBER:
+            is_right = type(value) is int
+        case Kind.NAMES:
+            is_right = isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+        case Kind.TEXT | Kind.PATH:
+            is_right = isinstance(value, str)
+    if not is_right:
+        raise UsageError(f"{origin}: must be {setting.kind.value}")
+    # A relative path in a settings file is meant from that file, not from wherever the daemon was started.
+    return _checked(setting, value, origin, file.absolute().parent)
+
+
+def _checked(setting: Setting, value: object, origin: str, folder: Path) -> _Found:
+    try:
+        value = setting.check(value)
+    except ValueError as error:
+        raise UsageError(f"{origin}: {error}") from error
+    return _Found(folder / value if isinstance(value, Path) else value, origin)
+
+
+def _settle_token(found: dict[str, _Found], environ: Mapping[str, str]) -> None:
+    """Let the token file or the token in the environment win, by the order of their sources."""
+    token = environ.get(TOKEN_VARIABLE) or None
+    origin = found["token_file"].origin
+    if token is None:
+        found["token"] = _Found(None, "default")
+    elif origin == "--token-file":
+        found["token"] = _Found(None, "--token-file comes first")
+    elif origin == "EDGE_WS_TOKEN_FILE":
+        raise UsageError(f"{TOKEN_VARIABLE} and {origin} are both set; unset one of them")
+    else:
+        found["token"] = _Found(token, TOKEN_VARIABLE)
+        found["token_file"] = _Found(None, f"{TOKEN_VARIABLE} comes first")
+
+
+def _fill_in(found: dict[str, _Found], environ: Mapping[str, str], machine: Machine) -> None:
+    if "url" not in found:
+        raise UsageError("no URL: give --url, EDGE_WS_URL or url in the settings file")
+    if "name" not in found:
+        try:
+            found["name"] = _Found(check_name(machine.hostname), "default (the host name)")
+        except ValueError as error:
+            raise UsageError(f"the host name {error}; give --edge-hostname") from error
+    defaults = {
+        "queues": None,
+        "concurrency": 8,
+        "team": None,
+        "state_dir": _default_state_dir(found["name"].value, environ, machine),
+        "log_level": "info",
+        "transport": "auto",
+    }
+    for name, value in defaults.items():
+        found.setdefault(name, _Found(value, "default"))
+
+
+def _default_state_dir(name: str, environ: Mapping[str, str], machine: Machine) -> Path:
+    if machine.is_root:
+        return Path("/var/lib/edge-ws") / name
+    home = environ.get("XDG_STATE_HOME", "")
+    # By the XDG specification a relative path in it is to be ignored.
+    base = Path(home) if home.startswith("/") else check_path("~/.local/state")
+    return base / "edge-ws" / name
+
+
+def read_token(config: WorkerConfig) -> str:
+    """Return the token as it is now; a file is read anew each time, so that it can be replaced.
+
+    Raises:
+        UsageError: no token is configured at all.
+        RefusedError: (code `token`) the file is missing, unreadable or holds no token. As with a refusal by
+            the server, a daemon whose token has worked before keeps its tasks and tries again.
+    """
+    if config.token_file is None:
+        if config.token is None:
+            raise UsageError(f"no token: give --token-file or {TOKEN_VARIABLE}; {_HOW}")
+        return _checked_token(config.token, TOKEN_VARIABLE)
+    origin = f"the token file {config.token_file}"
+    try:
+        with config.token_file.open("rb") as file:
+            data = file.read(MAX_TOKEN_BYTES + 1)
+    except OSError as error:
+        raise RefusedError(Refusal.TOKEN.value, f"{origin} cannot be read: {error.strerror}") from error
+    if len(data) > MAX_TOKEN_BYTES:
+        raise RefusedError(
+            Refusal.TOKEN.value, f"{origin} has over {MAX_TOKEN_BYTES} bytes; a token is shorter"
+        )
+    return _checked_token(data.decode("utf-8", "replace"), origin)
+
+
+def _checked_token(text: str, origin: str) -> str:
+    token = text.strip()
+    if not token:
+        raise RefusedError(Refusal.TOKEN.value, f"{origin} is empty; {_HOW}")
+    # It travels in a header: a line break in it would end the header.
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise RefusedError(Refusal.TOKEN.value, f"{origin} does not hold one token on one line; {_HOW}")
+    return token
+
+
+def token_warning(config: WorkerConfig) -> str | None:
+    """Return a sentence if others than its owner may read the token file, else None."""
+    if config.token_file is None:
+        return None
+    try:
+        mode = config.token_file.stat().st_mode
+    except OSError:
+        return None  # reading it will tell
+    if not mode & (stat.S_IRGRP | stat.S_IROTH):
+        return None
+    return f"the token file {config.token_file} can be read by others; run: chmod 600 {config.token_file}"

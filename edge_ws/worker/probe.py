@@ -1,0 +1,36 @@
+"""Asks over plain HTTP who answers at an address, when a WebSocket was answered by somebody unknown."""
+
+from __future__ import annotations
+
+import ssl
+from enum import Enum
+
+PROBE_WITHIN_S = 10.0
+
+
+class Answer(Enum):
+    """Who is there."""
+
+    GATEWAY = "gateway"
+    """Ours: something on the way does not let WebSockets pass."""
+    STRANGER = "stranger"
+    """A web server that is not ours, or Airflow without our plugin."""
+    NOBODY = "nobody"
+    """No answer, or one that says to come back."""
+
+
+async def who_answers(health_url: str, context: ssl.SSLContext | None) -> Answer:
+    """Return who answers at a gateway's health address."""
+    # Imported here: a worker that gets its WebSocket, as nearly all do, never pays for it.
+    import httpx2  # noqa: PLC0415
+
+    verify = context if context is not None else True
+    try:
+        async with httpx2.AsyncClient(verify=verify, timeout=PROBE_WITHIN_S) as client:
+            response = await client.get(health_url)
+    except httpx2.HTTPError:
+        return Answer.NOBODY
+    if "edge-ws-error" in response.headers or response.headers.get("content-type") == "application/json":
+        ours = "edge-ws-error" in response.headers or b'"edge_ws"' in response.content
+        return Answer.GATEWAY if ours else Answer.STRANGER
+    return Answer.NOBODY if response.status_code >= 500 else Answer.STRANGER

@@ -1,0 +1,202 @@
+"""The table of the worker's settings: their names, and what their values may be.
+
+Knows nothing of where a value comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from edge_ws.protocol.ids import MAX_CONCURRENCY, WorkerName, is_queue_name, is_team_name, is_worker_name
+
+TOKEN_VARIABLE = "EDGE_WS_TOKEN"  # noqa: S105 - the variable's name
+TRANSPORTS = ("auto", "websocket")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+class Kind(Enum):
+    """What a value is in the settings file; as a flag or a variable every value is text."""
+
+    TEXT = "a string"
+    PATH = "a string (a path)"
+    NUMBER = "an integer"
+    NAMES = "an array of strings"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One setting: its name in all three places, and what it may be."""
+
+    field: str
+    """Of `WorkerConfig`."""
+    flag: str
+    short: str | None = None
+    metavar: str
+    help: str
+    kind: Kind = Kind.TEXT
+    check: Callable[[Any], Any]
+    """Takes a value of the kind and returns the one to use, or raises ValueError with what is wrong."""
+    absent: str = "none"
+    """How `--show-config` shows it when it has no value."""
+
+    @property
+    def key(self) -> str:
+        """Its name in the settings file."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return f"EDGE_WS_{self.key.upper()}"
+
+
+# What a value may be
+
+
+def _check_url(text: str) -> str:
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("the URL holds spaces or characters that no URL has")
+    if "@" in text:
+        raise ValueError(
+            "a URL with a user or password in it is not taken; the worker shows its token instead"
+        )
+    parts = urlsplit(text)  # raises ValueError itself for an address in broken brackets
+    if parts.scheme in {"ws", "wss"}:
+        raise ValueError(f"{text!r} is a WebSocket address; give Airflow's base URL, https://...")
+    if parts.scheme not in {"http", "https"}:
+        raise ValueError(f"{text!r} has no http:// or https:// in front")
+    if not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"{text!r} is not a base URL such as https://airflow.example.com/sub/path")
+    if parts.port == 0:  # raises ValueError itself for what is no port
+        raise ValueError("port 0 cannot be connected to")
+    return (parts.scheme + text[len(parts.scheme) :]).rstrip("/")
+
+
+def check_name(text: str) -> WorkerName:
+    """Return the worker's name, or raise ValueError."""
+    if not is_worker_name(text):
+        raise ValueError(
+            f"{text!r} cannot name a worker: it takes 1-64 letters, digits and ._@:-, a letter or digit first"
+        )
+    return WorkerName(text)
+
+
+def _check_queues(names: list[str]) -> tuple[str, ...]:
+    queues = tuple(dict.fromkeys(name.strip() for name in names))
+    wrong = [name for name in queues if not is_queue_name(name)]
+    if wrong or not queues:
+        raise ValueError(f"{(wrong or [''])[0]!r} cannot name a queue")
+    return queues
+
+
+def _check_team(text: str) -> str:
+    if not is_team_name(text):
+        raise ValueError(f"{text!r} cannot name a team: it takes 1-64 characters")
+    return text
+
+
+def _check_concurrency(number: int) -> int:
+    if not 1 <= number <= MAX_CONCURRENCY:
+        raise ValueError(f"{number} is not between 1 and {MAX_CONCURRENCY}")
+    return number
+
+
+def check_path(text: str) -> Path:
+    """Return the path with `~` made out, or raise ValueError."""
+    if not text or "\0" in text:
+        raise ValueError("the path is empty or holds a NUL")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{text!r}: {error}") from error
+
+
+def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"{text!r} is none of {', '.join(allowed)}")
+        return text
+
+    return check
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        field="url",
+        flag="--url",
+        metavar="URL",
+        help="Airflow's base URL, the only address a worker is given",
+        check=_check_url,
+    ),
+    Setting(
+        field="name",
+        flag="--edge-hostname",
+        short="-H",
+        metavar="NAME",
+        help="the worker's name (default: the machine's host name)",
+        check=check_name,
+    ),
+    Setting(
+        field="queues",
+        flag="--queues",
+        short="-q",
+        metavar="A,B",
+        help="the queues to serve (default: every queue)",
+        kind=Kind.NAMES,
+        check=_check_queues,
+        absent="all",
+    ),
+    Setting(
+        field="concurrency",
+        flag="--concurrency",
+        short="-c",
+        metavar="N",
+        help="slots: how many tasks may run at once (default: 8)",
+        kind=Kind.NUMBER,
+        check=_check_concurrency,
+    ),
+    Setting(
+        field="team",
+        flag="--team-name",
+        short="-t",
+        metavar="TEAM",
+        help="the team whose tasks to run, where Airflow runs with [core] multi_team",
+        check=_check_team,
+    ),
+    Setting(
+        field="token_file",
+        flag="--token-file",
+        metavar="FILE",
+        help=f"holds the worker's token; read again at each connect (without it: {TOKEN_VARIABLE})",
+        kind=Kind.PATH,
+        check=check_path,
+    ),
+    Setting(
+        field="state_dir",
+        flag="--state-dir",
+        metavar="DIR",
+        help="the worker's memory across restarts (default: /var/lib/edge-ws/NAME for root, "
+        "else $XDG_STATE_HOME/edge-ws/NAME)",
+        kind=Kind.PATH,
+        check=check_path,
+    ),
+    Setting(
+        field="log_level",
+        flag="--log-level",
+        metavar="LEVEL",
+        help=f"one of {', '.join(LOG_LEVELS)} (default: info)",
+        check=_one_of(LOG_LEVELS),
+    ),
+    Setting(
+        field="transport",
+        flag="--transport",
+        metavar="HOW",
+        help=f"one of {', '.join(TRANSPORTS)} (default: auto)",
+        check=_one_of(TRANSPORTS),
+    ),
+)

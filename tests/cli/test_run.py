@@ -1,0 +1,199 @@
+"""Extras, exit codes, and what a fresh interpreter loads."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edge_ws import errors
+from edge_ws.cli.run import INTERRUPTED, require, run
+from edge_ws.cli.verbs import Side, Verb
+from tests.support.programs import PACKAGE, clean_environment, run_python
+from tests.support.waiting import wait_until
+
+VERB = Verb(name="do", help="do it", side=Side.ANYWHERE, implementation="tests.support.verbs:do")
+
+
+def _run(what: Callable[[], int]) -> int:
+    return run(VERB, Namespace(what=what), "prog")
+
+
+def _raise(error: BaseException) -> Callable[[], int]:
+    def what() -> int:
+        raise error
+
+    return what
+
+
+def test_the_verbs_code_is_the_exit_code() -> None:
+    assert _run(lambda: 0) == 0
+    assert _run(lambda: 7) == 7
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.EdgeWsError("it failed"), 1),
+        (errors.UsageError("it failed"), 2),
+        (errors.RefusedError("token", "it failed"), 3),
+        (errors.UnreachableError("it failed"), 4),
+        (errors.SchemaError("it failed"), 5),
+        (errors.TimedOutError("it failed"), 7),
+        (errors.RemoteProtocolError("it failed"), 1),
+    ],
+)
+def test_an_error_is_one_sentence_and_a_code(
+    error: errors.EdgeWsError, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(_raise(error)) == code
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "prog: it failed\n")
+
+
+def test_a_missing_extra_says_which(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(_raise(errors.MissingExtraError("worker", "apache-airflow-task-sdk"))) == 6
+    assert "pip install 'edge-ws[worker]'" in capsys.readouterr().err
+
+
+def test_a_bug_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        _run(lambda: 1 // 0)
+
+
+def test_ctrl_c_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(_raise(KeyboardInterrupt())) == INTERRUPTED
+    assert capsys.readouterr().err == ""
+
+
+def test_extras_that_are_here_are_found_without_importing_them(tmp_path: Path) -> None:
+    require("worker")
+    require("server")
+    done = run_python(
+        "-c",
+        "import sys; from edge_ws.cli.run import require; require('worker'); require('server');"
+        "print([m for m in sys.modules if m.split('.')[0] in ('airflow', 'sqlalchemy', 'alembic')])",
+        environment=clean_environment(tmp_path),
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
+# On an install without any extra: the interpreter without its site-packages
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bare")
+    shutil.copytree(PACKAGE, folder / "edge_ws", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def _run_bare(bare: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = clean_environment(bare, **more) | {"PYTHONPATH": str(bare)}
+    return run_python("-S", "-m", "edge_ws.cli", *words, environment=environment)
+
+
+def test_bare_worker_names_its_extra(bare: Path) -> None:
+    done = _run_bare(bare, "worker", "--url", "http://localhost:1")
+    assert (done.returncode, done.stdout) == (6, "")
+    assert (
+        done.stderr
+        == "edge-ws: apache-airflow-task-sdk is not installed; run: pip install 'edge-ws[worker]'\n"
+    )
+
+
+@pytest.mark.parametrize("words", ["token list", "db migrate", "list-workers", "demo"])
+def test_bare_centre_names_its_extra(bare: Path, words: str) -> None:
+    done = _run_bare(bare, *words.split())
+    assert (done.returncode, done.stdout) == (6, "")
+    assert done.stderr == "edge-ws: apache-airflow is not installed; run: pip install 'edge-ws[server]'\n"
+
+
+def test_bare_worker_shows_its_configuration(bare: Path) -> None:
+    done = _run_bare(bare, "worker", "--show-config", "--url", "http://x", EDGE_WS_TOKEN="geheim")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "http://x" in done.stdout
+    assert "geheim" not in done.stdout
+
+
+def test_an_airflow_folder_is_not_taken_for_airflow(bare: Path, tmp_path: Path) -> None:
+    (tmp_path / "airflow" / "dags").mkdir(parents=True)
+    environment = clean_environment(bare) | {"PYTHONPATH": f"{bare}:{tmp_path}"}
+    done = run_python("-S", "-m", "edge_ws.cli", "worker", "--url", "http://x", environment=environment)
+    assert done.returncode == 6
+
+
+# What is loaded
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "edge_ws.worker.config, edge_ws.worker.sysinfo, edge_ws.worker.network, edge_ws.worker.settings",
+        "edge_ws.cli",
+        "edge_ws.cli.airflow",
+        "edge_ws.cli.worker",
+    ],
+)
+def test_imports_nothing_heavy(modules: str, tmp_path: Path) -> None:
+    heavy = ("airflow", "sqlalchemy", "starlette", "pydantic", "alembic", "fastapi", "asyncio")
+    done = run_python(
+        "-c",
+        f"import sys, {modules}; print({{m.split('.')[0] for m in sys.modules}} & set({heavy!r}))",
+        environment=clean_environment(tmp_path),
+    )
+    assert done.stdout == "set()\n", done.stderr
+
+
+# Output that nobody reads
+
+
+def test_a_reader_that_leaves_is_no_traceback(tmp_path: Path) -> None:
+    program = "import sys; from edge_ws.cli import main; input(); sys.exit(main(['version']))"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=clean_environment(tmp_path),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.write("\n")
+        process.stdin.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+def test_ctrl_c_ends_with_its_code(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from argparse import Namespace; from edge_ws.cli.run import run\n"
+        "from edge_ws.cli.verbs import Side, Verb\n"
+        "verb = Verb(name='do', help='', side=Side.ANYWHERE, implementation='tests.support.verbs:do')\n"
+        "what = lambda: print('ready', flush=True) or time.sleep(60)\n"
+        "sys.exit(run(verb, Namespace(what=what), 'prog'))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=clean_environment(tmp_path),
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert wait_until(lambda: process.poll() is not None)
+        assert process.stderr.read() == ""
+    assert process.returncode == INTERRUPTED

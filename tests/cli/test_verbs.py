@@ -1,0 +1,71 @@
+"""The verbs' data is sound."""
+
+from __future__ import annotations
+
+import importlib
+from importlib import metadata
+
+import pytest
+
+from edge_ws.cli.run import require
+from edge_ws.cli.verbs import VERBS, Side, Verb, leaves
+from edge_ws.worker.settings import SETTINGS
+
+ALL = dict(leaves(VERBS))
+
+
+def _flags(words: str) -> set[str]:
+    return {flag for argument in ALL[words].arguments for flag in argument.flags}
+
+
+def test_the_verbs_there_are() -> None:
+    assert {words: verb.side for words, verb in ALL.items()} == {
+        "worker": Side.REMOTE,
+        "token create": Side.CENTRE,
+        "token list": Side.CENTRE,
+        "token revoke": Side.CENTRE,
+        "list-workers": Side.CENTRE,
+        "set-worker-concurrency": Side.CENTRE,
+        "db migrate": Side.CENTRE,
+        "db check": Side.CENTRE,
+        "demo": Side.ANYWHERE,
+        "version": Side.ANYWHERE,
+    }
+
+
+@pytest.mark.parametrize("verb", ALL.values(), ids=ALL)
+def test_each_has_an_implementation(verb: Verb) -> None:
+    module, _, function = verb.implementation.partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.parametrize("verb", ALL.values(), ids=ALL)
+def test_each_extra_is_one_of_the_packages(verb: Verb) -> None:
+    if verb.extra:
+        require(verb.extra)  # raises KeyError for an extra it does not know
+    if verb.works_bare:
+        assert f"--{verb.works_bare.replace('_', '-')}" in {
+            flag for argument in verb.arguments for flag in argument.flags
+        }
+
+
+def test_no_verb_takes_a_token_from_the_command_line() -> None:
+    assert not [words for words in ALL if "--token" in _flags(words)]
+
+
+def test_each_setting_of_the_worker_is_a_flag() -> None:
+    assert {setting.flag for setting in SETTINGS} <= _flags("worker")
+
+
+def test_flags_have_edge3s_names() -> None:
+    assert {"-H", "--edge-hostname", "-c", "--concurrency"} <= _flags("set-worker-concurrency")
+    assert {"-H", "--edge-hostname", "-c", "--concurrency", "-q", "--queues", "-t", "--team-name"} <= _flags(
+        "worker"
+    )
+    assert {"-o", "--output", "--worker-name-pattern"} <= _flags("list-workers")
+    assert {"-q", "--queues", "-t", "--team-name", "--worker-name-pattern"} <= _flags("token create")
+
+
+def test_the_console_script_is_ours() -> None:
+    scripts = [one for one in metadata.entry_points(group="console_scripts") if one.name == "edge-ws"]
+    assert {one.value for one in scripts} <= {"edge_ws.cli:main"}
