@@ -189,7 +189,9 @@ class _Conversation:
         except* WebSocketDisconnect:
             pass
         except* RemoteProtocolError as group:
-            refusal = (Refusal.PROTOCOL, _first(group), CloseCode.PROTOCOL)
+            fault = _first(group)
+            assert isinstance(fault, RemoteProtocolError)
+            refusal = (Refusal.PROTOCOL, fault, CloseCode(fault.close_code))
         except* RefusedError as group:
             error = _first(group)
             assert isinstance(error, RefusedError)

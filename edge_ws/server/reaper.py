@@ -77,9 +77,11 @@ def _judge_accepted(one: OpenClaim, state: str | None) -> Action:
 def _judge_started(one: OpenClaim, state: str | None, ended_for_s: float) -> Action:
     if state == "running":
         return Action.LEAVE
-    if one.worker_silent or one.result is not None:
+    if one.worker_lost or one.result is not None:
         return Action.REMOVE
-    return Action.CANCEL if state == GONE or ended_for_s >= OVERTIME_S else Action.LEAVE
+    # Airflow 3.4 keeps a cleared task's id, in state restarting.
+    cleared = state in {GONE, "restarting"}
+    return Action.CANCEL if cleared or ended_for_s >= OVERTIME_S else Action.LEAVE
 
 
 class Reaper:
@@ -169,7 +171,7 @@ class Reaper:
         if link is None or one.claim in link.cancelled:
             return
         link.cancelled.add(one.claim)
-        why = "the task was cleared or deleted" if state == GONE else f"the task's state is {state}"
+        why = "the task was cleared or deleted" if state in {GONE, "restarting"} else f"the task's state is {state}"
         link.send(Cancel(claim=one.claim, reason=why))
 
     async def _close_refused(self) -> None:

@@ -74,7 +74,7 @@ from edge_ws.worker.jobs import (
     StopLog,
     TailLog,
 )
-from edge_ws.worker.link import Link
+from edge_ws.worker.link import Link, flat
 from edge_ws.worker.logs import Logs
 from edge_ws.worker.outbox import Outbox
 from edge_ws.worker.slots import Slots
@@ -82,6 +82,8 @@ from edge_ws.worker.state import StateDirectory
 from edge_ws.worker.transports.websocket import WebSocketTransport
 
 log = logging.getLogger("edge_ws.worker")
+
+JobEvent = Prepared | PrepareRefused | JobStarted | JobNotStarted | JobEnded | Dropped
 
 RESEND_EVERY_S = 10.0
 """What the server has not confirmed for so long is said again: it may have lost its database for a moment."""
@@ -124,7 +126,7 @@ class Daemon:
             ),
             self._on_host_event,
         )
-        transport = WebSocketTransport(network.ws_url(config.url), network.ssl_context(config.url))
+        transport = WebSocketTransport(config.url, network.ssl_context(config.url))
         self._link = Link(
             config.name,
             transport,
@@ -235,7 +237,9 @@ class Daemon:
         self._slots.concurrency = self._config.concurrency if wish.concurrency is None else wish.concurrency
         self._queues = self._config.queues if wish.queues is None else wish.queues
         if wish.revision != self._revision:
-            log.info("applied: %d slots, queues %s", self._slots.concurrency, self._queues or "all")
+            log.info(
+                "applied: %d slots, queues %s", self._slots.concurrency, ", ".join(self._queues or ["all"])
+            )
         self._revision = wish.revision
         self._link.send(
             Applied(revision=self._revision, concurrency=self._slots.concurrency, queues=self._queues)
@@ -257,6 +261,11 @@ class Daemon:
             case HostFailed():
                 log.error("no job host: %s", event.reason)
                 self._set_accepting()
+            case _:
+                self._on_job_event(event)
+
+    def _on_job_event(self, event: JobEvent) -> None:
+        match event:
             case Prepared():
                 start = _size(event.log_path)
                 self._do(self._jobs.prepared(event.claim, event.host, event.log_path, start))
@@ -378,7 +387,7 @@ class Daemon:
                 await self._link.run()
                 tasks.cancel_scope.cancel()
         except* EdgeWsError as group:
-            failed.extend(error for error in group.exceptions if isinstance(error, EdgeWsError))
+            failed.extend(flat(group))
         if failed or (self._draining and not len(self._jobs)):
             self._retiring = True
             await self._hosts.retire()

@@ -19,7 +19,7 @@ from edge_ws.protocol.frames import Bye, Hello, Log, Refusal, Refused, ServerFra
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import Close, CloseCode, WorkerSession
 from edge_ws.protocol.states import Connection
-from edge_ws.worker.transports.base import Channel, Transport
+from edge_ws.worker.transports.base import Channel, Transport, refusal
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,8 @@ READY_RESETS_S = 30.0
 """A connection that was ready for so long makes the next backoff a first one."""
 REFUSED_RETRY_S = 300.0
 """A worker whose credential once worked tries a refusing server again after this, with jitter, for ever."""
-_TERMINAL = frozenset({Refusal.TOKEN, Refusal.NAME_IN_USE, Refusal.VERSION, Refusal.NOT_ADMITTED})
+_COME_BACK = frozenset({Refusal.UNAVAILABLE.value, Refusal.PROTOCOL.value})
+"""Refusals that may be over in a moment; all others need a person."""
 
 
 class Served(Protocol):
@@ -164,7 +165,7 @@ class Link:
         return self._backoff.next_s()
 
     def _refused(self, error: RefusedError) -> float:
-        terminal = error.code in {refusal.value for refusal in _TERMINAL}
+        terminal = error.code not in _COME_BACK
         if terminal and not self._proven:
             raise error
         if error.retry_after_s is not None:
@@ -173,7 +174,7 @@ class Link:
             pause_s = REFUSED_RETRY_S * random.uniform(0.8, 1.2)  # noqa: S311
         else:
             pause_s = self._backoff.next_s()
-        log.error("refused: %s; running tasks go on, next try in %.0f s", error, pause_s)
+        log.error("%s; running tasks go on, next try in %.0f s", error, pause_s)
         return pause_s
 
     async def _serve(self, opened_at: float) -> None:
@@ -187,7 +188,7 @@ class Link:
             try:
                 await self._speak(channel, self._session, opened_at)
             except RemoteProtocolError as error:
-                await channel.close(Close(CloseCode.PROTOCOL, str(error)))
+                await channel.close(Close(CloseCode(error.close_code), str(error)))
                 raise
 
     async def _speak(self, channel: Channel, session: WorkerSession, opened_at: float) -> None:
@@ -199,7 +200,7 @@ class Link:
                 await self._write(channel, session)
                 tasks.cancel_scope.cancel()
         except* EdgeWsError as group:
-            failed.extend(_flat(group))
+            failed.extend(flat(group))
         if failed and not (self._leaving is not None and session.state is Connection.CLOSED):
             # Each task fails for the same end of the connection; a refusal says the most.
             raise next((error for error in failed if isinstance(error, RefusedError)), failed[0])
@@ -217,7 +218,7 @@ class Link:
                 # What was asked for while the connection was opened.
                 self._outgoing.set()
             elif isinstance(frame, Refused):
-                raise RefusedError(frame.code.value, frame.sentence, retry_after_s=frame.retry_after_s)
+                raise refusal(self._transport.where, frame.code.value, frame.sentence, frame.retry_after_s)
             else:
                 self._served.take(frame)
 
@@ -250,9 +251,9 @@ class Link:
                 self.send(self._served.status())
 
 
-def _flat(group: BaseExceptionGroup[EdgeWsError]) -> list[EdgeWsError]:
+def flat(group: BaseExceptionGroup[EdgeWsError]) -> list[EdgeWsError]:
     """Return the errors of a group of groups."""
     flat: list[EdgeWsError] = []
     for error in group.exceptions:
-        flat.extend(_flat(error) if isinstance(error, BaseExceptionGroup) else [error])
+        flat.extend(flat(error) if isinstance(error, BaseExceptionGroup) else [error])
     return flat

@@ -25,7 +25,7 @@ def claim(phase: Phase, result: str | None, *flags: str) -> OpenClaim:
         is_callback="callback" in flags,
         result=result,
         overdue="overdue" in flags,
-        worker_silent="silent" in flags,
+        worker_lost="lost worker" in flags,
     )
 
 
@@ -51,11 +51,12 @@ def claim(phase: Phase, result: str | None, *flags: str) -> OpenClaim:
         (claim(A, "lost"), GONE, 0, Action.REMOVE),
         # Started.
         (claim(S, None), "running", 0, Action.LEAVE),
-        (claim(S, None, "silent"), "running", 9e9, Action.LEAVE),
+        (claim(S, None, "lost worker"), "running", 9e9, Action.LEAVE),
         (claim(S, None), GONE, 0, Action.CANCEL),
+        (claim(S, None), "restarting", 0, Action.CANCEL),
         (claim(S, None), "success", OVERTIME_S - 1, Action.LEAVE),
         (claim(S, None), "failed", OVERTIME_S, Action.CANCEL),
-        (claim(S, None, "silent"), "failed", 0, Action.REMOVE),
+        (claim(S, None, "lost worker"), "failed", 0, Action.REMOVE),
         (claim(S, "not_started"), "running", 0, Action.LEAVE),
         (claim(S, "not_started"), "failed", 0, Action.REMOVE),
         # Callbacks.

@@ -185,7 +185,7 @@ def _kill(site: Site) -> None:
                 os.killpg(process.popen.pid, signal.SIGKILL)
                 process.popen.wait()
     for one in psutil.process_iter(["environ"]):
-        if (one.info["environ"] or {}).get("AIRFLOW_HOME", "").startswith(str(site.home)):
+        if (one.info["environ"] or {}).get("HOME", "").startswith(str(site.home.parent)):
             one.kill()
 
 

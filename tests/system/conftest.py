@@ -16,5 +16,13 @@ def site(tmp_path_factory: pytest.TempPathFactory, session_pids: set[int]) -> It
     folder = tmp_path_factory.mktemp("site")
     with running_site(folder, Path(__file__).parent / "dags") as site:
         site.worker("factory-7", "-c", "8", "-q", "default")
-        session_pids.update(one.pid for one in psutil.Process().children(recursive=True))
         yield site
+
+
+@pytest.fixture(autouse=True)
+def _spare_the_site(site: Site, session_pids: set[int]) -> Iterator[None]:
+    """The site's processes, job hosts among them, live until the session's end."""
+    yield
+    for one in psutil.process_iter(["environ"]):
+        if (one.info["environ"] or {}).get("HOME", "").startswith(str(site.home.parent)):
+            session_pids.add(one.pid)

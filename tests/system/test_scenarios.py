@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from pathlib import Path
 
 import psutil
@@ -79,6 +81,51 @@ def test_a_cleared_task_is_cancelled_and_runs_again(site: Site) -> None:
     assert took < 9, worker.tail()
     assert site.wait_run("cleared", "r1") == "success"
     site.wait_log("the second time", "cleared", "r1", "hangs_once", 2)
+
+
+def _begun(site: Site, run: str, attempt: int) -> int:
+    """Wait for that attempt of `lasts` to run; return its process id."""
+    marker = Path(site.notes, f"lasting-{run}-{attempt}")
+    wait_until(lambda: marker.exists() and marker.read_text(), 60)
+    return int(marker.read_text())
+
+
+def test_a_job_outlives_its_daemon(site: Site) -> None:
+    daemon = site.worker("dies", "-q", "mortal")
+    site.trigger("lasting", "daemon")
+    pid = _begun(site, "daemon", 1)
+    site.wait_log("begun", "lasting", "daemon", "lasts")
+    daemon.stop(signal.SIGKILL)
+    assert psutil.pid_exists(pid)
+    Path(site.notes, "release-daemon").touch()
+    again = site.worker("dies", "-q", "mortal")
+    assert site.wait_run("lasting", "daemon") == "success"
+    log = site.wait_log("released", "lasting", "daemon", "lasts")
+    assert log.count("begun") == 1
+    (task,) = site.tasks("lasting", "daemon").values()
+    assert task["try_number"] == 1
+    assert again.stop() == 0
+
+
+def test_a_dead_job_host_is_reported_at_once_and_the_task_retried(site: Site) -> None:
+    worker = site.worker("dies", "-q", "mortal")
+    site.trigger("lasting", "host")
+    pid = _begun(site, "host", 1)
+    (journal,) = Path(site.home, "remote-dies", "state", "hosts").glob("*.json")
+    psutil.Process(json.loads(journal.read_text())["pid"]).kill()
+    took_s = seconds_until(lambda: not psutil.pid_exists(pid), 10)
+    assert took_s < 10
+    again = _begun(site, "host", 2)
+    assert again != pid
+    Path(site.notes, "release-host").touch()
+    assert site.wait_run("lasting", "host") == "success"
+    assert worker.stop() == 0
+
+
+def test_a_missed_deadline_is_called_back_on_a_worker(site: Site) -> None:
+    site.trigger("late", "r1")
+    assert site.wait_run("late", "r1") == "success"
+    assert Path(site.notes, "deadline", "missed").is_dir()
 
 
 def test_a_task_that_nobody_serves_waits(site: Site) -> None:

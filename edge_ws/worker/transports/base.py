@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from edge_ws.protocol.frames import ServerFrame, WorkerFrame
+from edge_ws.errors import RefusedError
+from edge_ws.protocol.frames import Refusal, ServerFrame, WorkerFrame
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import Close
 
@@ -39,6 +40,8 @@ class Transport(Protocol):
     """A kind of way, for one server."""
 
     name: str
+    where: str
+    """The server's base URL, for sentences."""
 
     def open(self, worker: WorkerName, token: str) -> AbstractAsyncContextManager[Channel]:
         """Open a channel, closed at the end of the block.
@@ -48,3 +51,12 @@ class Transport(Protocol):
             RefusedError: the server refused the credential or cannot serve now.
         """
         ...
+
+
+def refusal(where: str, code: str, sentence: str, retry_after_s: float | None) -> RefusedError:
+    """Return a server's refusal as an error whose sentence says where it came from and what to do."""
+    if code == Refusal.TOKEN.value:
+        sentence = f"token refused by {where} ({sentence}); at the centre: airflow edge-ws token create"
+    else:
+        sentence = f"refused by {where}: {sentence}"
+    return RefusedError(code, sentence, retry_after_s=retry_after_s)

@@ -16,13 +16,18 @@ from websockets.http11 import Response
 
 from edge_ws.errors import RefusedError, UnreachableError
 from edge_ws.protocol import codec
-from edge_ws.protocol.frames import Refusal, ServerFrame, WorkerFrame
+from edge_ws.protocol.frames import ServerFrame, WorkerFrame
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import Close
+from edge_ws.worker import network
+from edge_ws.worker.probe import Answer, who_answers
+from edge_ws.worker.transports.base import refusal
 
 OPEN_WITHIN_S = 10.0
 CLOSE_WITHIN_S = 1.0
 ERROR_HEADER = "edge-ws-error"
+WRONG_URL = "wrong_url"
+"""Code of a refusal by a server that is not ours."""
 
 
 class WebSocketChannel:
@@ -58,8 +63,10 @@ class WebSocketTransport:
 
     name = "websocket"
 
-    def __init__(self, url: str, context: ssl.SSLContext | None) -> None:
-        self._url = url
+    def __init__(self, base_url: str, context: ssl.SSLContext | None) -> None:
+        self.where = base_url
+        self._url = network.ws_url(base_url)
+        self._health_url = network.health_url(base_url)
         self._context = context
 
     @asynccontextmanager
@@ -79,7 +86,7 @@ class WebSocketTransport:
         try:
             connection = await opening
         except InvalidStatus as error:
-            raise _refused(self._url, error.response) from error
+            raise await self._refused(error.response) from error
         except InvalidMessage as error:
             raise UnreachableError(f"{self._url} does not speak HTTP: {error}") from error
         except InvalidHandshake as error:
@@ -98,20 +105,34 @@ class WebSocketTransport:
             with suppress(OSError):
                 await connection.close()
 
+    async def _refused(self, response: Response) -> RefusedError | UnreachableError:
+        """Return what an HTTP answer instead of an upgrade means."""
+        code = response.headers.get(ERROR_HEADER)
+        if code is not None:
+            return _own_refusal(self.where, code, response)
+        status = f"{self._url} answered with HTTP status {response.status_code}"
+        answer = await who_answers(self._health_url, self._context)
+        if answer is Answer.GATEWAY:
+            return UnreachableError(f"{status}: something on the way does not let WebSockets pass")
+        if answer is Answer.NOBODY:
+            return UnreachableError(f"{status}; it is not ready or not there")
+        return RefusedError(
+            WRONG_URL,
+            f"{status}: no edge-ws is there; --url is Airflow's base URL, and at the centre [edge_ws] "
+            "api_enabled must be True (restart the api-server after a change)",
+        )
+
+
+def _own_refusal(where: str, code: str, response: Response) -> RefusedError:
+    sentence, retry_after_s = code, None
+    with suppress(orjson.JSONDecodeError, KeyError, TypeError):
+        body = orjson.loads(response.body or b"")
+        sentence, retry_after_s = str(body["sentence"]), body.get("retry_after_s")
+    return refusal(where, code, sentence, retry_after_s)
+
 
 def _closed(error: ConnectionClosed) -> str:
     frame = error.rcvd
     if frame is None:
         return "the connection broke off"
     return f"the server closed the connection ({frame.code}{': ' + frame.reason if frame.reason else ''})"
-
-
-def _refused(url: str, response: Response) -> RefusedError | UnreachableError:
-    """Return what an HTTP answer instead of an upgrade means."""
-    code = response.headers.get(ERROR_HEADER)
-    if code is None:
-        return UnreachableError(f"{url} answered with HTTP status {response.status_code} and no WebSocket")
-    with suppress(orjson.JSONDecodeError, KeyError, TypeError):
-        body = orjson.loads(response.body or b"")
-        return RefusedError(code, str(body["sentence"]), retry_after_s=body.get("retry_after_s"))
-    return RefusedError(code if code in {one.value for one in Refusal} else Refusal.PROTOCOL.value, code)

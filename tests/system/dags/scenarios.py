@@ -9,7 +9,15 @@ from pathlib import Path
 
 from airflow.providers.standard.sensors.python import PythonSensor
 from airflow.providers.standard.triggers.temporal import DateTimeTrigger
-from airflow.sdk import BaseOperator, dag, get_current_context, task
+from airflow.sdk import (
+    BaseOperator,
+    DeadlineAlert,
+    DeadlineReference,
+    SyncCallback,
+    dag,
+    get_current_context,
+    task,
+)
 
 NOTES = Path(os.environ.get("SITE_NOTES", "/nonexistent"))
 """Where tasks leave what a test looks at."""
@@ -109,6 +117,40 @@ def cleared():
 
 
 @dag(schedule=None)
+def lasting():
+    @task(queue="mortal", retries=1, retry_delay=timedelta(seconds=0))
+    def lasts():
+        ti = get_current_context()["ti"]
+        marker = NOTES / f"lasting-{ti.run_id}-{ti.try_number}"
+        marker.write_text(str(os.getpid()))
+        print("begun")
+        release = NOTES / f"release-{ti.run_id}"
+        while not release.exists():
+            time.sleep(0.1)
+        print("released")
+
+    lasts()
+
+
+@dag(
+    schedule=None,
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(seconds=1),
+        # Something that every worker can import, and whose effect a test can see.
+        callback=SyncCallback("os.makedirs", kwargs={"name": str(NOTES / "deadline" / "missed")}),
+    ),
+)
+def late():
+    @task
+    def takes_its_time():
+        while not (NOTES / "deadline" / "missed").exists():
+            time.sleep(0.1)
+
+    takes_its_time()
+
+
+@dag(schedule=None)
 def elsewhere():
     @task(queue="unserved")
     def nobody_serves_it():
@@ -123,4 +165,6 @@ rounds()
 fifty()
 long_names()
 cleared()
+lasting()
+late()
 elsewhere()

@@ -1,0 +1,363 @@
+"""The daemon's side of the job hosts: one that takes new jobs, and whichever older ones still have some.
+
+It finds living hosts in their directory, attaches to them, replaces one that dies, and tells the daemon what
+they tell. Knows neither Airflow nor the server; the processes themselves are `host_process`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+from anyio.abc import ByteStream
+
+from edge_ws.errors import UsageError
+from edge_ws.protocol.ids import ClaimId, HostId, new_id
+from edge_ws.worker import host_process
+from edge_ws.worker.host_events import (
+    Dropped,
+    HostEvent,
+    HostFailed,
+    HostGone,
+    HostJob,
+    HostSettings,
+    HostUp,
+    JobEnded,
+    JobNotStarted,
+    JobStarted,
+    Prepared,
+    PrepareRefused,
+)
+from edge_ws.worker.host_life import Life
+from edge_ws.worker.host_process import HostFiles, Journal
+
+__all__ = [
+    "Dropped",
+    "HostEvent",
+    "HostFailed",
+    "HostGone",
+    "HostJob",
+    "HostSettings",
+    "HostUp",
+    "Hosts",
+    "JobEnded",
+    "JobNotStarted",
+    "JobStarted",
+    "PrepareRefused",
+    "Prepared",
+]
+
+log = logging.getLogger("edge_ws.worker")
+
+_LOOK_S = 0.05
+"""How often is looked whether a host that starts listens, or one that was killed is gone."""
+_LONGEST_RESTART_S = 60.0
+_STABLE_S = 60.0
+"""A host that was ready for so long may be replaced at once."""
+_BURIAL_S = 10.0
+"""How long a killed process may take to vanish: one stuck in the kernel runs no more code of its own."""
+
+
+class Hosts:
+    """All job hosts of this site. Only `run` and `retire` take time; `on_event` is called from them alone."""
+
+    def __init__(self, settings: HostSettings, on_event: Callable[[HostEvent], None]) -> None:
+        self._settings = settings
+        self._on_event = on_event
+        self._lives: dict[HostId, Life] = {}
+        self._claims: dict[ClaimId, Life] = {}
+        self._retiring = False
+        self._found = False
+
+    @property
+    def current(self) -> HostId | None:
+        """The host that new jobs go to, None while none is ready."""
+        return next((life.host for life in self._lives.values() if life.accepts), None)
+
+    @property
+    def alive(self) -> tuple[HostId, ...]:
+        """Every host that is not known dead."""
+        return tuple(self._lives)
+
+    # What the daemon wants
+
+    def prepare(self, claim: ClaimId, payload: str, server: str) -> None:
+        """Have the current host start a process that waits: `Prepared` or `PrepareRefused` follows."""
+        current = self.current
+        if current is None:
+            event = PrepareRefused(claim, "no job host is ready on this worker")
+            asyncio.get_running_loop().call_soon(self._on_event, event)
+            return
+        life = self._claims[claim] = self._lives[current]
+        life.preparing.add(claim)
+        life.say("prepare", claim=claim, payload=payload, server=server)
+
+    def go(self, claim: ClaimId, token: str) -> None:
+        """Let the waiting process start; nothing happens if its host is gone, which is told by `HostGone`."""
+        self._say(claim, "go", token=token)
+
+    def drop(self, claim: ClaimId) -> None:
+        """Kill the waiting process: `Dropped` follows."""
+        self._say(claim, "drop")
+
+    def cancel(self, claim: ClaimId, grace_s: float, reason: str) -> None:
+        """Stop the job: SIGTERM to the task's process group, SIGKILL after the grace; `JobEnded` follows."""
+        self._say(claim, "cancel", grace_s=grace_s, reason=reason)
+
+    def forget(self, claim: ClaimId) -> None:
+        """The job's end is safe elsewhere: its host need not keep it."""
+        if life := self._claims.pop(claim, None):
+            life.forgotten.append(claim)
+            life.say("forget", claim=claim)
+
+    def _say(self, claim: ClaimId, op: str, **words: object) -> None:
+        if life := self._claims.get(claim):
+            life.say(op, claim=claim, **words)
+
+    # Running
+
+    async def run(self) -> None:
+        """Keep one host ready until cancelled, which leaves all hosts and their jobs alive.
+
+        Raises:
+            UsageError: the hosts' directory cannot be made.
+        """
+        adopted = self._find()
+        async with anyio.create_task_group() as tasks:
+            for found in list(self._lives.values()):
+                tasks.start_soon(self._attend, found)
+            delay_s = 0.0
+            while not self._retiring:
+                life: Life | None = adopted or self._launch()
+                if life is not None:
+                    if life is not adopted:
+                        tasks.start_soon(self._attend, life)
+                    await life.unwanted.wait()
+                adopted = None
+                if life is not None and life.ready_since and time.monotonic() - life.ready_since > _STABLE_S:
+                    delay_s = 0.0
+                else:
+                    delay_s = min(max(2 * delay_s, self._settings.restart_s), _LONGEST_RESTART_S)
+                await anyio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
+            await anyio.sleep_forever()
+
+    async def retire(self) -> None:
+        """Let every host finish what it has and leave; return when all are gone. Works after `run`, too."""
+        self._retiring = True
+        self._find()
+        async with anyio.create_task_group() as tasks:
+            for life in list(self._lives.values()):
+                if life.launched and life.ready_since is None:
+                    life.wanted = False
+                    life.kill()  # It has never had a job.
+                    life.unwanted.set()
+                else:
+                    life.retire()
+                if not life.attended:
+                    tasks.start_soon(self._attend, life)
+            while self._lives:  # noqa: ASYNC110 - any of several tasks buries them
+                await anyio.sleep(_LOOK_S)
+
+    def _find(self) -> Life | None:
+        """Learn once of the hosts that another daemon has left; return the one that new jobs may go to."""
+        if self._found:
+            return next((life for life in self._lives.values() if life.wanted), None)
+        self._found = True
+        directory = self._settings.directory
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.chmod(0o700)
+        except OSError as error:
+            raise UsageError(
+                f"the folder {directory} cannot be made: {error.strerror}; choose another state directory"
+            ) from error
+        adopted = None
+        for host in host_process.find_hosts(directory):
+            files = HostFiles(directory, host)
+            journal = host_process.read_journal(files)
+            fits = journal.fingerprint == self._settings.fingerprint and not journal.closed
+            patience_s = self._settings.ping_timeout_s if journal.ready else self._settings.start_timeout_s
+            life = self._lives[host] = Life(
+                files,
+                child=None,
+                wanted=fits and adopted is None and not self._retiring,
+                patience_s=patience_s,
+            )
+            if life.wanted:
+                adopted = life
+            elif not journal.closed:
+                life.retire()
+        return adopted
+
+    def _launch(self) -> Life | None:
+        settings = self._settings
+        files = HostFiles(settings.directory, HostId(new_id()))
+        try:
+            child = host_process.launch(
+                files,
+                python=settings.python,
+                environment=settings.environment,
+                fingerprint=settings.fingerprint,
+                worker_name=settings.worker_name,
+            )
+        except OSError as error:
+            self._on_event(HostFailed(f"{settings.python} cannot be started: {error.strerror}"))
+            return None
+        life = Life(files, child=child, wanted=True, patience_s=settings.start_timeout_s)
+        self._lives[files.host] = life
+        return life
+
+    # One host's life
+
+    async def _attend(self, life: Life) -> None:
+        """Stay with a host until it is dead, then bury it."""
+        life.attended = True
+        try:
+            give_up = time.monotonic() + life.patience_s
+            while life.lives():
+                if await self._converse(life):
+                    give_up = time.monotonic() + self._settings.ping_timeout_s
+                elif time.monotonic() > give_up:
+                    life.kill()
+                await anyio.sleep(_LOOK_S)
+            await self._bury(life)
+        finally:
+            life.attended = False
+
+    async def _converse(self, life: Life) -> bool:
+        """Talk with the host until the connection ends; tell whether there was any."""
+        try:
+            stream = await life.connect()
+        except OSError as error:
+            log.warning("job host %s cannot be reached, through no fault of its own: %s", life.host, error)
+            return True
+        if stream is None:
+            return False
+        async with stream, anyio.create_task_group() as tasks:
+
+            async def until_the_end(part: Callable[[Life, ByteStream], Any]) -> None:
+                with contextlib.suppress(
+                    anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream
+                ):
+                    await part(life, stream)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(until_the_end, self._read)
+            tasks.start_soon(until_the_end, self._write)
+            tasks.start_soon(until_the_end, self._watch)
+        return True
+
+    async def _write(self, life: Life, stream: ByteStream) -> None:
+        await stream.send(b'{"op": "hello"}\n')
+        await life.send_all(stream)
+
+    async def _read(self, life: Life, stream: ByteStream) -> None:
+        unread = b""
+        async for data in stream:
+            *lines, unread = (unread + data).split(b"\n")
+            for line in lines:
+                self._hear(life, line)
+
+    async def _watch(self, life: Life, _stream: ByteStream) -> None:
+        """Ping the host, and kill it if it does not answer."""
+        settings = self._settings
+        if not await life.in_time(lambda: life.ready_since is not None, life.patience_s):
+            log.error("job host %s does not answer; it is killed", life.host)
+            life.kill()
+            return
+        healthy = True
+        while healthy:
+            await anyio.sleep(settings.ping_interval_s)
+            healthy = await life.answers_ping(settings.ping_timeout_s)
+        log.error("job host %s has not answered for %g s; it is killed", life.host, settings.ping_timeout_s)
+        life.kill()
+
+    async def _bury(self, life: Life) -> None:
+        """Clear up after a dead host, and tell the daemon."""
+        journal = host_process.read_journal(life.files)
+        with anyio.move_on_after(_BURIAL_S):
+            while host_process.kill_leftovers(journal):  # noqa: ASYNC110 - not our children: nothing tells
+                await anyio.sleep(_LOOK_S)
+        left = journal.closed and journal.failure is None and not journal.has_unfinished
+        events = [*self._ends(life, journal, left=left)]
+        # Whoever hears of it must not find it among the living.
+        del self._lives[life.host]
+        self._claims = {claim: other for claim, other in self._claims.items() if other is not life}
+        life.wanted = False
+        life.unwanted.set()
+        for event in events:
+            self._on_event(event)
+        # Last: should this daemon end before, the next one reads them.
+        host_process.remove(life.files, keep_log=not left)
+
+    def _ends(self, life: Life, journal: Journal, *, left: bool) -> Iterator[HostEvent]:
+        for claim in sorted(life.preparing):
+            yield PrepareRefused(claim, "the job host died before the job was ready")
+        if life.launched and life.ready_since is None:
+            if not self._retiring:
+                words = host_process.last_words(life.files) or "it said nothing"
+                yield HostFailed(journal.failure or f"the job host ended during its start: {words}")
+            return
+        jobs = [HostJob.read(job) for job in journal.jobs]
+        yield HostGone(life.host, tuple(job for job in jobs if job.claim not in life.forgotten), left)
+
+    # What a host tells
+
+    def _hear(self, life: Life, line: bytes) -> None:
+        try:
+            told = json.loads(line)
+            event = self._read_event(life, told)
+        except (ValueError, LookupError, TypeError) as error:
+            # Of a host of another release perhaps: its other words still count.
+            log.warning("job host %s says what this release does not understand: %r", life.host, error)
+            return
+        if event is not None:
+            self._on_event(event)
+
+    def _read_event(self, life: Life, told: dict[str, Any]) -> HostEvent | None:
+        kind = told["ev"]
+        if kind == "hello":
+            return self._hello(life, told)
+        if kind == "pong":
+            life.ponged = told["n"]
+            life.answered()
+            return None
+        claim = ClaimId(told["claim"])
+        life.preparing.discard(claim)
+        if kind in {"refused", "dropped"}:
+            self._claims.pop(claim, None)
+        return _EVENTS[kind](claim, life.host, told) if kind in _EVENTS else None
+
+    def _hello(self, life: Life, told: dict[str, Any]) -> HostEvent | None:
+        if not told["ready"]:
+            return None
+        jobs = tuple(HostJob.read(job) for job in told["jobs"])
+        if life.ready_since is None:
+            life.ready_since = time.monotonic()
+        if told["closed"]:
+            life.wanted = False
+            life.unwanted.set()
+        for job in jobs:
+            self._claims[job.claim] = life
+        life.answered()
+        return HostUp(life.host, jobs, told["versions"], life.accepts)
+
+
+_EVENTS: dict[str, Callable[[ClaimId, HostId, dict[str, Any]], HostEvent]] = {
+    "prepared": lambda claim, host, told: Prepared(claim, host, told["log_path"]),
+    "refused": lambda claim, _host, told: PrepareRefused(claim, told["reason"], told["invalid"]),
+    "dropped": lambda claim, _host, _told: Dropped(claim),
+    "started": lambda claim, host, _told: JobStarted(claim, host),
+    "not_started": lambda claim, host, told: JobNotStarted(claim, host, told["reason"]),
+    "ended": lambda claim, host, told: JobEnded(
+        claim, host, told["exit_code"], told["detail"], told["log_uploaded"]
+    ),
+}
+"""A host's word about a claim -> the event."""

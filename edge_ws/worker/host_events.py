@@ -1,0 +1,153 @@
+"""What the job hosts tell the daemon, and what it must know to run them: plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_ws.protocol.ids import ClaimId, HostId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSettings:
+    """How job hosts are started and watched; durations in seconds."""
+
+    directory: Path
+    """Theirs alone; made if it is not there, readable by nobody else. Its path may be of any length."""
+    python: str
+    """The interpreter, as an absolute path."""
+    environment: Mapping[str, str]
+    """What hosts and jobs inherit, but for the daemon's own `EDGE_WS_` variables."""
+    fingerprint: str
+    """What a host depends on: one of another fingerprint gets no new jobs."""
+    worker_name: str
+    ping_interval_s: float = 5.0
+    ping_timeout_s: float = 20.0
+    """A host that answers nothing for so long is killed."""
+    start_timeout_s: float = 180.0
+    """So is one that has not loaded Airflow after so long."""
+    restart_s: float = 1.0
+    """Before a host that died is replaced; doubled each time, to a minute at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostJob:
+    """A job as its host knows it."""
+
+    claim: ClaimId
+    phase: str
+    """prepared, going, started, not_started or ended."""
+    log_path: str | None
+    exit_code: int | None
+    detail: str
+    """Why it ended as it did, or did not start; may be empty."""
+    log_uploaded: bool
+
+    @staticmethod
+    def read(told: Mapping[str, Any]) -> HostJob:
+        """Take it from a host's `hello` or journal."""
+        return HostJob(
+            claim=ClaimId(told["claim"]),
+            phase=told["phase"],
+            log_path=told["log_path"],
+            exit_code=told["exit_code"],
+            detail=told["detail"],
+            log_uploaded=told["log_uploaded"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HostUp:
+    """A host is attached and ready; these are all its jobs. Comes again whenever the whole is told anew."""
+
+    host: HostId
+    jobs: tuple[HostJob, ...]
+    versions: dict[str, str]
+    accepts: bool
+    """New jobs go there."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostGone:
+    """A host is dead for certain, and what its jobs left is killed; these are the jobs of its journal."""
+
+    host: HostId
+    jobs: tuple[HostJob, ...]
+    left: bool = False
+    """It has left in order, with nothing unfinished."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostFailed:
+    """A host could not be started; it is tried again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A process of the host waits for `go`."""
+
+    claim: ClaimId
+    host: HostId
+    log_path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareRefused:
+    """Nothing of the job waits here."""
+
+    claim: ClaimId
+    reason: str
+    invalid: bool = False
+    """The payload itself cannot be run; else there is no host, or no room, and another worker may take it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A waiting process is gone, without having started anything."""
+
+    claim: ClaimId
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted:
+    """Airflow has accepted the task's start."""
+
+    claim: ClaimId
+    host: HostId
+
+
+@dataclass(frozen=True, slots=True)
+class JobNotStarted:
+    """The task never ran, and never will."""
+
+    claim: ClaimId
+    host: HostId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """The job's processes are gone."""
+
+    claim: ClaimId
+    host: HostId
+    exit_code: int
+    detail: str
+    log_uploaded: bool
+
+
+HostEvent = (
+    HostUp
+    | HostGone
+    | HostFailed
+    | Prepared
+    | PrepareRefused
+    | Dropped
+    | JobStarted
+    | JobNotStarted
+    | JobEnded
+)

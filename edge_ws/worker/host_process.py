@@ -1,0 +1,219 @@
+"""A job host's process seen from outside: start it, find it, tell whether it lives, clear up after it.
+
+Knows the files that a host keeps in its directory (`<id>.lock`, `.json`, `.sock`, `.log`) and the shape of
+its journal; knows nothing of the connection, of events or of what claims mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from edge_ws.protocol.ids import HostId
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_FLOCK = "hhqqi4x"
+"""C's `struct flock`: type, whence, start, length, pid."""
+_RESET = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+_LOGS_KEPT = 3
+_LONGEST_LINE = 300
+_OF_THE_DAEMON = "EDGE_WS_"
+_UNFINISHED = ("prepared", "going", "started")
+
+
+@dataclass(frozen=True, slots=True)
+class HostFiles:
+    """Where one host's files are."""
+
+    directory: Path
+    host: HostId
+
+    def path(self, suffix: str) -> Path:
+        """Return the host's file with that suffix."""
+        return self.directory / f"{self.host}{suffix}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Journal:
+    """What a host has left on disk; empty if it left nothing that can be read."""
+
+    fingerprint: str = ""
+    boot: str = ""
+    ready: bool = False
+    closed: bool = False
+    """It takes nothing new."""
+    failure: str | None = None
+    jobs: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether a job of it neither ended nor failed to start."""
+        return any(job["phase"] in _UNFINISHED for job in self.jobs)
+
+
+def find_hosts(directory: Path) -> list[HostId]:
+    """Return the hosts that have files in that directory, alive or dead."""
+    names = sorted(path.stem for path in directory.glob("*.lock"))
+    return [HostId(name) for name in names if _ID.fullmatch(name)]
+
+
+def launch(
+    files: HostFiles, *, python: str, environment: Mapping[str, str], fingerprint: str, worker_name: str
+) -> int:
+    """Start a host that outlives this process, and return its process id; the caller must reap it.
+
+    The daemon's own settings, its token among them, are kept from the host's environment.
+
+    Raises:
+        OSError: there is no such interpreter, or no room for another process.
+    """
+    argv = [python, "-m", "edge_ws.host.server", "--directory", str(files.directory), "--host", files.host]
+    argv += ["--fingerprint", fingerprint, "--worker", worker_name]
+    log = str(files.path(".log"))
+    # Not subprocess.Popen: that warns when a process outlives it, as this one shall.
+    return os.posix_spawn(
+        python,
+        argv,
+        {name: value for name, value in environment.items() if not name.startswith(_OF_THE_DAEMON)},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+        setsigmask=[],
+        setsigdef=_RESET,
+    )
+
+
+def has_exited(child: int) -> bool:
+    """Tell whether a child of this process has ended, and reap it then."""
+    try:
+        return os.waitpid(child, os.WNOHANG)[0] == child
+    except ChildProcessError:
+        return True
+
+
+def lock_holder(files: HostFiles) -> int | None:
+    """Return the process that lives as this host, None if there is none; 0 if it is in another container."""
+    try:
+        lock = os.open(files.path(".lock"), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, *_, pid = struct.unpack(_FLOCK, fcntl.fcntl(lock, fcntl.F_GETLK, asked))
+    finally:
+        os.close(lock)
+    return None if kind == fcntl.F_UNLCK else max(pid, 0)
+
+
+def read_journal(files: HostFiles) -> Journal:
+    """Return the host's journal; one that is missing or torn by a crash of the machine reads as empty."""
+    try:
+        told = json.loads(files.path(".json").read_bytes())
+        return Journal(
+            **{name: told[name] for name in ("fingerprint", "boot", "ready", "closed", "failure", "jobs")}
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return Journal()
+
+
+def last_words(files: HostFiles) -> str:
+    """Return the last line that the host has printed."""
+    try:
+        lines = files.path(".log").read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip()[:_LONGEST_LINE] for line in reversed(lines) if line.strip()), "")
+
+
+def kill_leftovers(journal: Journal) -> bool:
+    """SIGKILL what a dead host's unfinished jobs have left; tell whether anything was still there.
+
+    A process is known by its id and its start time, which must be equal: the kernel counts both, so no clock
+    that is set meanwhile matters.
+    """
+    if journal.boot != boot_id():
+        return False
+    left = [_kill_job(job) for job in journal.jobs if job["phase"] in _UNFINISHED]
+    return any(left)
+
+
+def _kill_job(job: Mapping[str, Any]) -> bool:
+    task, task_start = job["task_pid"], job["task_start_time"]
+    # The supervisor goes first: it must not report the task that it loses.
+    known = [(job["pid"], job["start_time"]), (task, task_start)]
+    found = [pid for pid, since in known if since is not None and start_time(pid) == since]
+    below: list[psutil.Process] = []
+    for pid in found:
+        with contextlib.suppress(psutil.Error):
+            below += psutil.Process(pid).children(recursive=True)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    # A number that is still a group's id is given to no new process: without its leader it is the old group.
+    if task is not None and start_time(task) in {None, task_start} and _group_lives(task):
+        found.append(task)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(task, signal.SIGKILL)
+    for process in below:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    return bool(found)
+
+
+def remove(files: HostFiles, *, keep_log: bool) -> None:
+    """Remove a dead host's files; of kept logs only the newest stay."""
+    for suffix in (".sock", ".json", ".new", *(() if keep_log else (".log", ".log.1")), ".lock"):
+        files.path(suffix).unlink(missing_ok=True)
+    old = [
+        path
+        for path in files.directory.glob("*.log*")
+        if not path.with_name(f"{path.name[:36]}.lock").exists()
+    ]
+    old.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in old[_LOGS_KEPT:]:
+        path.unlink(missing_ok=True)
+
+
+# The machine
+
+
+def boot_id() -> str:
+    """Return the id of this boot of the machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def start_time(pid: int) -> float | None:
+    """Return when the process started (seconds since boot), None if there is none or it is a zombie."""
+    fields = _stat(pid)
+    return None if fields is None else int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _group_lives(pgid: int) -> bool:
+    return any(fields is not None and int(fields[2]) == pgid for fields in map(_stat, psutil.pids()))
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    # The command's name, in parentheses, may hold anything; the fields are counted from its end.
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    return None if fields[0] in {b"Z", b"X"} else fields

@@ -1,0 +1,160 @@
+"""The worker's link against a real gateway: greeting, refusals, coming back, leaving."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import anyio
+import pytest
+import sqlalchemy as sa
+
+from edge_ws.errors import RefusedError
+from edge_ws.protocol.frames import Hello, ServerFrame, Status, Welcome
+from edge_ws.protocol.ids import HostId, SiteId, WorkerName, new_id
+from edge_ws.store.store import Store
+from edge_ws.worker.link import Link
+from edge_ws.worker.transports.websocket import WebSocketTransport
+from tests.support.gateway import RunningGateway, inventory, make_token, serving
+from tests.support.rows import enqueue, new_job
+from tests.support.waiting import free_port, until
+
+pytestmark = pytest.mark.anyio
+W = WorkerName("w1")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def store(sqlite_engine: sa.Engine) -> Store:
+    return Store(sqlite_engine)
+
+
+@pytest.fixture
+def gateway(store: Store) -> Iterator[RunningGateway]:
+    with serving(store) as gateway:
+        yield gateway
+
+
+class Worker:
+    """The daemon's place: notes what the link brings."""
+
+    def __init__(self, **asked: object) -> None:
+        self.stated = inventory(HostId(new_id()), site=SiteId(new_id()))
+        self.asked = asked
+        self.welcomes: list[Welcome] = []
+        self.frames: list[ServerFrame] = []
+        self.proven = 0
+
+    def hello(self) -> Hello:
+        values: dict[str, object] = {
+            "protocol": 1,
+            "oldest_protocol": 1,
+            "worker": W,
+            "team": None,
+            "concurrency": 4,
+            "queues": ("q",),
+            "inventory": self.stated,
+        }
+        return Hello(**{**values, **self.asked})
+
+    def status(self) -> Status:
+        return Status(inventory=self.stated)
+
+    def welcomed(self, welcome: Welcome, opened_in_s: float, transport: str) -> None:
+        self.welcomes.append(welcome)
+
+    def take(self, frame: ServerFrame) -> None:
+        self.frames.append(frame)
+
+    def link(self, url: str, token: str, *, proven: bool = False) -> Link:
+        def on_proven() -> None:
+            self.proven += 1
+
+        return Link(
+            W,
+            WebSocketTransport(url, None),
+            self,
+            read_token=lambda: token,
+            proven=proven,
+            on_proven=on_proven,
+        )
+
+
+async def test_greeting_frames_and_goodbye(
+    sqlite_engine: sa.Engine, store: Store, gateway: RunningGateway
+) -> None:
+    worker = Worker()
+    link = worker.link(gateway.base_url, make_token(store))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(link.run)
+        await until(lambda: link.ready)
+        enqueue(sqlite_engine, new_job())
+        await until(lambda: len(worker.frames) == 1)
+        link.leave("drained")
+    assert (len(worker.welcomes), worker.proven, link.ready) == (1, 1, False)
+    await until(lambda: store.workers()[0].state == "offline")
+
+
+async def test_it_comes_back_when_the_gateway_does(store: Store) -> None:
+    worker, port = Worker(), free_port()
+    link = worker.link(f"http://127.0.0.1:{port}", make_token(store))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(link.run)
+        for round_ in range(2):
+            with serving(store, port=port):
+                await until(lambda wanted=round_ + 1: len(worker.welcomes) == wanted, 20)
+            await until(lambda: not link.ready)
+            link.retry_now()
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "sentence"),
+    [
+        (
+            "wrong token",
+            "token",
+            r"token refused by http://127.* \(it is unknown here\); at the centre: airflow",
+        ),
+        ("foreign queue", "not_admitted", "the worker asks for x"),
+        ("old protocol", "version", "upgrade"),
+    ],
+)
+async def test_a_first_refusal_ends_it(
+    store: Store, gateway: RunningGateway, fault: str, code: str, sentence: str
+) -> None:
+    token = "edgews_wrong" if fault == "wrong token" else make_token(store, queues=["q"])
+    asked: dict[str, object] = {"queues": ("x",)} if fault == "foreign queue" else {}
+    if fault == "old protocol":
+        asked = {"protocol": 0, "oldest_protocol": 0}
+    link = Worker(**asked).link(gateway.base_url, token)
+    with pytest.raises(RefusedError, match=sentence) as refused, anyio.fail_after(10):
+        await link.run()
+    assert refused.value.code == code
+
+
+async def test_a_proven_credential_is_tried_again_for_ever(store: Store, gateway: RunningGateway) -> None:
+    token = make_token(store)
+    store.revoke_token("test")
+    link = Worker().link(gateway.base_url, token, proven=True)
+    with anyio.move_on_after(1.0) as scope:
+        await link.run()
+    assert scope.cancelled_caught
+
+
+async def test_leaving_before_a_connection_ends_at_once() -> None:
+    link = Worker().link(f"http://127.0.0.1:{free_port()}", "token")
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(link.run)
+            await anyio.sleep(0)
+            link.leave("stop")
+
+
+async def test_a_server_that_is_not_ours_is_said_to_be_the_wrong_url(gateway: RunningGateway) -> None:
+    link = Worker().link(f"{gateway.base_url}/elsewhere", "token")
+    with pytest.raises(RefusedError, match="no edge-ws is there; --url is Airflow's base URL"):
+        await link.run()
