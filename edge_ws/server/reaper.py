@@ -34,6 +34,8 @@ MOVE_LEASE_S = 600.0
 """For so long one gateway alone moves a log; then it counts as dead and another begins again."""
 GONE = "gone"
 """The state of a task that the centre no longer knows under its id: it was cleared or deleted."""
+_CLEARED = frozenset({GONE, "restarting"})
+"""Airflow 3.4 keeps a cleared task's id, in state restarting."""
 
 
 class Action(Enum):
@@ -79,9 +81,7 @@ def _judge_started(one: OpenClaim, state: str | None, ended_for_s: float) -> Act
         return Action.LEAVE
     if one.worker_lost or one.result is not None:
         return Action.REMOVE
-    # Airflow 3.4 keeps a cleared task's id, in state restarting.
-    cleared = state in {GONE, "restarting"}
-    return Action.CANCEL if cleared or ended_for_s >= OVERTIME_S else Action.LEAVE
+    return Action.CANCEL if state in _CLEARED or ended_for_s >= OVERTIME_S else Action.LEAVE
 
 
 class Reaper:
@@ -171,7 +171,8 @@ class Reaper:
         if link is None or one.claim in link.cancelled:
             return
         link.cancelled.add(one.claim)
-        why = "the task was cleared or deleted" if state in {GONE, "restarting"} else f"the task's state is {state}"
+        cleared = state in _CLEARED
+        why = "the task was cleared or deleted" if cleared else f"the task's state is {state}"
         link.send(Cancel(claim=one.claim, reason=why))
 
     async def _close_refused(self) -> None:

@@ -253,7 +253,7 @@ class Link:
 
 def flat(group: BaseExceptionGroup[EdgeWsError]) -> list[EdgeWsError]:
     """Return the errors of a group of groups."""
-    flat: list[EdgeWsError] = []
+    found: list[EdgeWsError] = []
     for error in group.exceptions:
-        flat.extend(flat(error) if isinstance(error, BaseExceptionGroup) else [error])
-    return flat
+        found.extend(flat(error) if isinstance(error, BaseExceptionGroup) else [error])
+    return found

@@ -23,7 +23,6 @@ from edge_ws.server.config import GatewaySettings
 from edge_ws.store.store import Store
 from tests.support.waiting import wait_until
 
-
 F = TypeVar("F")
 
 

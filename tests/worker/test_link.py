@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import anyio
+import anyio.lowlevel
 import pytest
 import sqlalchemy as sa
 
@@ -150,7 +151,7 @@ async def test_leaving_before_a_connection_ends_at_once() -> None:
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(link.run)
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
             link.leave("stop")
 
 
