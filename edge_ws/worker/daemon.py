@@ -254,7 +254,8 @@ class Daemon:
             case HostGone() if self._retiring:
                 return
             case HostGone():
-                log.error("job host %s died; its processes are gone", event.host)
+                if not event.left:
+                    log.error("job host %s died; its processes are gone", event.host)
                 self._after_all(event.jobs)
                 self._do(self._jobs.host_dead(event.host))
                 self._set_accepting()
@@ -311,7 +312,7 @@ class Daemon:
 
     def _refused_by_host(self, event: PrepareRefused) -> None:
         host = self._hosts.current
-        if host is None:
+        if host is None or not event.invalid:
             self._do(self._jobs.no_host(event.claim, event.reason))
             return
         log.error("a job cannot run here: %s", event.reason)

@@ -1,4 +1,4 @@
-"""One real Airflow with one real worker for all system tests of a run."""
+"""One real Airflow with one real worker for all system tests of a run, on each kind of database in turn."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.databases import Databases
 from tests.support.site import Site, running_site
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory, session_pids: set[int]) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("site")
-    with running_site(folder, Path(__file__).parent / "dags") as site:
+@pytest.fixture(scope="session", params=["sqlite", "postgresql-18"])
+def site(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, databases: Databases
+) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp(f"site-{request.param}")
+    dags = Path(__file__).parent / "dags"
+    with databases.new(request.param, migrated=False) as url, running_site(folder, dags, url) as site:
         site.worker("factory-7", "-c", "8", "-q", "default")
         yield site
 

@@ -128,6 +128,23 @@ def test_a_missed_deadline_is_called_back_on_a_worker(site: Site) -> None:
     assert Path(site.notes, "deadline", "missed").is_dir()
 
 
+def test_a_bundle_that_the_worker_lacks_is_said_in_the_tasks_log(site: Site) -> None:
+    other = [
+        {"name": "other", "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle", "kwargs": {}}
+    ]
+    worker = site.worker(
+        "bare", "-q", "strange", AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST=json.dumps(other)
+    )
+    site.trigger("strange", "r1")
+    assert site.wait_run("strange", "r1") == "failed"
+    log = site.wait_log(
+        "is not configured on worker bare", "strange", "r1", "in_a_bundle_that_the_worker_lacks"
+    )
+    assert "dag_bundle_config_list" in log
+    assert "Traceback" not in log
+    assert worker.stop() == 0
+
+
 def test_a_task_that_nobody_serves_waits(site: Site) -> None:
     site.trigger("elsewhere", "r1")
     wait_until(

@@ -151,6 +151,15 @@ def late():
 
 
 @dag(schedule=None)
+def strange():
+    @task(queue="strange")
+    def in_a_bundle_that_the_worker_lacks():
+        print("never")
+
+    in_a_bundle_that_the_worker_lacks()
+
+
+@dag(schedule=None)
 def elsewhere():
     @task(queue="unserved")
     def nobody_serves_it():
@@ -167,4 +176,5 @@ long_names()
 cleared()
 lasting()
 late()
+strange()
 elsewhere()

@@ -1,0 +1,178 @@
+"""A job's own process: wait for `go`, run the workload, tell its end. Forked, or in a fresh interpreter.
+
+It talks with the host over one socket, JSON lines: it hears `{"go": token}`, and says `forked`, `started` and
+its last word, `not_started` or `ended`. When the host is gone before `go`, it leaves without a trace. Run as
+a module it is the fresh interpreter; its arguments are two descriptors: the socket, and the workload's file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+from edge_ws.host import runner
+from edge_ws.host.processes import start_time, thread_count
+
+_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What a job's process must know before `go`."""
+
+    claim: str
+    payload: str
+    server: str
+    """The Execution API's base URL."""
+    worker: str
+
+
+def start(workload: Workload, close_inherited: Callable[[], None]) -> tuple[int, socket.socket]:
+    """Start a waiting job; return its process id and the host's end of its socket.
+
+    `close_inherited` closes, in a forked child, all that only the host may hold open.
+
+    Raises:
+        OSError: the machine has no room for another process.
+    """
+    ours, theirs = socket.socketpair()
+    try:
+        # A fork copies only the thread that forks: a lock that another one holds would stay locked for ever.
+        pid = (
+            _fork(workload, ours, theirs, close_inherited)
+            if thread_count() == 1
+            else _spawn(workload, theirs)
+        )
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return pid, ours
+
+
+def _fork(
+    workload: Workload, ours: socket.socket, theirs: socket.socket, close_inherited: Callable[[], None]
+) -> int:
+    sys.stdout.flush()  # What is still in the buffers would be written twice.
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        with _never_returning():
+            _reset_signals()
+            ours.close()
+            close_inherited()
+            _live(workload, theirs)
+    return pid
+
+
+def _spawn(workload: Workload, theirs: socket.socket) -> int:
+    """Start the job in a fresh interpreter, which loads Airflow itself."""
+    # A file in memory, not an argument: other users can read a process's arguments.
+    memory = os.memfd_create("edge-ws-workload")
+    try:
+        os.write(memory, json.dumps(dataclasses.asdict(workload)).encode())
+        os.lseek(memory, 0, os.SEEK_SET)
+        descriptors = [theirs.fileno(), memory]
+        for number in descriptors:
+            os.set_inheritable(number, True)
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-m", "edge_ws.host.child", *map(str, descriptors)],
+            os.environ,
+            setsigdef=[*_SIGNALS, signal.SIGINT, signal.SIGPIPE],
+        )
+    finally:
+        os.close(memory)
+
+
+def main(sock: int, memory: int) -> NoReturn:
+    """Be the fresh interpreter."""
+    with _never_returning():
+        os.set_inheritable(sock, False)
+        with os.fdopen(memory, "rb") as file:
+            workload = Workload(**json.load(file))
+        runner.preload()
+        _live(workload, socket.socket(fileno=sock))
+    raise AssertionError
+
+
+@contextlib.contextmanager
+def _never_returning() -> Iterator[None]:
+    """End the process at the end of the block, whatever happens: a child must not run the host's code."""
+    code = 1
+    try:
+        yield
+        code = 0
+    except BaseException as error:  # noqa: BLE001
+        sys.stderr.write(f"edge-ws job: {runner.one_line(error)}\n")
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _reset_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class _Line:
+    """The child's end of the socket to the host."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def wait_for_go(self) -> str | None:
+        """Return the token, None if the host is gone."""
+        data = b""
+        while not data.endswith(b"\n"):
+            part = self._sock.recv(65536)
+            if not part:
+                return None
+            data += part
+        token: str = json.loads(data)["go"]
+        return token
+
+    def say(self, **words: object) -> None:
+        with contextlib.suppress(OSError):  # Without a host nobody hears it; the task goes on all the same.
+            self._sock.sendall(json.dumps(words).encode() + b"\n")
+
+    # runner.Report
+
+    def forked(self, pid: int) -> None:
+        self.say(forked=pid, start_time=start_time(pid))
+
+    def started(self) -> None:
+        self.say(started=True)
+
+
+def _live(workload: Workload, sock: socket.socket) -> None:
+    runner.set_title(f"edge-ws job {workload.claim}: waiting")
+    # The task's process and what it forks must not hold the line to the host: closing twice is harmless.
+    os.register_at_fork(after_in_child=sock.close)
+    line = _Line(sock)
+    token = line.wait_for_go()
+    if token is None:
+        return
+    outcome = runner.run(
+        workload.payload, token=token, server=workload.server, worker=workload.worker, report=line
+    )
+    if outcome.not_started is not None:
+        line.say(not_started=outcome.not_started)
+    else:
+        line.say(ended=outcome.exit_code, detail=outcome.detail, log_uploaded=outcome.log_uploaded)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

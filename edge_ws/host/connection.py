@@ -1,0 +1,71 @@
+"""The daemon's connection: JSON lines in and out, without ever blocking.
+
+Knows nothing of what the lines mean.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+_LONGEST = 16 * 1024 * 1024
+"""Bytes of one line in, or of all that a daemon has left unread; more than both sides together can mean."""
+
+
+class Connection:
+    """One accepted socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self._unread = bytearray()
+        self._unsent = bytearray()
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines that have arrived.
+
+        Raises:
+            EOFError: the daemon is gone.
+            OSError: so is the connection.
+            ValueError: what came is no JSON, or too long.
+        """
+        try:
+            data = self.sock.recv(1024 * 1024)
+        except BlockingIOError:
+            return
+        if not data:
+            raise EOFError
+        self._unread += data
+        *lines, rest = self._unread.split(b"\n")
+        self._unread = rest
+        if len(rest) > _LONGEST:
+            raise ValueError("a line is too long")
+        for line in lines:
+            yield json.loads(line)
+
+    def say(self, event: dict[str, object]) -> None:
+        """Take a line to be sent at the next `flush`."""
+        self._unsent += json.dumps(event).encode() + b"\n"
+
+    def flush(self) -> int:
+        """Send what the socket takes; return how many bytes wait for it.
+
+        Raises:
+            OSError: the daemon is gone, or it has not read for long.
+        """
+        while self._unsent:
+            try:
+                sent = self.sock.send(self._unsent)
+            except BlockingIOError:
+                break
+            del self._unsent[:sent]
+        if len(self._unsent) > _LONGEST:
+            raise OSError(errno.ENOBUFS, "too much is unread")
+        return len(self._unsent)
+
+    def close(self) -> None:
+        """Close the socket; what is unsent is in the next `hello`, to whoever says it."""
+        self.sock.close()

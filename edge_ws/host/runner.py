@@ -1,0 +1,428 @@
+"""The one place that touches Airflow on a worker: load it, read a workload, run it.
+
+Everything that a new Airflow release may move is here. Knows no socket, journal or other job: `run` is called
+in a process of its own that ends afterwards, so it may patch Airflow there. Imports no other part of edge_ws,
+and Airflow only when called.
+"""
+
+# ruff: noqa: PLC0415 - Airflow is imported only when called
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import importlib
+import os
+import selectors
+import signal
+import ssl
+from collections.abc import Callable, Iterator
+from configparser import RawConfigParser
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
+
+if TYPE_CHECKING:
+    import pydantic
+
+# Airflow's classes cannot be named without importing it.
+_Workload = Any
+_Process = Any
+
+_PRELOADED = (
+    "airflow.executors.base_executor",
+    "airflow.executors.workloads",
+    "airflow.sdk.execution_time.supervisor",
+    "airflow.sdk.execution_time.task_runner",
+    "airflow.sdk.execution_time.callback_supervisor",
+    "airflow.sdk.definitions.connection",
+    "airflow.dag_processing.dagbag",
+    "airflow.dag_processing.bundles.manager",
+    "airflow.dag_processing.bundles.local",
+)
+_PRELOADED_IF_THERE = (
+    "airflow.providers.standard.operators.python",
+    "airflow.providers.standard.operators.bash",
+    "airflow.providers.standard.decorators.python",
+    "airflow.sdk._shared.logging.factory",
+    "encodings.idna",
+    "setproctitle",
+)
+"""What a task would import after the fork; the more is here, the less each job costs."""
+_OTEL_SWITCHES = ("AIRFLOW__TRACES__OTEL_ON", "AIRFLOW__METRICS__OTEL_ON")
+_HEARTBEATS = "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS"
+_LONGEST_SENTENCE = 300
+
+
+class Report(Protocol):
+    """What `run` tells while it runs."""
+
+    def forked(self, pid: int) -> None:
+        """The task's process exists, the leader of its own process group; nothing of the task runs yet."""
+
+    def started(self) -> None:
+        """Airflow has accepted the start: the task runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """What the job host needs to know of a payload."""
+
+    log_path: str | None
+    """Relative to Airflow's log folder."""
+    log_file: str | None
+    """Where the supervisor will write; absolute."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a job went."""
+
+    not_started: str | None = None
+    """Why the task never ran and never will, None if it did run or may have."""
+    exit_code: int = 0
+    """0 whenever Airflow knows the outcome."""
+    detail: str = ""
+    log_uploaded: bool = False
+    """The supervisor has sent the log to Airflow's remote log store itself."""
+
+
+# Loading
+
+
+def preload() -> str:
+    """Import all that a task needs, start no thread for it, and return Airflow's version.
+
+    Raises:
+        ImportError: Airflow is not installed, or something it needs is not; `name` is the module's.
+    """
+    with _exporters_off():
+        version: str = importlib.import_module("airflow").__version__
+        _set_defaults()
+        for name in _PRELOADED:
+            importlib.import_module(name)
+        for name in _PRELOADED_IF_THERE:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+        for name in ("DAG", "BaseOperator", "task", "Variable", "XComArg"):
+            getattr(importlib.import_module("airflow.sdk"), name)
+    _workload_reader()
+    _load_trust()
+    _trusted_at_load()
+    gc.collect()
+    # What is loaded now is never collected in a child either, so its pages stay shared.
+    gc.freeze()
+    return version
+
+
+@contextlib.contextmanager
+def _exporters_off() -> Iterator[None]:
+    """Keep OpenTelemetry's export threads out of the process that forks; jobs start their own."""
+    before = {name: os.environ.get(name) for name in _OTEL_SWITCHES}
+    os.environ.update(dict.fromkeys(_OTEL_SWITCHES, "False"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _set_defaults() -> None:
+    """Let a task outlive an outage of the centre of minutes, unless the user has decided otherwise.
+
+    Airflow 3.3's default (3) kills a healthy task after 26 s; the supervisor reads it at its import.
+    """
+    from airflow.configuration import conf
+
+    chosen = {_HEARTBEATS, f"{_HEARTBEATS}_CMD", f"{_HEARTBEATS}_SECRET"} & os.environ.keys()
+    # The parser's own `has_option` also knows Airflow's defaults; the base class's only the user's file.
+    if not chosen and not RawConfigParser.has_option(conf, "workers", "max_failed_heartbeats"):
+        os.environ[_HEARTBEATS] = "30"
+
+
+@functools.cache
+def _workload_reader() -> pydantic.TypeAdapter[_Workload]:
+    from airflow.executors import workloads
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(workloads.ExecuteTask | workloads.ExecuteCallback)
+
+
+def _load_trust() -> None:
+    """Read the certificates of the authorities once: it takes half of a short job's time."""
+    from airflow.sdk.api import client
+
+    if (context := getattr(client.Client, "_get_ssl_context_cached", None)) is not None:
+        context(client.API_SSL_CA_FILE_PATH, client.API_SSL_CERT_PATH)
+
+
+def _renew_trust() -> None:
+    """Forget the certificates if they have been renewed on disk since."""
+    from airflow.sdk.api import client
+
+    if _trusted() != _trusted_at_load() and hasattr(client.Client, "_get_ssl_context_cached"):
+        client.Client._get_ssl_context_cached.cache_clear()  # noqa: SLF001
+
+
+def _trusted() -> tuple[object, ...]:
+    import certifi
+    from airflow.sdk.api import client
+
+    system = ssl.get_default_verify_paths()
+    paths = (
+        certifi.where(),
+        system.cafile,
+        system.capath,
+        client.API_SSL_CA_FILE_PATH,
+        client.API_SSL_CERT_PATH,
+    )
+    return tuple(Path(path).stat().st_mtime_ns if path and Path(path).exists() else None for path in paths)
+
+
+_trusted_at_load = functools.cache(_trusted)
+
+
+def set_title(title: str) -> None:
+    """Name this process for `ps`, if the library for it is installed."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("setproctitle").setproctitle(title)
+
+
+# Reading
+
+
+def describe(payload: str) -> Described:
+    """Check a workload's JSON.
+
+    Raises:
+        ValueError: it is not one that this Airflow can run; one sentence.
+    """
+    try:
+        path = _read(payload).log_path
+    except ValueError:
+        raise
+    except Exception as error:  # noqa: BLE001 - one odd payload must not end the host and its other jobs
+        raise ValueError(f"the payload cannot be read: {one_line(error)}") from None
+    return Described(log_path=path, log_file=None if path is None else str(_log_folder() / path))
+
+
+def _read(payload: str) -> _Workload:
+    from pydantic import ValidationError
+
+    try:
+        kind = orjson.loads(payload)["type"]
+    except (ValueError, TypeError, LookupError):
+        raise ValueError("the payload is not a workload's JSON with a type") from None
+    if kind not in {"ExecuteTask", "ExecuteCallback"}:
+        raise ValueError(
+            f"the payload is of type {str(kind)[:40]!r}, and only ExecuteTask and ExecuteCallback run here"
+        )
+    try:
+        return _workload_reader().validate_json(payload)
+    except ValidationError as error:
+        # The union tries both types; the complaints of the other one are of no use.
+        faults = [fault for fault in error.errors() if fault["loc"][:1] == (kind,)]
+        where = ".".join(str(part) for part in faults[0]["loc"][1:]) or "it"
+        more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
+        raise ValueError(f"the {kind} payload is not valid: {where}: {faults[0]['msg']}{more}") from None
+
+
+def _log_folder() -> Path:
+    from airflow.sdk.configuration import conf
+
+    return Path(conf.get("logging", "base_log_folder")).absolute()
+
+
+def write_log(log_path: str, level: str, sentence: str) -> None:
+    """Append a line to a task's log file, in the form in which Airflow's own lines are shown.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from airflow.sdk.log import init_log_file
+
+    line = {
+        "timestamp": datetime.now(tz=UTC).isoformat().replace("+00:00", "Z"),
+        "level": level,
+        "event": sentence,
+        "logger": "edge_ws.host",
+    }
+    # One write to a file opened for appending: it does not tear the supervisor's lines.
+    with Path(init_log_file(log_path)).open("ab", buffering=0) as file:
+        file.write(orjson.dumps(line) + b"\n")
+
+
+# Running
+
+
+@dataclass(slots=True)
+class _Start:
+    """What is known of the start of the job's task."""
+
+    accepted: bool = False
+    refusal: str | None = None
+
+
+def run(payload: str, *, token: str, server: str, worker: str, report: Report) -> Outcome:
+    """Run the workload to its end, in a process that does nothing else and ends afterwards."""
+    start = _Start()
+    try:
+        workload = _read(payload)
+        workload.token = token
+        if fault := _bundle_fault(workload, worker):
+            return _end_in_log(workload.log_path, fault)
+        _start_exporters()
+        _renew_trust()
+        _watch_start(report, start)
+        from airflow.executors.base_executor import BaseExecutor
+
+        code = BaseExecutor.run_workload(workload, server=server)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the job ends here and its end is told
+        if start.refusal is not None:
+            return Outcome(not_started=start.refusal)
+        verb = "did not end as it should" if start.accepted else "could not be started"
+        return Outcome(exit_code=1, detail=f"the job {verb}: {one_line(error)}", log_uploaded=_uploads(start))
+    return Outcome(exit_code=code, detail=_explain(code), log_uploaded=_uploads(start))
+
+
+def _bundle_fault(workload: _Workload, worker: str) -> str | None:
+    """Return why the task's DAG cannot be had here, None if nothing is known to be against it."""
+    if workload.type != "ExecuteTask":
+        return None  # A callback may be in an installed package; Airflow itself only warns.
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+
+    setting = "[dag_processor] dag_bundle_config_list"
+    try:
+        known = set(DagBundlesManager().get_all_bundle_names())
+    except Exception as error:  # noqa: BLE001 - a bundle's class may raise anything at its import
+        return (
+            f"The DAG bundles of worker {worker} cannot be loaded: {one_line(error)}; correct {setting} there"
+        )
+    name = workload.bundle_info.name
+    if name in known:
+        return None
+    return (
+        f"DAG bundle '{name}' is not configured on worker {worker} "
+        f"(it has: {', '.join(sorted(known)) or 'none'}); add it to {setting} there and restart the worker"
+    )
+
+
+def _end_in_log(log_path: str | None, sentence: str) -> Outcome:
+    if log_path is not None:
+        with contextlib.suppress(OSError):  # The detail still says it.
+            write_log(log_path, "error", sentence)
+    return Outcome(exit_code=1, detail=sentence)
+
+
+def _start_exporters() -> None:
+    """Set up the tracing that was kept off while loading, if it is configured."""
+    from airflow import settings
+    from airflow.configuration import conf
+
+    if conf.getboolean("traces", "otel_on", fallback=False) and hasattr(settings, "configure_otel"):
+        settings.configure_otel(conf)
+
+
+def _watch_start(report: Report, seen: _Start) -> None:
+    """Wrap the supervisor's start of a process, to report it and to notice the process's end at once."""
+    from airflow.sdk.execution_time import callback_supervisor, supervisor
+
+    fork = supervisor.WatchedSubprocess.start.__func__
+
+    def forked(cls: type, /, **options: object) -> _Process:
+        process = fork(cls, **options)
+        # Airflow gives a task a group of its own, a callback none: its signals would reach this process.
+        with contextlib.suppress(OSError):
+            os.setpgid(process.pid, process.pid)
+        _wake_at_exit(process)
+        report.forked(process.pid)
+        return process
+
+    supervisor.WatchedSubprocess.start = classmethod(forked)
+    for kind in (supervisor.ActivitySubprocess, callback_supervisor.CallbackSubprocess):
+        kind.start = classmethod(_reporting(kind.start.__func__, report, seen))
+
+
+def _reporting(start: Callable[..., _Process], report: Report, seen: _Start) -> Callable[..., _Process]:
+    def started(cls: type, /, **options: object) -> _Process:
+        try:
+            process = start(cls, **options)
+        except Exception as error:
+            seen.refusal = _refusal(error)
+            raise
+        seen.accepted = True
+        report.started()
+        return process
+
+    return started
+
+
+def _wake_at_exit(process: _Process) -> None:
+    """Let the process's end wake the supervisor's selector.
+
+    Without it, a process that closes its sockets just before it can be waited for leaves the supervisor
+    asleep for `[workers] min_heartbeat_interval`, 5 s: more than half of all forked runs, and each refused
+    start.
+    """
+    try:
+        exit_file = os.fdopen(os.pidfd_open(process.pid), "rb", 0)
+    except OSError:
+        return  # A kernel or sandbox without pidfds: late, but right.
+    process.selector.register(
+        exit_file, selectors.EVENT_READ, data=(lambda _file: False, process.selector.unregister)
+    )
+
+
+def _refusal(error: BaseException) -> str | None:
+    """Return what the Execution API's 4xx to the start says, None if it was no such answer."""
+    cause: BaseException | None = error
+    while cause is not None:
+        status = getattr(getattr(cause, "response", None), "status_code", 0)
+        if 400 <= status < 500:
+            says = getattr(cause, "detail", None)
+            if isinstance(says, dict):
+                says = ", ".join(f"{name} {value}" for name, value in says.items())
+            return _shortened(f"the Execution API refused the start with {status}: {says or cause}")
+        cause = cause.__cause__
+    return None
+
+
+def _uploads(start: _Start) -> bool:
+    from airflow.sdk.log import load_remote_log_handler
+
+    # The supervisor uploads at the end of whatever it could start.
+    return start.accepted and load_remote_log_handler() is not None
+
+
+def _explain(code: int) -> str:
+    if code == 0:
+        return ""
+    return f"the task's process {how_it_ended(code)}"
+
+
+def how_it_ended(code: int) -> str:
+    """Return the end of a sentence about a process that ended with that code."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"was killed by signal {-code}"
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception as the end of a sentence."""
+    text = _shortened(str(error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_SENTENCE else text[: _LONGEST_SENTENCE - 3] + "..."

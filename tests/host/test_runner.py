@@ -1,0 +1,109 @@
+"""What only shows with an Airflow of its own configuration; the rest of the runner shows in `test_server`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import uuid
+from pathlib import Path
+
+from edge_ws.host import runner
+from tests.support.execution_api import ExecutionApi
+from tests.support.jobs import PYTHON, Site, task_workload
+from tests.support.raw_host import raw_host
+
+_LOGGING = """
+import os, pathlib, shutil
+
+class Remote:
+    processors = ()
+    def upload(self, path, ti=None):
+        shutil.copy(pathlib.Path(os.environ["SITE_NOTES"]).parent / "airflow" / "logs" / path, os.environ["SITE_NOTES"] + "/uploaded")
+    def read(self, relative_path, ti):
+        return [], None
+
+from airflow.config_templates.airflow_local_settings import DEFAULT_LOGGING_CONFIG as LOGGING_CONFIG
+REMOTE_TASK_LOG = Remote()
+"""
+
+_CA = """
+import json, os, sys
+from edge_ws.host import runner
+version = runner.preload()
+from airflow.sdk.api import client
+context = lambda: client.Client._get_ssl_context_cached(client.API_SSL_CA_FILE_PATH, client.API_SSL_CERT_PATH)
+first = context()
+runner._renew_trust()
+same = context() is first
+os.utime(client.API_SSL_CERT_PATH, (1, 1))
+runner._renew_trust()
+print(json.dumps({
+    "version": version, "same": same, "renewed": context() is not first,
+    "heartbeats": os.environ.get("AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS"),
+    "otel": os.environ.get("AIRFLOW__TRACES__OTEL_ON"),
+}))
+"""
+
+
+def test_a_log_that_the_supervisor_uploads_and_traces(site: Site, api: ExecutionApi, tmp_path: Path) -> None:
+    (tmp_path / "site_logging.py").write_text(_LOGGING)
+    environment = site.environment(
+        AIRFLOW__LOGGING__LOGGING_CONFIG_CLASS="site_logging.LOGGING_CONFIG",
+        AIRFLOW__TRACES__OTEL_ON="True",
+        OTEL_TRACES_EXPORTER="console",
+    )
+    environment["PYTHONPATH"] += f":{tmp_path}"
+    with raw_host(site.folder / "uploads", environment) as host:
+        line = host.connect()
+        # The exporter has a thread: were it in the host, no job could be forked.
+        assert line.hello()["versions"]["job_start"] == "fork"
+        for task, code in (("hello", 0), ("vanish", 7)):
+            claim, workload = str(uuid.uuid4()), task_workload(task)
+            line.say("prepare", claim=claim, payload=workload.payload, server=api.url)
+            line.say("go", claim=claim, token="t")
+            ended = line.hear("ended", claim)
+            assert (ended["exit_code"], ended["log_uploaded"]) == (code, True)
+            assert (site.notes / "uploaded").read_bytes() == (site.logs / workload.log_path).read_bytes()
+            assert ("trace_id" in (site.logs / workload.log_path).read_text()) == (code == 0)
+
+        never = task_workload("hello", bundle="nowhere")
+        line.say("prepare", claim="n", payload=never.payload, server=api.url)
+        line.say("go", claim="n", token="t")
+        assert not line.hear("ended", "n")["log_uploaded"]
+
+
+def test_what_the_user_has_set_stays(site: Site, tmp_path: Path) -> None:
+    authorities = subprocess.run(
+        [PYTHON, "-c", "import certifi; print(open(certifi.where()).read())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    (tmp_path / "ca.pem").write_text(authorities)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "airflow.cfg").write_text("[workers]\nmax_failed_heartbeats = 7\n")
+    environment = site.environment(AIRFLOW__API__SSL_CERT=str(tmp_path / "ca.pem"), AIRFLOW_HOME=str(home))
+    done = subprocess.run([PYTHON, "-c", _CA], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told.pop("version").startswith("3.")
+    assert told == {"same": True, "renewed": True, "heartbeats": None, "otel": None}
+
+
+def test_an_import_has_no_effect() -> None:
+    script = "import edge_ws.host.server, sys; print([name for name in ('airflow', 'pydantic', 'sqlalchemy') if name in sys.modules])"
+    done = subprocess.run([PYTHON, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_how_a_process_ended() -> None:
+    assert runner.how_it_ended(3) == "exited with code 3"
+    assert runner.how_it_ended(-15) == "was killed by SIGTERM"
+    assert runner.how_it_ended(-40) == "was killed by signal 40"
+
+
+def test_a_sentence_about_an_error() -> None:
+    assert runner.one_line(ValueError("a\n  b")) == "ValueError: a b"
+    assert runner.one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
+    assert len(runner.one_line(ValueError("x" * 1000))) < 320

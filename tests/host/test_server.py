@@ -1,0 +1,475 @@
+"""The job host's process, spoken to over its socket, with real supervisors and a small Execution API."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.execution_api import ExecutionApi
+from tests.support.jobs import Site, TaskWorkload, callback_workload, task_workload
+from tests.support.raw_host import Line, RawHost, raw_host
+from tests.support.waiting import wait_until
+
+
+def prepare(line: Line, api: ExecutionApi, workload: TaskWorkload, claim: str | None = None) -> str:
+    claim = claim or str(uuid.uuid4())
+    line.say("prepare", claim=claim, payload=workload.payload, server=api.url)
+    line.hear("prepared", claim)
+    return claim
+
+
+def go(line: Line, api: ExecutionApi, workload: TaskWorkload) -> str:
+    claim = prepare(line, api, workload)
+    line.say("go", claim=claim, token="secret-token")
+    return claim
+
+
+def events_in(path: Path) -> list[str]:
+    return [json.loads(text)["event"] for text in path.read_text().splitlines()]
+
+
+def job_of(host: RawHost, claim: str) -> dict[str, object]:
+    (job,) = [job for job in host.journal["jobs"] if job["claim"] == claim]
+    return job
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+# The way of a job
+
+
+def test_a_task_runs_to_its_end(line: Line, api: ExecutionApi, site: Site) -> None:
+    workload = task_workload("hello")
+    claim = str(uuid.uuid4())
+    line.say("prepare", claim=claim, payload=workload.payload, server=api.url)
+    prepared = line.hear("prepared", claim)
+    assert prepared["log_path"] == str(site.logs / workload.log_path)
+    line.say("go", claim=claim, token="secret-token")
+    line.hear("started", claim)
+    ended = line.hear("ended", claim)
+    assert (ended["exit_code"], ended["detail"], ended["log_uploaded"]) == (0, "", False)
+    assert "hello from the task" in events_in(site.logs / workload.log_path)
+    assert api.states_of(workload.id) == ["success"]
+    start = api.calls_of(workload.id)[0]
+    assert start.token == "secret-token"
+    assert start.body["hostname"] == "factory-7"
+    line.say("forget", claim=claim)
+    assert claim not in {job["claim"] for job in line.hello()["jobs"]}
+
+
+def test_a_jobs_environment(line: Line, api: ExecutionApi, site: Site) -> None:
+    line.hear("ended", go(line, api, task_workload("hello")))
+    environment = dict(
+        text.split("=", 1) for text in (site.notes / "environment").read_text().splitlines() if "=" in text
+    )
+    assert environment["AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS"] == "30"
+    assert environment["EDGE_WS_WORKER_NAME"] == "factory-7"
+    assert "_AIRFLOW_PROCESS_CONTEXT" not in environment
+    assert "secret-token" not in str(environment)
+    assert not [name for name in environment if "OTEL_ON" in name]
+
+
+def test_a_task_holds_none_of_the_hosts_files(
+    line: Line, api: ExecutionApi, site: Site, shared_host: RawHost
+) -> None:
+    waiting = prepare(line, api, task_workload("wait"))
+    line.hear("ended", go(line, api, task_workload("hello")))
+    held = (site.notes / "descriptors").read_text()
+    for name in ("eventpoll", ".lock", ".sock"):
+        assert name not in held
+    sockets = {text for text in held.splitlines() if text.startswith("socket:")}
+    assert len(sockets) == 4  # the supervisor's: requests (as stdin), stdout, stderr, logs
+    line.say("drop", claim=waiting)
+    line.hear("dropped", waiting)
+
+
+def test_nothing_starts_without_go(line: Line, api: ExecutionApi, shared_host: RawHost) -> None:
+    workload = task_workload("hello")
+    claim = prepare(line, api, workload)
+    line.hear("ended", go(line, api, task_workload("hello")))  # a later one starts and ends meanwhile
+    job = job_of(shared_host, claim)
+    assert job["phase"] == "prepared"
+    assert api.calls_of(workload.id) == []
+    line.say("drop", claim=claim)
+    line.hear("dropped", claim)
+    assert not psutil.pid_exists(int(str(job["pid"])))
+    assert api.calls_of(workload.id) == []
+
+
+def test_a_waiting_job_that_dies_is_not_started(line: Line, api: ExecutionApi, shared_host: RawHost) -> None:
+    claim = prepare(line, api, task_workload("hello"))
+    line.hello()
+    os.kill(int(str(job_of(shared_host, claim)["pid"])), signal.SIGKILL)
+    assert "killed by SIGKILL before the task began" in line.hear("not_started", claim)["reason"]
+
+
+def test_requests_may_be_repeated(line: Line, api: ExecutionApi) -> None:
+    workload = task_workload("hello")
+    claim = prepare(line, api, workload)
+    prepare(line, api, workload, claim)
+    for _ in range(2):
+        line.say("go", claim=claim, token="t")
+    line.hear("ended", claim)
+    assert [call.path.rsplit("/")[-1] for call in api.calls_of(workload.id)].count("run") == 1
+    for _ in range(2):
+        line.say("forget", claim=claim)
+    line.say("cancel", claim=claim, grace_s=1, reason="too late")
+    line.say("drop", claim=claim)
+    line.hear("dropped", claim)
+
+
+def test_an_exit_code_of_the_task(line: Line, api: ExecutionApi) -> None:
+    workload = task_workload("vanish")
+    ended = line.hear("ended", go(line, api, workload))
+    assert (ended["exit_code"], ended["detail"]) == (7, "the task's process exited with code 7")
+    assert api.states_of(workload.id) == ["failed"]
+
+
+def test_an_end_is_known_at_once(line: Line, api: ExecutionApi) -> None:
+    """Not after `min_heartbeat_interval`, as it would be for more than half of the jobs."""
+    began = time.monotonic()
+    for _ in range(4):
+        line.hear("ended", go(line, api, task_workload("bash")))
+    assert time.monotonic() - began < 4.5
+
+
+def test_a_callback_runs_as_a_task_does(line: Line, api: ExecutionApi, site: Site) -> None:
+    good, bad = callback_workload("builtins.print"), callback_workload("nowhere.at_all")
+    claims = [go(line, api, workload) for workload in (good, bad)]
+    for claim in claims:
+        line.hear("started", claim)
+    assert line.hear("ended", claims[0])["exit_code"] == 0
+    ended = line.hear("ended", claims[1])
+    assert ended["exit_code"] != 0
+    assert "code 1" in ended["detail"]
+    assert "Callback executed successfully" in events_in(site.logs / good.log_path)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("status", "detail", "sentence"),
+    [
+        (409, {"reason": "invalid_state", "previous_state": "running"}, "409"),
+        (409, {"reason": "invalid_state", "previous_state": "success"}, "previous_state success"),
+        (403, "Invalid auth token: Signature has expired", "Signature has expired"),
+        (404, {"reason": "not_found"}, "404"),
+    ],
+)
+def test_a_refused_start_is_not_started(
+    line: Line, api: ExecutionApi, status: int, detail: object, sentence: str
+) -> None:
+    workload = task_workload("hello")
+    api.refuse_run[workload.id] = (status, detail)
+    began = time.monotonic()
+    reason = line.hear("not_started", go(line, api, workload))["reason"]
+    assert time.monotonic() - began < 4
+    assert reason.startswith(f"the Execution API refused the start with {status}")
+    assert sentence in reason
+    assert api.states_of(workload.id) == []
+
+
+def test_an_execution_api_that_is_not_there(site: Site, api: ExecutionApi) -> None:
+    environment = site.environment(AIRFLOW__WORKERS__EXECUTION_API_RETRIES="1")
+    with raw_host(site.folder / "offline", environment) as host:
+        line = host.connect()
+        workload, claim = task_workload("hello"), str(uuid.uuid4())
+        line.say("prepare", claim=claim, payload=workload.payload, server="http://127.0.0.1:1/execution/")
+        line.say("go", claim=claim, token="t")
+        ended = line.hear("ended", claim)
+        assert ended["exit_code"] == 1
+        assert ended["detail"] == "the job could not be started: ConnectError: [Errno 111] Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        ("", "is not a workload's JSON"),
+        ("[1]", "is not a workload's JSON"),
+        ('{"type": "TestConnection"}', "of type 'TestConnection', and only ExecuteTask"),
+        (
+            '{"type": "ExecuteTask", "token": ""}',
+            "ExecuteTask payload is not valid: dag_rel_path: Field required (and",
+        ),
+        ('{"type": "ExecuteCallback", "token": 1}', "ExecuteCallback payload is not valid: token: "),
+        ("[" * 100_000, "is not a workload's JSON"),
+    ],
+)
+def test_an_invalid_payload_is_refused(
+    line: Line, api: ExecutionApi, claim: str, payload: str, reason: str
+) -> None:
+    line.say("prepare", claim=claim, payload=payload, server=api.url)
+    refused = line.hear("refused", claim)["reason"]
+    assert reason in refused
+    assert "\n" not in refused
+    line.say("go", claim=claim, token="t")
+    assert "does not know the claim" in line.hear("not_started", claim)["reason"]
+
+
+def test_a_bundle_unknown_here(line: Line, api: ExecutionApi, site: Site) -> None:
+    workload = task_workload("hello", bundle="press-shop")
+    claim = prepare(line, api, workload)
+    assert not (site.logs / workload.log_path).exists()  # only after go
+    line.say("go", claim=claim, token="t")
+    ended = line.hear("ended", claim)
+    sentence = (
+        "DAG bundle 'press-shop' is not configured on worker factory-7 (it has: dags-folder); "
+        "add it to [dag_processor] dag_bundle_config_list there and restart the worker"
+    )
+    assert (ended["exit_code"], ended["detail"]) == (1, sentence)
+    assert events_in(site.logs / workload.log_path) == [sentence]
+    assert api.calls_of(workload.id) == []
+
+
+def test_nonsense_ends_the_connection_and_not_the_host(shared_host: RawHost) -> None:
+    for nonsense in (b"{\n", b'{"op": "prepare"}\n', b"[]\n"):
+        line = shared_host.connect()
+        line._sock.sendall(nonsense)
+        assert line.is_closed()
+    assert shared_host.connect().hello()["ready"]
+
+
+def test_a_new_daemon_replaces_the_old_one(shared_host: RawHost) -> None:
+    old, new = shared_host.connect(), shared_host.connect()
+    new.say("ping", n=4)
+    assert new.hear("pong")["n"] == 4
+    assert old.is_closed()
+
+
+# Stopping
+
+
+def test_a_task_that_ignores_sigterm_is_gone_within_the_grace(
+    line: Line, api: ExecutionApi, site: Site
+) -> None:
+    (site.notes / "stubborn").unlink(missing_ok=True)
+    workload = task_workload("stubborn")
+    claim = go(line, api, workload)
+    line.hear("started", claim)
+    pids = [int(text) for text in wait_until((lambda: note_of(site, "stubborn")), 20).split()]
+    began = time.monotonic()
+    line.say("cancel", claim=claim, grace_s=0.5, reason="cleared by an operator")
+    ended = line.hear("ended", claim)
+    assert 0.5 <= time.monotonic() - began < 5
+    assert ended["exit_code"] == -signal.SIGKILL
+    assert ended["detail"] == "cancelled (cleared by an operator): the task's process was killed by SIGKILL"
+    wait_until(lambda: not any(is_running(pid) for pid in pids))
+    assert [event for event in events_in(site.logs / workload.log_path) if event.startswith("Stopping")] == [
+        "Stopping the task (cleared by an operator): SIGTERM to its process group",
+        "Stopping the task (cleared by an operator): SIGKILL to its process group, as it did not stop within 0.5 s of SIGTERM",
+    ]
+
+
+def note_of(site: Site, name: str) -> str:
+    path = site.notes / name
+    return path.read_text() if path.exists() else ""
+
+
+def test_a_cancel_before_the_task_is_there(line: Line, api: ExecutionApi, site: Site) -> None:
+    """The start is held at the Execution API: the task's process exists, but nothing of the task runs."""
+    workload = task_workload("stubborn")
+    released = api.hold_run[workload.id] = threading.Event()
+    claim = go(line, api, workload)
+    line.say("cancel", claim=claim, grace_s=5, reason="early")  # likely before the fork is known, too
+    wait_until(lambda: api.calls_of(workload.id))
+    released.set()
+    assert line.hear("ended", claim)["detail"].startswith("cancelled (early)")
+
+
+def test_a_callback_is_cancelled_as_a_task_is(
+    line: Line, api: ExecutionApi, site: Site, shared_host: RawHost
+) -> None:
+    claim = go(line, api, callback_workload("jobs.linger"))
+    line.hear("started", claim)
+    pid = int(wait_until((lambda: note_of(site, "linger")), 20))
+    line.say("cancel", claim=claim, grace_s=0.2, reason="not wanted")
+    assert line.hear("ended", claim)["exit_code"] != 0
+    wait_until(lambda: not is_running(pid))
+    assert line.hello()["ready"]
+
+
+def test_a_cancel_of_what_only_waits_drops_it(line: Line, api: ExecutionApi) -> None:
+    claim = prepare(line, api, task_workload("hello"))
+    line.say("cancel", claim=claim, grace_s=5, reason="early")
+    line.hear("dropped", claim)
+
+
+def test_a_supervisor_that_dies_takes_its_task_along(
+    line: Line, api: ExecutionApi, site: Site, shared_host: RawHost
+) -> None:
+    (site.notes / "stubborn").unlink(missing_ok=True)
+    workload = task_workload("stubborn")
+    claim = go(line, api, workload)
+    line.hear("started", claim)
+    wait_until((lambda: note_of(site, "stubborn")), 20)
+    task = int(note_of(site, "stubborn").split()[0])
+    apart = int(note_of(site, "stubborn").split()[2])
+    line.hello()
+    os.kill(int(str(job_of(shared_host, claim)["pid"])), signal.SIGKILL)
+    ended = line.hear("ended", claim)
+    assert (ended["exit_code"], ended["detail"]) == (-9, "the task's supervisor was killed by SIGKILL")
+    wait_until(lambda: not is_running(task) and not is_running(apart))
+    assert events_in(site.logs / workload.log_path)[-1].startswith(
+        "The task's supervisor was killed by SIGKILL"
+    )
+
+
+def test_a_supervisor_that_hangs_is_killed_last(site: Site, api: ExecutionApi) -> None:
+    with raw_host(site.folder / "hangs", site.environment(), "--supervisor-s", "0.5") as host:
+        line = host.connect()
+        workload = task_workload("stubborn")
+        claim = go(line, api, workload)
+        line.hear("started", claim)
+        line.hello()
+        os.kill(int(str(job_of(host, claim)["pid"])), signal.SIGSTOP)
+        began = time.monotonic()
+        line.say("cancel", claim=claim, grace_s=0.1, reason="cleared")
+        ended = line.hear("ended", claim)
+        assert 0.6 < time.monotonic() - began < 5
+        assert ended["detail"] == "cancelled (cleared): the task's supervisor was killed by SIGKILL"
+        assert "it did not end 0.5 s after its task" in events_in(site.logs / workload.log_path)[-2]
+
+
+# The host's own life
+
+
+def test_what_supervisors_print_is_not_kept_for_ever(
+    line: Line, api: ExecutionApi, shared_host: RawHost
+) -> None:
+    log = shared_host.directory / f"{shared_host.id}.log"
+    os.truncate(log, 9 * 1024 * 1024)
+    for _ in range(2):
+        line.hear("ended", go(line, api, task_workload("hello")))
+    assert log.with_suffix(".log.1").stat().st_size > 9 * 1024 * 1024
+    assert log.stat().st_size < 100_000
+    assert "Workload finished" in log.read_text()
+
+
+def test_a_host_outlives_its_daemon_and_its_jobs_go_on(site: Site, api: ExecutionApi) -> None:
+    (site.notes / "enough").unlink(missing_ok=True)
+    with raw_host(site.folder / "lives", site.environment()) as host:
+        line = host.connect()
+        first, second = task_workload("wait"), task_workload("hello")
+        running, waiting = go(line, api, first), prepare(line, api, second)
+        line.hear("started", running)
+        line.close()
+        assert host.is_locked()
+        (site.notes / "enough").touch()
+        wait_until(lambda: job_of(host, running)["phase"] == "ended", 20)
+        line = host.connect()
+        jobs = {job["claim"]: job for job in line.hello()["jobs"]}
+        assert (jobs[running]["phase"], jobs[running]["exit_code"]) == ("ended", 0)
+        assert jobs[waiting]["phase"] == "prepared"
+
+        # Retired: what was promised is kept, what is new is refused.
+        line.say("retire")
+        line.say("prepare", claim="new", payload=task_workload("hello").payload, server=api.url)
+        assert line.hear("refused", "new")["reason"] == "this job host takes nothing new"
+        line.say("go", claim=waiting, token="t")
+        line.hear("ended", waiting)
+        line.say("forget", claim=running)
+        assert line.hello()["closed"]
+        line.say("forget", claim=waiting)
+        assert host.wait() == 0
+        assert not host.is_locked()
+        assert host.journal["jobs"] == []
+
+
+def test_a_killed_hosts_waiting_jobs_leave_without_a_trace(site: Site, api: ExecutionApi) -> None:
+    with raw_host(site.folder / "killed", site.environment()) as host:
+        line = host.connect()
+        workloads = [task_workload("hello") for _ in range(3)]
+        claims = [prepare(line, api, workload) for workload in workloads]
+        line.hello()
+        pids = [int(str(job_of(host, claim)["pid"])) for claim in claims]
+        host.process.kill()
+        wait_until(lambda: not any(is_running(pid) for pid in pids))
+        assert not host.is_locked()
+        assert [api.calls_of(workload.id) for workload in workloads] == [[], [], []]
+        assert not any((site.logs / workload.log_path).exists() for workload in workloads)
+
+
+def test_an_idle_host_leaves_and_its_journal_stays(site: Site, api: ExecutionApi) -> None:
+    with raw_host(site.folder / "idle", site.environment(), "--idle-s", "0.3") as host:
+        line = host.connect()
+        claim = go(line, api, task_workload("hello"))
+        line.hear("ended", claim)
+        waiting = prepare(line, api, task_workload("hello"))
+        line.close()
+        assert host.wait() == 0
+        assert job_of(host, claim)["phase"] == "ended"
+        assert job_of(host, waiting)["phase"] == "not_started"
+        assert job_of(host, waiting)["detail"] == "the job host is leaving, as it was left alone"
+
+
+def test_sigterm_lets_the_running_jobs_end(site: Site, api: ExecutionApi) -> None:
+    (site.notes / "enough").unlink(missing_ok=True)
+    with raw_host(site.folder / "sigterm", site.environment()) as host:
+        line = host.connect()
+        running = go(line, api, task_workload("wait"))
+        waiting = prepare(line, api, task_workload("hello"))
+        line.hear("started", running)
+        host.process.terminate()
+        reason = line.hear("not_started", waiting)["reason"]
+        assert reason == "the job host is leaving, as it was told to by SIGTERM"
+        assert host.process.poll() is None
+        (site.notes / "enough").touch()
+        assert host.wait() == 0
+        assert job_of(host, running)["exit_code"] == 0
+
+
+def test_a_host_with_threads_starts_fresh_interpreters(site: Site, api: ExecutionApi, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "airflow_local_settings.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+    )
+    environment = site.environment()
+    environment["PYTHONPATH"] += f":{config}"
+    with raw_host(site.folder / "threads", environment) as host:
+        line = host.connect()
+        assert line.hello()["versions"]["job_start"] == "spawn"
+        workload = task_workload("hello")
+        claim = go(line, api, workload)
+        assert line.hear("ended", claim)["exit_code"] == 0
+        assert "hello from the task" in events_in(site.logs / workload.log_path)
+        dropped = prepare(line, api, task_workload("hello"))
+        line.say("drop", claim=dropped)
+        line.hear("dropped", dropped)
+
+
+def test_airflow_that_is_not_installed(site: Site, tmp_path: Path) -> None:
+    environment = site.environment()
+    (tmp_path / "airflow.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'airflow'\", name='airflow')"
+    )
+    environment["PYTHONPATH"] += f":{tmp_path}"
+    with raw_host(site.folder / "bare", environment) as host:
+        assert host.wait() == 6
+        sentence = "apache-airflow-task-sdk is not installed; run: pip install 'edge-ws[worker]'"
+        assert host.journal["failure"] == sentence
+        assert host.log == f"edge-ws host: {sentence}\n"
+
+
+def test_airflow_that_does_not_load(site: Site) -> None:
+    environment = site.environment(AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL="often")
+    with raw_host(site.folder / "broken", environment) as host:
+        assert host.wait() == 1
+        assert host.journal["failure"].startswith(
+            "Airflow cannot be loaded on this worker: AirflowConfigException"
+        )
+        assert "Traceback" not in host.log.splitlines()[-1]

@@ -1,0 +1,165 @@
+"""A remote site's Airflow folder with one DAG, and the workloads that a centre would send to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import edge_ws
+
+_DAG = """
+import os, pathlib, signal, subprocess, sys, time
+from datetime import datetime
+from airflow.sdk import DAG, task
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.providers.standard.operators.python import PythonOperator
+
+NOTES = pathlib.Path(os.environ["SITE_NOTES"])
+
+def note(name, text):
+    path = NOTES / name
+    path.with_suffix(".new").write_text(str(text))
+    path.with_suffix(".new").rename(path)
+
+with DAG("jobs", schedule=None, start_date=datetime(2026, 1, 1)):
+
+    @task
+    def hello():
+        print("hello from the task")
+        note("environment", "\\n".join(f"{k}={v}" for k, v in os.environ.items()))
+        note("descriptors", "\\n".join(
+            os.readlink(entry) for entry in pathlib.Path("/proc/self/fd").iterdir() if entry.is_symlink()))
+        return 42
+
+    @task
+    def wait():
+        note("wait", os.getpid())
+        while not (NOTES / "enough").exists():
+            time.sleep(0.02)
+
+    @task
+    def stubborn():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        ignore = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
+        in_group = subprocess.Popen([sys.executable, "-c", ignore], stdout=subprocess.PIPE)
+        apart = subprocess.Popen([sys.executable, "-c", ignore], stdout=subprocess.PIPE, start_new_session=True)
+        in_group.stdout.readline(), apart.stdout.readline()
+        note("stubborn", f"{os.getpid()} {in_group.pid} {apart.pid}")
+        time.sleep(600)
+
+    def _vanish():
+        os._exit(7)
+
+    hello(); wait(); stubborn()
+    PythonOperator(task_id="vanish", python_callable=_vanish)
+    BashOperator(task_id="bash", bash_command="echo from bash")
+
+def linger():
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    note("linger", os.getpid())
+    time.sleep(600)
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The folder of a worker."""
+
+    folder: Path
+
+    @property
+    def notes(self) -> Path:
+        """Where the tasks leave notes."""
+        return self.folder / "notes"
+
+    @property
+    def logs(self) -> Path:
+        """Airflow's log folder."""
+        return self.folder / "airflow" / "logs"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Return an environment in which Airflow finds the site, and no database."""
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "EDGE_WS_"))
+        }
+        return {
+            **kept,
+            "PYTHONPATH": str(Path(edge_ws.__file__).parents[1]),
+            "AIRFLOW_HOME": str(self.folder / "airflow"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(self.folder / "dags"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sqlite:////nonexistent/none.db",
+            "SITE_NOTES": str(self.notes),
+            **more,
+        }
+
+
+def make_site(folder: Path) -> Site:
+    """Lay out a site in that folder."""
+    site = Site(folder)
+    for part in ("airflow", "dags", "notes"):
+        (folder / part).mkdir(parents=True)
+    (folder / "dags" / "jobs.py").write_text(_DAG)
+    return site
+
+
+@dataclass(frozen=True)
+class TaskWorkload:
+    """A workload and its identity."""
+
+    id: str
+    log_path: str
+    payload: str
+
+
+def task_workload(task_id: str, *, bundle: str = "dags-folder") -> TaskWorkload:
+    """Return a task's workload, its token left blank."""
+    number = str(uuid.uuid4())
+    log_path = f"dag_id=jobs/run_id=r1/task_id={task_id}/{number}.log"
+    payload = {
+        "token": "",
+        "dag_rel_path": "jobs.py",
+        "bundle_info": {"name": bundle, "version": None},
+        "log_path": log_path,
+        "ti": {
+            "id": number,
+            "task_id": task_id,
+            "dag_id": "jobs",
+            "run_id": "r1",
+            "try_number": 1,
+            "dag_version_id": str(uuid.uuid4()),
+            "map_index": -1,
+            "hostname": "",
+            "context_carrier": {},
+            "queue": "default",
+            "pool_slots": 1,
+            "priority_weight": 1,
+        },
+        "sentry_integration": "",
+        "type": "ExecuteTask",
+    }
+    return TaskWorkload(id=number, log_path=log_path, payload=json.dumps(payload))
+
+
+def callback_workload(path: str = "builtins.print") -> TaskWorkload:
+    """Return a callback's workload, its token left blank."""
+    number = str(uuid.uuid4())
+    log_path = f"executor_callbacks/jobs/r1/{number}"
+    payload = {
+        "token": "",
+        "dag_rel_path": "jobs.py",
+        "bundle_info": {"name": "dags-folder", "version": None},
+        "log_path": log_path,
+        "callback": {"id": number, "fetch_method": "import_path", "data": {"path": path, "kwargs": {}}},
+        "type": "ExecuteCallback",
+    }
+    return TaskWorkload(id=number, log_path=log_path, payload=json.dumps(payload))
+
+
+PYTHON = sys.executable
