@@ -12,7 +12,7 @@ from collections.abc import Callable
 import anyio
 
 from edge_ws.protocol.frames import Inventory, ServerFrame
-from edge_ws.protocol.ids import ClaimId, WorkerName
+from edge_ws.protocol.ids import ClaimId, HostId, WorkerName
 from edge_ws.protocol.session import Close, CloseCode, ServerSession
 from edge_ws.store.records import Capacity, Principal
 
@@ -40,6 +40,8 @@ class Link:
         self.slots: dict[ClaimId, int] = {}
         """Open claims of the worker, as this gateway knows them."""
         self.cancelled: set[ClaimId] = set()
+        self.dead_hosts: set[HostId] = set()
+        """Hosts of the worker whose death is recorded."""
         self.not_before = 0.0
         self.left = False
         self.closing: Close | None = None

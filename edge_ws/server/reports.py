@@ -32,7 +32,7 @@ from edge_ws.protocol.frames import (
     Status,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import ClaimId
+from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import REFUSED_PAUSE_S, Hub, Link
@@ -76,11 +76,9 @@ class Reports:
             case Accept() | Refuse() | Started() | Finished() | NotStarted() | PhaseIs() | Log():
                 await self._take_about_claim(link, frame)
             case HostDead():
-                for claim in await self._desk.run(self._store.host_dead, link.principal, frame.host):
-                    self._answer(link, claim, Verdict.DONE, Phase.ENDED)
-                self._on_ended()
+                await self._host_dead(link, frame.host)
             case Status():
-                self.take_inventory(link, frame.inventory)
+                await self._status(link, frame.inventory)
             case Applied():
                 await self._applied(link, frame)
             case Bye():
@@ -183,16 +181,30 @@ class Reports:
         else:
             link.send(LogAck(claim=frame.claim, log_end=end))
 
-    def take_inventory(self, link: Link, inventory: Inventory) -> None:
+    async def _host_dead(self, link: Link, host: HostId) -> None:
+        for claim in await self._desk.run(self._store.host_dead, link.principal, host):
+            self._answer(link, claim, Verdict.DONE, Phase.ENDED)
+        link.dead_hosts.add(host)
+        self._on_ended()
+
+    async def _status(self, link: Link, inventory: Inventory) -> None:
         """Note the worker as it stands; what it does not name proves nothing."""
+        await self._bury(link, inventory)
         before, drained = link.free(), link.inventory is not None and link.inventory.draining
         link.inventory = inventory
         if link.free() > before or (drained and not inventory.draining):
             self._hub.capacity_changed()
 
+    async def _bury(self, link: Link, inventory: Inventory) -> None:
+        """Record the deaths that an inventory tells and that no report of their own has brought."""
+        for host in inventory.dead_hosts:
+            if host not in link.dead_hosts:
+                await self._host_dead(link, host)
+
     async def compare(self, link: Link, open_claims: tuple[OpenClaim, ...]) -> None:
         """After a `hello`: tell which of the worker's claims are stale, and ask for those it did not name."""
         assert link.inventory is not None
+        await self._bury(link, link.inventory)
         known = {one.claim: one for one in open_claims}
         stated = {held.claim: held for held in link.inventory.claims}
         for claim_id, held in stated.items():

@@ -215,9 +215,8 @@ class Jobs:
         )
 
     def reports(self) -> list[WorkerFrame]:
-        """Return everything unconfirmed, for a new connection."""
-        frames = [report for job in self._jobs.values() if (report := job.report()) is not None]
-        return [*(HostDead(host=host) for host in self._dead_hosts), *frames]
+        """Return everything unconfirmed (dead hosts are in every inventory)."""
+        return [report for job in self._jobs.values() if (report := job.report()) is not None]
 
     # The server's frames
 

@@ -370,3 +370,16 @@ async def test_health_and_a_get_on_the_websocket_path(gateway: RunningGateway) -
         assert (health.status_code, health.json()["status"]) == (200, "ok")
         plain = await client.get(f"{gateway.base_url}/edge-ws/v1/ws")
         assert (plain.status_code, plain.headers["edge-ws-error"]) == (426, "upgrade_required")
+
+
+async def test_a_death_that_was_not_heard_is_learnt_from_the_inventory(
+    engine: sa.Engine, store: Store, gateway: RunningGateway
+) -> None:
+    token = make_token(store)
+    job = new_job()
+    async with connected(gateway, token) as peer:
+        enqueue(engine, job)
+        await run_to_started(peer)
+        site, dead = peer.inventory.site, (peer.host,)
+    async with connected(gateway, token, site=site, dead_hosts=dead):
+        await until(lambda: job_row(engine, job.key).state == "failed")
