@@ -44,10 +44,23 @@ class Gateway:
         self._hub = Hub(on_capacity=self._wake)
         self._dispatcher = Dispatcher(store, self._hub, settings, self.id)
         self._reaper = Reaper(
-            store, self._hub, settings, self.id, task_states=task_states, finished_logs=finished_logs
+            store,
+            self._hub,
+            settings,
+            self.id,
+            task_states=task_states,
+            finished_logs=finished_logs,
+            asks_for_tokens=lambda: True,
         )
-        reports = Reports(store, self._hub, settings, task_tokens, on_ended=self._reaper.ended)
-        self._workers = Workers(store, self._hub, reports, settings, self.id)
+        self._reports = Reports(
+            store,
+            self._hub,
+            settings,
+            task_tokens,
+            on_ended=self._reaper.ended,
+            on_unsettled=self._reaper.unsettled,
+        )
+        self._workers = Workers(store, self._hub, self._reports, settings, self.id)
         self._serving = False
         self.app = Starlette(
             routes=[
@@ -79,6 +92,8 @@ class Gateway:
                 if watch.can_watch:
                     watch.start()
                 tasks.start_soon(self._run_dispatcher, watch.can_watch)
+                tasks.start_soon(self._reports.run_reports)
+                tasks.start_soon(self._reports.run_logs)
                 tasks.start_soon(self._reaper.settle_for_ever)
                 tasks.start_soon(self._reaper.beat_for_ever)
                 tasks.start_soon(self._reaper.move_logs_for_ever)

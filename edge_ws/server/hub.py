@@ -104,6 +104,10 @@ class Hub:
         if self._links.get(link.name) is link:
             del self._links[link.name]
 
+    def holding(self) -> list[WorkerName]:
+        """Return the workers here that hold a claim."""
+        return [name for name, link in self._links.items() if link.slots]
+
     def links(self) -> list[Link]:
         """Return all links."""
         return list(self._links.values())
@@ -121,6 +125,10 @@ class Hub:
         link.cancelled.discard(claim)
         if link.slots.pop(claim, None) is not None:
             self._on_capacity()
+
+    def pause(self, link: Link, pause_s: float) -> None:
+        """Offer the worker nothing for a while."""
+        link.not_before = anyio.current_time() + pause_s
 
     def next_chance(self, now: float) -> float | None:
         """Return when the next pause after a refusal ends, None if there is none."""

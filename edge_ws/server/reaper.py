@@ -6,6 +6,7 @@ Judges by the tasks' own states (TaskStates), never by the silence of a link.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from enum import Enum
 from typing import NoReturn
 
@@ -13,7 +14,7 @@ import anyio
 
 from edge_ws.errors import EdgeWsError, UnreachableError
 from edge_ws.protocol.frames import Cancel, Refusal, Refused
-from edge_ws.protocol.ids import ClaimId, GatewayId
+from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.protocol.session import Close, CloseCode
 from edge_ws.protocol.states import Phase
 from edge_ws.server.config import GatewaySettings
@@ -27,6 +28,11 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """Between two looks at the tasks' states."""
+WHOLE_LOOK_S = 4.0
+"""Between two looks at the claims of all workers: with the lease of 10 s, a dead gateway's offers are free
+within 15 s."""
+SHORTEST_LOOK_S = 0.1
+"""The same, however much is to be judged."""
 OVERTIME_S = 30.0
 """A task that ended by its own report may run callbacks for so long (Airflow's overtime is 20 s)."""
 PURGE_EVERY_S = 60.0
@@ -96,7 +102,19 @@ class Reaper:
         *,
         task_states: TaskStates,
         finished_logs: FinishedLogs,
+        asks_for_tokens: Callable[[], bool],
     ) -> None:
+        """Make it.
+
+        Args:
+            store: the database.
+            hub: this gateway's workers.
+            settings: the gateway's.
+            gateway: its id.
+            task_states: what the centre thinks of tasks.
+            finished_logs: where logs of ended jobs go.
+            asks_for_tokens: whether revoked tokens must be looked for each second (nothing tells of them).
+        """
         self._store = store
         self._hub = hub
         self._settings = settings
@@ -105,43 +123,69 @@ class Reaper:
         self._finished_logs = finished_logs
         self._desk = Desk(threads=1)
         self._ended_since: dict[ClaimId, float] = {}
+        self._asks_for_tokens = asks_for_tokens
         self._ended = anyio.Event()
+        self._unsettled = anyio.Event()
         self._purged_at = 0.0
+        self._repaired_at = 0.0
 
     def ended(self) -> None:
         """Say that a job has ended, so that its log is moved at once."""
         self._ended.set()
 
+    def unsettled(self) -> None:
+        """Say that a claim needs judgement now."""
+        self._unsettled.set()
+
     async def settle_for_ever(self) -> NoReturn:
-        """Look once a second."""
+        """Look every second at what this gateway's workers hold, and now and then at everything."""
+        whole_at = 0.0
         while True:
+            self._unsettled = anyio.Event()
+            now = anyio.current_time()
+            whole = now - whole_at >= WHOLE_LOOK_S
             try:
-                await self.look(anyio.current_time())
+                await self.look(now, whole=whole)
+                whole_at = now if whole else whole_at
             except EdgeWsError as error:
                 log.warning("The reaper waits: %s", error)
-            await anyio.sleep(LOOK_S)
+            await anyio.sleep(SHORTEST_LOOK_S)
+            with anyio.move_on_after(LOOK_S - SHORTEST_LOOK_S):
+                await self._unsettled.wait()
 
-    async def look(self, now: float) -> None:
-        """Settle what is due at `now`."""
-        if await self._desk.run(self._store.expire_offers):
-            self._hub.capacity_changed()
-        await self._desk.run(self._store.repair)
-        await self._settle_claims(now)
-        await self._close_refused()
-        await self._desk.run(self._store.mark_silent)
+    async def look(self, now: float, *, whole: bool) -> None:
+        """Settle what is due at `now`.
+
+        Args:
+            now: the event loop's time.
+            whole: at the claims of all workers; else only of those here that hold any, so that an idle
+                gateway asks nothing.
+        """
+        holding = self._hub.holding()
+        if whole or holding:
+            if await self._desk.run(self._store.expire_offers):
+                self._hub.capacity_changed()
+            await self._settle_claims(now, None if whole else holding)
+        if self._asks_for_tokens():
+            await self.close_refused()
+        if now - self._repaired_at >= self._settings.backup_scan_s:
+            self._repaired_at = now
+            await self.close_refused()
+            await self._desk.run(self._store.repair)
+            await self._desk.run(self._store.mark_silent)
         if now - self._purged_at >= PURGE_EVERY_S:
             self._purged_at = now
             await self._desk.run(self._store.purge, self._settings.keep_ended_s)
 
-    async def _settle_claims(self, now: float) -> None:
-        claims = await self._desk.run(self._store.unsettled)
+    async def _settle_claims(self, now: float, holding: list[WorkerName] | None) -> None:
+        claims = await self._desk.run(self._store.unsettled, holding)
         asked = {one.subject for one in claims if not one.is_callback}
         states = await self._desk.run(self._task_states.states, asked) if asked else {}
-        self._ended_since = {
-            one.claim: self._ended_since.get(one.claim, now)
-            for one in claims
-            if states.get(one.subject, GONE) not in {"running", "queued"}
-        }
+        over = {one.claim for one in claims if states.get(one.subject, GONE) not in {"running", "queued"}}
+        if holding is None:
+            self._ended_since = {one: since for one, since in self._ended_since.items() if one in over}
+        for ended in over:
+            self._ended_since.setdefault(ended, now)
         for one in claims:
             state = states.get(one.subject, GONE)
             ended_for_s = now - self._ended_since.get(one.claim, now)
@@ -175,7 +219,7 @@ class Reaper:
         why = "the task was cleared or deleted" if cleared else f"the task's state is {state}"
         link.send(Cancel(claim=one.claim, reason=why))
 
-    async def _close_refused(self) -> None:
+    async def close_refused(self) -> None:
         """Close the connections of tokens that are no longer good."""
         ids = {link.principal.token_id for link in self._hub.links()} - {None}
         if not ids:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import assert_never
+from typing import NoReturn, assert_never
 
-import anyio
-
+from edge_ws.errors import EdgeWsError
 from edge_ws.protocol.frames import (
     Accept,
     Ack,
@@ -32,22 +31,28 @@ from edge_ws.protocol.frames import (
     Status,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import ClaimId, HostId
+from edge_ws.protocol.ids import HostId
 from edge_ws.protocol.states import Phase
+from edge_ws.server.batches import Batches
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import REFUSED_PAUSE_S, Hub, Link
 from edge_ws.server.ports import TaskTokens
 from edge_ws.server.work import Desk
 from edge_ws.store.records import Accepted, OpenClaim, Verdict
+from edge_ws.store.report_verbs import MANY, ClaimReport, Outcome
 from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)
 
-ClaimFrame = Accept | Refuse | Started | Finished | NotStarted | PhaseIs | Log
+LOGS_AT_ONCE = 64
+"""Log chunks in one transaction, at the most: 4 MiB."""
 
 
 class Reports:
-    """The desk at which workers' statements are taken."""
+    """The desk at which workers' statements are taken.
+
+    Reports of all workers that arrive together commit together; so do log chunks, in a lane of their own.
+    """
 
     def __init__(
         self,
@@ -57,24 +62,50 @@ class Reports:
         tokens: TaskTokens,
         *,
         on_ended: Callable[[], None],
+        on_unsettled: Callable[[], None],
     ) -> None:
+        """Make it.
+
+        Args:
+            store: where reports go.
+            hub: told of slots that come free.
+            settings: the gateway's.
+            tokens: mints what `go` carries.
+            on_ended: called after jobs have ended.
+            on_unsettled: called when a claim needs the reaper's judgement.
+        """
         self._store = store
         self._hub = hub
         self._settings = settings
         self._tokens = tokens
         self._on_ended = on_ended
-        self._desk = Desk(threads=2)
-        self._log_desk = Desk(threads=1)
+        self._on_unsettled = on_unsettled
+        self._desk = Desk(threads=1)
+        self._reports = Batches(self._write_reports, self._answer_reports, MANY)
+        self._logs = Batches(self._write_logs, self._answer_logs, LOGS_AT_ONCE)
+
+    async def run_reports(self) -> NoReturn:
+        """Write reports for ever."""
+        await self._reports.run()
+
+    async def run_logs(self) -> NoReturn:
+        """Write logs for ever."""
+        await self._logs.run()
 
     async def take(self, link: Link, frame: WorkerFrame) -> None:
-        """Carry out one statement of a worker whose `hello` was answered.
+        """Take one statement of a worker whose `hello` was answered.
+
+        A report is answered once it is committed; one whose batch the database did not take is not answered,
+        so the worker will say it again.
 
         Raises:
-            UnreachableError: the database is away; nothing was answered, so the worker will say it again.
+            UnreachableError: the database is away (of statements that are not about a claim).
         """
         match frame:
-            case Accept() | Refuse() | Started() | Finished() | NotStarted() | PhaseIs() | Log():
-                await self._take_about_claim(link, frame)
+            case Log():
+                await self._logs.put((link, frame))
+            case Accept() | Refuse() | Started() | Finished() | NotStarted() | PhaseIs():
+                await self._reports.put((link, frame))
             case HostDead():
                 await self._host_dead(link, frame.host)
             case Status():
@@ -88,36 +119,83 @@ class Reports:
             case _:
                 assert_never(frame)
 
-    async def _take_about_claim(self, link: Link, frame: ClaimFrame) -> None:
+    # Reports about claims
+
+    def _write_reports(self, batch: list[tuple[Link, ClaimReport]]) -> list[tuple[Outcome, str]]:
+        """Commit a batch; return each outcome with the token to send, "" for none (blocking)."""
+        life_s, leeway_s = self._settings.token_life_s, self._settings.token_leeway_s
+        outcomes = self._store.take(
+            [(link.principal, frame) for link, frame in batch], start_within_s=life_s + leeway_s
+        )
+        return [(outcome, self._mint(outcome, life_s)) for outcome in outcomes]
+
+    def _mint(self, outcome: Outcome, life_s: float) -> str:
+        if not isinstance(outcome, Accepted):
+            return ""
+        try:
+            return self._tokens.mint(outcome.subject, is_callback=outcome.is_callback, valid_s=life_s)
+        except EdgeWsError as error:
+            # The claim goes back when its lease is over; an operator must mend the signing settings.
+            log.error("No token for task %s: %s", outcome.subject, error)  # noqa: TRY400
+            return ""
+
+    def _answer_reports(
+        self, batch: list[tuple[Link, ClaimReport]], outcomes: list[tuple[Outcome, str]]
+    ) -> None:
+        for (link, frame), (outcome, token) in zip(batch, outcomes, strict=True):
+            match outcome:
+                case Accepted():
+                    if token:
+                        link.send(Go(claim=frame.claim, token=token))
+                case Verdict.STALE:
+                    link.send(Stale(claim=frame.claim))
+                    self._hub.release(link, frame.claim)
+                case Verdict.REPEATED:
+                    continue
+                case Verdict.DONE:
+                    self._done(link, frame)
+        if any(isinstance(frame, Finished) for _, frame in batch):
+            self._on_ended()
+
+    def _done(self, link: Link, frame: ClaimReport) -> None:
+        """Answer a report that took effect."""
         match frame:
-            case Accept():
-                await self._accept(link, frame)
-            case Refuse():
-                await self._refuse(link, frame)
             case Started():
-                verdict = await self._desk.run(self._store.started, link.principal, frame.claim, frame.host)
-                self._answer(link, frame.claim, verdict, Phase.STARTED)
+                link.send(Ack(claim=frame.claim, phase=Phase.STARTED))
             case Finished():
-                await self._finished(link, frame)
+                link.send(Ack(claim=frame.claim, phase=Phase.ENDED))
+                self._hub.release(link, frame.claim)
             case NotStarted():
-                await self._not_started(link, frame)
+                log.warning("Worker %s could not start claim %s: %s", link.name, frame.claim, frame.reason)
+                link.send(Ack(claim=frame.claim, phase=Phase.ENDED))
+                self._hub.release(link, frame.claim)
+                self._on_unsettled()
+            case Refuse():
+                self._hub.pause(link, REFUSED_PAUSE_S)
+                self._hub.release(link, frame.claim)
             case PhaseIs():
-                await self._phase_is(link, frame)
-            case Log():
-                await self._log(link, frame)
+                if frame.phase is Phase.UNKNOWN:
+                    self._hub.release(link, frame.claim)
+                    self._on_unsettled()
+            case Accept():
+                raise AssertionError("an accept that won is Accepted")
             case _:
                 assert_never(frame)
 
-    def _answer(self, link: Link, claim: ClaimId, verdict: Verdict, phase: Phase) -> None:
-        match verdict:
-            case Verdict.DONE:
-                link.send(Ack(claim=claim, phase=phase))
-            case Verdict.STALE:
-                link.send(Stale(claim=claim))
-            case Verdict.REPEATED:
-                return
-        if verdict is Verdict.STALE or phase is Phase.ENDED:
-            self._hub.release(link, claim)
+    # Logs
+
+    def _write_logs(self, batch: list[tuple[Link, Log]]) -> list[int | Verdict]:
+        return self._store.append_logs([(link.principal, frame) for link, frame in batch])
+
+    def _answer_logs(self, batch: list[tuple[Link, Log]], ends: list[int | Verdict]) -> None:
+        for (link, frame), end in zip(batch, ends, strict=True):
+            if isinstance(end, Verdict):
+                link.send(Stale(claim=frame.claim))
+                self._hub.release(link, frame.claim)
+            else:
+                link.send(LogAck(claim=frame.claim, log_end=end))
+
+    # Statements about the worker
 
     async def _applied(self, link: Link, frame: Applied) -> None:
         await self._desk.run(
@@ -126,66 +204,13 @@ class Reports:
         link.concurrency, link.queues = frame.concurrency, frame.queues
         self._hub.capacity_changed()
 
-    async def _refuse(self, link: Link, frame: Refuse) -> None:
-        await self._desk.run(self._store.refuse, link.principal, frame.claim, frame.reason)
-        link.not_before = anyio.current_time() + REFUSED_PAUSE_S
-        self._hub.release(link, frame.claim)
-
-    async def _accept(self, link: Link, frame: Accept) -> None:
-        life_s, leeway_s = self._settings.token_life_s, self._settings.token_leeway_s
-        outcome = await self._desk.run(
-            self._store.accept, link.principal, frame.claim, frame.host, start_within_s=life_s + leeway_s
-        )
-        match outcome:
-            case Accepted():
-                token = await self._desk.run(
-                    self._tokens.mint, outcome.subject, is_callback=outcome.is_callback, valid_s=life_s
-                )
-                link.send(Go(claim=frame.claim, token=token))
-            case Verdict.STALE:
-                self._answer(link, frame.claim, outcome, Phase.ACCEPTED)
-            case Verdict.DONE | Verdict.REPEATED:
-                return
-
-    async def _finished(self, link: Link, frame: Finished) -> None:
-        verdict = await self._desk.run(
-            self._store.finished,
-            link.principal,
-            frame.claim,
-            frame.exit_code,
-            frame.detail,
-            log_uploaded=frame.log_uploaded,
-        )
-        self._answer(link, frame.claim, verdict, Phase.ENDED)
-        self._on_ended()
-
-    async def _not_started(self, link: Link, frame: NotStarted) -> None:
-        verdict = await self._desk.run(self._store.not_started, link.principal, frame.claim, frame.reason)
-        log.warning("Worker %s could not start claim %s: %s", link.name, frame.claim, frame.reason)
-        self._answer(link, frame.claim, verdict, Phase.ENDED)
-
-    async def _phase_is(self, link: Link, frame: PhaseIs) -> None:
-        if frame.phase is Phase.UNKNOWN:
-            await self._desk.run(self._store.unknown, link.principal, frame.claim)
-            self._hub.release(link, frame.claim)
-        elif frame.phase is Phase.STARTED:
-            await self._desk.run(self._store.started, link.principal, frame.claim, frame.host)
-
-    async def _log(self, link: Link, frame: Log) -> None:
-        end = await self._log_desk.run(
-            self._store.append_log, link.principal, frame.claim, frame.offset, frame.data
-        )
-        if isinstance(end, Verdict):
-            link.send(Stale(claim=frame.claim))
-            self._hub.release(link, frame.claim)
-        else:
-            link.send(LogAck(claim=frame.claim, log_end=end))
-
     async def _host_dead(self, link: Link, host: HostId) -> None:
         for claim in await self._desk.run(self._store.host_dead, link.principal, host):
-            self._answer(link, claim, Verdict.DONE, Phase.ENDED)
+            link.send(Ack(claim=claim, phase=Phase.ENDED))
+            self._hub.release(link, claim)
         link.dead_hosts.add(host)
         self._on_ended()
+        self._on_unsettled()
 
     async def _status(self, link: Link, inventory: Inventory) -> None:
         """Note the worker as it stands; what it does not name proves nothing."""

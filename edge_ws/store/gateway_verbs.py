@@ -6,7 +6,6 @@ which holds one.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,28 +14,33 @@ from sqlalchemy.engine import Connection, Row
 
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName, new_id
 from edge_ws.protocol.states import Phase
+from edge_ws.store.bulk import any_of, insert_many, update_many
 from edge_ws.store.command import Parsed, parse
 from edge_ws.store.database import Database
 from edge_ws.store.live import (
     CLAIMED,
     FAILED,
     KEY_COLUMNS,
+    MANY_KEYS,
     OPEN_STATES,
     QUEUED,
     REMOVED,
     find_live,
     held,
     is_job,
+    key_columns,
     key_of,
     row_state,
     same_job,
     set_job,
+    these_jobs,
 )
 from edge_ws.store.records import (
     CALLBACK_DAG_ID,
     Assignment,
     Candidate,
     Claimed,
+    JobKey,
     LogToStore,
     OpenClaim,
     WishRecord,
@@ -153,22 +157,33 @@ class GatewayVerbs:
         A row whose command is no workload is failed here, so that its executor reports it.
         """
         claimed: list[Claimed] = []
+        paths: dict[ClaimId, Parsed] = {}
         with self._database.write() as connection:
             taken = self._locked_slots(connection, {one.worker for one in chosen})
-            # In key order, as everywhere: two gateways lock the same rows in the same order.
-            for one in sorted(chosen, key=lambda one: one.key):
-                room = one.concurrency - one.stale_slots - taken[one.worker]
-                if one.worker not in taken or one.slots > room:
+            queued = self._lock_queued(connection, [one.key for one in chosen])
+            for one in chosen:
+                command = queued.get(one.key)
+                room = one.concurrency - one.stale_slots - taken.get(one.worker, one.concurrency)
+                if command is None or one.slots > room:
                     continue
-                row = self._lock_queued(connection, one)
-                if row is None:
-                    continue
-                parsed = parse(row.command)
+                parsed = parse(command)
                 if parsed is None:
-                    self._fail_unreadable(connection, row)
+                    self._fail_unreadable(connection, one.key)
                     continue
-                claimed.append(self._insert_claim(connection, gateway_id, one, parsed, lease_s))
+                claim_id = ClaimId(new_id())
+                paths[claim_id] = parsed
+                claimed.append(
+                    Claimed(
+                        claim=claim_id,
+                        key=one.key,
+                        worker=one.worker,
+                        site=one.site,
+                        slots=one.slots,
+                        payload=parsed.payload,
+                    )
+                )
                 taken[one.worker] += one.slots
+            self._insert_claims(connection, gateway_id, claimed, paths, lease_s)
         return claimed
 
     @staticmethod
@@ -177,61 +192,82 @@ class GatewayVerbs:
         wanted = sorted(names)
         locked = connection.execute(
             sa.select(worker.c.worker_name)
-            .where(worker.c.worker_name.in_(wanted))
+            .where(any_of(connection, worker.c.worker_name, wanted))
             .order_by(worker.c.worker_name)
             .with_for_update()
         ).scalars()
-        taken: dict[str, int] = defaultdict(int, dict.fromkeys(locked, 0))
+        taken = dict.fromkeys(locked, 0)
         open_slots = (
             sa.select(claim.c.worker, sa.func.sum(claim.c.slots))
             .join(edge_job, held)
-            .where(claim.c.worker.in_(wanted))
+            .where(any_of(connection, claim.c.worker, wanted), claim.c.phase != Phase.ENDED.value)
             .group_by(claim.c.worker)
         )
         for name, slots in connection.execute(open_slots).all():
             taken[name] = int(slots)
         return taken
 
-    def _lock_queued(self, connection: Connection, one: Assignment) -> Row[Any] | None:
-        query = sa.select(edge_job).where(is_job(one.key), edge_job.c.state == QUEUED)
-        return connection.execute(self._database.locked(query)).one_or_none()
+    def _lock_queued(self, connection: Connection, keys: Sequence[JobKey]) -> dict[JobKey, str]:
+        """Lock those of the rows that are still queued and nobody else holds; return their commands."""
+        found: dict[JobKey, str] = {}
+        for start in range(0, len(keys), MANY_KEYS):
+            query = (
+                sa.select(*key_columns, edge_job.c.command)
+                .where(these_jobs(connection, keys[start : start + MANY_KEYS]), edge_job.c.state == QUEUED)
+                # In key order, as everywhere: two gateways lock the same rows in the same order.
+                .order_by(*key_columns)
+            )
+            for row in connection.execute(self._database.locked(query)):
+                found[key_of(row)] = row.command
+        return found
 
     @staticmethod
-    def _fail_unreadable(connection: Connection, row: Row[Any]) -> None:
+    def _fail_unreadable(connection: Connection, key: JobKey) -> None:
         connection.execute(
             edge_job.update()
-            .where(is_job(key_of(row)), edge_job.c.state == QUEUED)
+            .where(is_job(key), edge_job.c.state == QUEUED)
             .values(state=FAILED, last_update=utc_now())
         )
 
     @staticmethod
-    def _insert_claim(
-        connection: Connection, gateway_id: GatewayId, one: Assignment, parsed: Parsed, lease_s: float
-    ) -> Claimed:
-        claim_id = ClaimId(new_id())
-        connection.execute(
-            claim.insert().values(
-                id=claim_id,
+    def _insert_claims(
+        connection: Connection,
+        gateway_id: GatewayId,
+        claimed: Sequence[Claimed],
+        parsed: Mapping[ClaimId, Parsed],
+        lease_s: float,
+    ) -> None:
+        """Write the claims, and into their locked rows whose they are."""
+        if not claimed:
+            return
+        rows = [
+            {
+                "id": one.claim,
                 **{name: getattr(one.key, name) for name in KEY_COLUMNS},
-                subject=parsed.subject,
-                worker=one.worker,
-                site=one.site,
-                gateway=gateway_id,
-                slots=one.slots,
-                phase=Phase.OFFERED.value,
-                created_at=epoch_now(),
-                lease_until=epoch_now() + lease_s,
-                log_path=parsed.log_path,
-            )
-        )
-        connection.execute(
-            edge_job.update()
-            .where(is_job(one.key))
-            .values(state=CLAIMED, edge_worker=one.worker, edge_ws_claim=claim_id, last_update=utc_now())
-        )
-        return Claimed(
-            claim=claim_id, key=one.key, worker=one.worker, slots=one.slots, payload=parsed.payload
-        )
+                "subject": parsed[one.claim].subject,
+                "worker": one.worker,
+                "site": one.site,
+                "slots": one.slots,
+                "log_path": parsed[one.claim].log_path,
+            }
+            for one in claimed
+        ]
+        same = {
+            "gateway": gateway_id,
+            "phase": Phase.OFFERED.value,
+            "created_at": epoch_now(),
+            "lease_until": epoch_now() + lease_s,
+        }
+        insert_many(connection, claim, rows, **same)
+        jobs = [
+            {
+                **{name: getattr(one.key, name) for name in KEY_COLUMNS},
+                "edge_worker": one.worker,
+                "edge_ws_claim": one.claim,
+            }
+            for one in claimed
+        ]
+        update_many(connection, edge_job, KEY_COLUMNS, jobs, state=CLAIMED, last_update=utc_now())
 
     # Wishes
 
@@ -263,10 +299,19 @@ class GatewayVerbs:
                 back_to_queue(connection, row, "expired", "the offer was not answered in time")
         return len(rows)
 
-    def unsettled(self) -> tuple[OpenClaim, ...]:
-        """Return accepted and started claims: the reaper judges them against the tasks' states."""
+    def unsettled(self, workers: Sequence[WorkerName] | None = None) -> tuple[OpenClaim, ...]:
+        """Return accepted and started claims: the reaper judges them against the tasks' states.
+
+        Args:
+            workers: of these; None: of all.
+        """
+        conditions: list[sa.ColumnElement[bool]] = [
+            claim.c.phase.in_((Phase.ACCEPTED.value, Phase.STARTED.value))
+        ]
         with self._database.read() as connection:
-            return open_claims(connection, claim.c.phase.in_((Phase.ACCEPTED.value, Phase.STARTED.value)))
+            if workers is not None:
+                conditions.append(any_of(connection, claim.c.worker, workers))
+            return open_claims(connection, *conditions)
 
     def requeue(self, one: OpenClaim, detail: str) -> bool:
         """Free the job of a claim that cannot start any more; False if it has moved on meanwhile."""

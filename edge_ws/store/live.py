@@ -7,6 +7,7 @@ a new round, and makes the old claim stale.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ from sqlalchemy.engine import Connection, Row
 
 from edge_ws.protocol.ids import ClaimId, WorkerName
 from edge_ws.protocol.states import Phase
+from edge_ws.store.bulk import values_of
 from edge_ws.store.records import JobKey
 from edge_ws.store.tables import claim, edge_job, utc_now
 
@@ -37,6 +39,25 @@ held = sa.and_(
     claim.c.phase != Phase.ENDED.value,
 )
 """The predicate before end states are put back."""
+
+
+MANY_KEYS = 200
+"""Job keys in one statement where they are written out: SQLite's expression depth is 1,000."""
+key_columns = tuple(edge_job.c[name] for name in KEY_COLUMNS)
+
+
+def as_tuple(key: JobKey) -> tuple[object, ...]:
+    """Return the key's columns in their order."""
+    return tuple(getattr(key, name) for name in KEY_COLUMNS)
+
+
+def these_jobs(connection: Connection, keys: Sequence[JobKey]) -> sa.ColumnElement[bool]:
+    """Return the condition that selects the rows of these jobs, by their primary keys."""
+    if connection.dialect.name == "postgresql":
+        rows = [dict(zip(KEY_COLUMNS, as_tuple(key), strict=True)) for key in keys]
+        wanted = values_of(edge_job, KEY_COLUMNS, rows)
+        return sa.tuple_(*key_columns).in_(sa.select(*(wanted.c[name] for name in KEY_COLUMNS)))
+    return sa.tuple_(*key_columns).in_([as_tuple(key) for key in keys])
 
 
 def is_job(key: JobKey) -> sa.ColumnElement[bool]:

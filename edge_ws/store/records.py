@@ -114,6 +114,7 @@ class Claimed:
     claim: ClaimId
     key: JobKey
     worker: WorkerName
+    site: SiteId
     slots: int
     payload: str
     """The workload's JSON, token blanked."""

@@ -14,16 +14,12 @@ from sqlalchemy.engine import Connection, Row
 from edge_ws.errors import RefusedError
 from edge_ws.protocol.frames import Refusal
 from edge_ws.protocol.ids import ClaimId, HostId, SiteId, WorkerName, new_id
-from edge_ws.protocol.states import Phase, phases_before
+from edge_ws.protocol.states import Phase
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database
 from edge_ws.store.live import (
-    CLAIMED,
     FAILED,
     QUEUED,
-    RUNNING,
-    SUCCESS,
-    find_live,
     held,
     is_job,
     key_of,
@@ -32,15 +28,13 @@ from edge_ws.store.live import (
 )
 from edge_ws.store.records import (
     CALLBACK_DAG_ID,
-    Accepted,
     OpenClaim,
     Principal,
     Registered,
     Registration,
-    Verdict,
     WishRecord,
 )
-from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, log, utc_now, worker
+from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, utc_now, worker
 from edge_ws.store.wishes import join_queues, read_wish
 
 SEEN_S = 45.0
@@ -252,107 +246,6 @@ class WorkerVerbs:
             for row in connection.execute(offered).all():
                 back_to_queue(connection, row, "expired", "the worker's connection closed before it accepted")
 
-    def accept(
-        self, principal: Principal, claim_id: ClaimId, host: HostId, *, start_within_s: float
-    ) -> Accepted | Verdict:
-        """Let the worker start the claim: the compare-and-set after which `go` may be sent.
-
-        Args:
-            principal: the worker's.
-            claim_id: the offer.
-            host: the job host that has forked it.
-            start_within_s: the token's life plus Airflow's leeway; until then nobody else gets the job.
-
-        Returns:
-            Accepted: mint a token and say `go` (also when the same host accepts again: its `go` was lost).
-        """
-        with self._database.write() as connection:
-            row = find_live(connection, claim_id, principal.worker)
-            if row is None:
-                return Verdict.STALE
-            phase = Phase(row.phase)
-            if row.result is not None or (phase is Phase.ACCEPTED and row.host != host):
-                return Verdict.STALE
-            if phase not in {Phase.OFFERED, Phase.ACCEPTED}:
-                return Verdict.REPEATED
-            set_claim(
-                connection,
-                claim_id,
-                phase=Phase.ACCEPTED.value,
-                host=host,
-                lease_until=epoch_now() + start_within_s,
-            )
-            set_job(connection, key_of(row), claim_id, state=CLAIMED)
-            return Accepted(subject=row.subject, is_callback=row.dag_id == CALLBACK_DAG_ID)
-
-    def refuse(self, principal: Principal, claim_id: ClaimId, reason: str) -> Verdict:
-        """Free the job of an offer that the worker does not take."""
-        with self._database.write() as connection:
-            row = find_live(connection, claim_id, principal.worker)
-            if row is None:
-                return Verdict.STALE
-            if Phase(row.phase) is not Phase.OFFERED:
-                return Verdict.REPEATED
-            back_to_queue(connection, row, "refused", reason)
-            return Verdict.DONE
-
-    def started(self, principal: Principal, claim_id: ClaimId, host: HostId | None) -> Verdict:
-        """Note that the task runs."""
-        with self._database.write() as connection:
-            row = find_live(connection, claim_id, principal.worker)
-            if row is None:
-                return Verdict.STALE
-            if Phase(row.phase) in phases_before(Phase.STARTED):
-                known = {"host": host} if host else {}
-                set_claim(
-                    connection, claim_id, phase=Phase.STARTED.value, result=None, lease_until=None, **known
-                )
-                set_job(connection, key_of(row), claim_id, state=RUNNING)
-            return Verdict.DONE
-
-    def finished(
-        self, principal: Principal, claim_id: ClaimId, exit_code: int, detail: str, *, log_uploaded: bool
-    ) -> Verdict:
-        """End the job as the worker saw it end; the executor judges it against the task's own state."""
-        with self._database.write() as connection:
-            row = find_live(connection, claim_id, principal.worker)
-            if row is None:
-                return self._ended_before(connection, principal, claim_id)
-            outcome = SUCCESS if exit_code == 0 else FAILED
-            end_claim(connection, row, result=outcome, state=outcome, detail=detail)
-            if log_uploaded:
-                set_claim(connection, claim_id, log_uploaded=True)
-            return Verdict.DONE
-
-    @staticmethod
-    def _ended_before(connection: Connection, principal: Principal, claim_id: ClaimId) -> Verdict:
-        """Tell a repeated `finished` (its ack was lost) from a stale one."""
-        query = sa.select(claim.c.result).where(claim.c.id == claim_id, claim.c.worker == principal.worker)
-        return Verdict.DONE if connection.scalar(query) in {SUCCESS, FAILED} else Verdict.STALE
-
-    def not_started(self, principal: Principal, claim_id: ClaimId, reason: str) -> Verdict:
-        """Note that an accepted claim will never start; the reaper asks the task's state and decides."""
-        with self._database.write() as connection:
-            row = find_live(connection, claim_id, principal.worker)
-            if row is None:
-                return Verdict.STALE
-            set_claim(connection, claim_id, result="not_started", detail=reason[:1000])
-            return Verdict.DONE
-
-    def unknown(self, principal: Principal, claim_id: ClaimId) -> Verdict:
-        """Note that the worker does not know the claim and refuses it from now on."""
-        with self._database.write() as connection:
-            row = find_live(connection, claim_id, principal.worker)
-            if row is None:
-                return Verdict.STALE
-            if Phase(row.phase) is Phase.OFFERED:
-                back_to_queue(connection, row, "refused", "the worker does not know the claim")
-            else:
-                set_claim(
-                    connection, claim_id, result="not_started", detail="the worker does not know the claim"
-                )
-            return Verdict.DONE
-
     def host_dead(self, principal: Principal, host: HostId) -> tuple[ClaimId, ...]:
         """End what ran under a host that its own site says is dead; return those claims.
 
@@ -369,24 +262,6 @@ class WorkerVerbs:
                 else:
                     set_claim(connection, row.id, result="lost", detail=detail)
         return tuple(ClaimId(row.id) for row in rows)
-
-    def append_log(self, principal: Principal, claim_id: ClaimId, offset: int, data: bytes) -> int | Verdict:
-        """Append log bytes; what is there already is not written again, and a gap is not jumped.
-
-        Returns:
-            Bytes that the store now has: where the worker goes on.
-        """
-        with self._database.write() as connection:
-            row = find_live(connection, claim_id, principal.worker)
-            if row is None:
-                return Verdict.STALE
-            new = data[row.log_end - offset :] if offset <= row.log_end else b""
-            if not new:
-                return int(row.log_end)
-            connection.execute(log.insert().values(claim=claim_id, log_offset=row.log_end, data=new))
-            end = int(row.log_end) + len(new)
-            set_claim(connection, claim_id, log_end=end, log_state="held")
-            return end
 
     def note_applied(
         self, principal: Principal, revision: int, concurrency: int, queues: tuple[str, ...] | None
