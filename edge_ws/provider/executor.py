@@ -147,7 +147,7 @@ class EdgeWsExecutor(compat.ExecutorBase):
             self._quiet_until = now + AWAY_PAUSE_S
 
     def _report(self) -> None:
-        ended = self._store.ended(self._owner)
+        ended = self._store.ended(self._owner, self.team_name)
         self._told = Counter({job.key: self._told[job.key] for job in ended if job.key in self._told})
         if not ended:
             return
@@ -200,7 +200,9 @@ class EdgeWsExecutor(compat.ExecutorBase):
             for key in self._store.inherit(self._owner, living):
                 self.running.add(workload.airflow_key(key))
         if self.running:
-            self.running &= {workload.airflow_key(key) for key in self._store.owned(self._owner)}
+            self.running &= {
+                workload.airflow_key(key) for key in self._store.owned(self._owner, self.team_name)
+            }
 
     # From the scheduler: tasks that were another's, or have waited for too long
 

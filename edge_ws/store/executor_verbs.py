@@ -71,16 +71,18 @@ class ExecutorVerbs:
         insert: postgresql.Insert | sqlite.Insert = dialect.insert(edge_job).values(values)
         return insert.on_conflict_do_update(index_elements=KEY_COLUMNS, set_=again)
 
-    def ended(self, owner: int, limit: int = 1000) -> list[EndedJob]:
+    def ended(self, owner: int, team: str | None = None, limit: int = 1000) -> list[EndedJob]:
         """Return rows of that owner that have ended and are not reported, without their locks.
 
-        A row whose claim is still open has not ended, whatever edge3 wrote into it.
+        A row whose claim is still open has not ended, whatever edge3 wrote into it. A scheduler has one
+        executor a team, all under one owner: each sees its own team's rows only.
         """
         query = (
             sa.select(edge_job, claim.c.detail, claim.c.phase)
             .outerjoin(claim, sa.and_(claim.c.id == edge_job.c.edge_ws_claim, same_job))
             .where(
                 edge_job.c.edge_ws_owner == owner,
+                edge_job.c.team_name.is_not_distinct_from(team),
                 edge_job.c.state.not_in((QUEUED, *OPEN_STATES)),
                 sa.or_(claim.c.phase.is_(None), claim.c.phase == Phase.ENDED.value),
             )
@@ -113,10 +115,10 @@ class ExecutorVerbs:
                     .values(edge_ws_owner=None)
                 )
 
-    def owned(self, owner: int) -> set[JobKey]:
-        """Return the keys of all rows of that owner, in any state."""
+    def owned(self, owner: int, team: str | None = None) -> set[JobKey]:
+        """Return the keys of all rows of that owner and team, in any state."""
         query = sa.select(*(edge_job.c[name] for name in KEY_COLUMNS)).where(
-            edge_job.c.edge_ws_owner == owner
+            edge_job.c.edge_ws_owner == owner, edge_job.c.team_name.is_not_distinct_from(team)
         )
         with self._database.read() as connection:
             return {key_of(row) for row in connection.execute(query)}

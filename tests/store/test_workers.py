@@ -10,7 +10,7 @@ from edge_ws.protocol.ids import GatewayId, WorkerName, new_id
 from edge_ws.store.records import JobKey
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, utc_now, worker
-from tests.support.rows import OWNER, FakeWorker, enqueue, job_row, new_job
+from tests.support.rows import OWNER, FakeWorker, change_job, enqueue, job_row, new_job
 
 
 @pytest.fixture
@@ -192,6 +192,16 @@ def test_a_database_that_is_away_is_said_in_one_sentence(tmp_path: object) -> No
     with pytest.raises(UnreachableError, match="failed: unable to open database file"):
         Store(engine).tokens()
     engine.dispose()
+
+
+def test_an_executor_sees_its_own_team_only(engine: sa.Engine, store: Store) -> None:
+    mine, theirs = new_job("mine", team="a"), new_job("theirs", team="b")
+    enqueue(engine, mine, theirs)
+    assert store.owned(OWNER, "a") == {mine.key}
+    assert store.owned(OWNER) == set()
+    for job in (mine, theirs):
+        change_job(engine, job.key, state="failed")
+    assert [one.key for one in store.ended(OWNER, "b")] == [theirs.key]
 
 
 def test_gateways_come_and_go(store: Store) -> None:
