@@ -17,6 +17,7 @@ from edge_ws.store.database import Database
 from edge_ws.store.live import (
     FAILED,
     KEY_COLUMNS,
+    MANY_KEYS,
     OPEN_STATES,
     QUEUED,
     REMOVED,
@@ -24,20 +25,13 @@ from edge_ws.store.live import (
     is_job,
     key_of,
     same_job,
+    these_jobs,
 )
 from edge_ws.store.records import CALLBACK_DAG_ID, EndedJob, JobKey, NewJob, RunningLog
 from edge_ws.store.tables import claim, edge_job, log, utc_now
 
 SHOWN_LOG = 8 * 1024 * 1024
 """Bytes of a running job's log that are shown at the most."""
-_MANY = 500
-"""Keys in one statement: SQLite's expression depth is 1,000."""
-
-_job_key = sa.tuple_(*(edge_job.c[name] for name in KEY_COLUMNS))
-
-
-def _as_tuple(key: JobKey) -> tuple[object, ...]:
-    return tuple(getattr(key, name) for name in KEY_COLUMNS)
 
 
 class ExecutorVerbs:
@@ -103,14 +97,13 @@ class ExecutorVerbs:
     def reported(self, owner: int, keys: Sequence[JobKey]) -> None:
         """Note that the owner has reported these ends; rows queued again meanwhile are left alone."""
         with self._database.write() as connection:
-            for start in range(0, len(keys), _MANY):
-                some = [_as_tuple(key) for key in keys[start : start + _MANY]]
+            for start in range(0, len(keys), MANY_KEYS):
                 connection.execute(
                     edge_job.update()
                     .where(
                         edge_job.c.edge_ws_owner == owner,
                         edge_job.c.state.not_in((QUEUED, *OPEN_STATES)),
-                        _job_key.in_(some),
+                        these_jobs(keys[start : start + MANY_KEYS]),
                     )
                     .values(edge_ws_owner=None)
                 )
@@ -137,10 +130,11 @@ class ExecutorVerbs:
             The adopted rows' keys with their states.
         """
         adopted: dict[JobKey, str] = {}
-        keys = [_as_tuple(key) for key in wanted]
+        keys = list(wanted)
         with self._database.write() if connection is None else nullcontext(connection) as caller:
-            for start in range(0, len(keys), _MANY):
-                query = sa.select(edge_job).where(_job_key.in_(keys[start : start + _MANY])).with_for_update()
+            for start in range(0, len(keys), MANY_KEYS):
+                some = these_jobs(keys[start : start + MANY_KEYS])
+                query = sa.select(edge_job).where(some).with_for_update()
                 for row in caller.execute(query).all():
                     parsed, key = parse(row.command), key_of(row)
                     if parsed is None or parsed.subject != wanted[key]:

@@ -15,7 +15,6 @@ from sqlalchemy.engine import Connection, Row
 
 from edge_ws.protocol.ids import ClaimId, WorkerName
 from edge_ws.protocol.states import Phase
-from edge_ws.store.bulk import values_of
 from edge_ws.store.records import JobKey
 from edge_ws.store.tables import claim, edge_job, utc_now
 
@@ -36,7 +35,7 @@ held = sa.and_(
     edge_job.c.edge_ws_claim == claim.c.id,
     edge_job.c.edge_worker == claim.c.worker,
     edge_job.c.state != QUEUED,
-    claim.c.phase != Phase.ENDED.value,
+    claim.c.ended_at.is_(None),
 )
 """The predicate before end states are put back."""
 
@@ -51,12 +50,8 @@ def as_tuple(key: JobKey) -> tuple[object, ...]:
     return tuple(getattr(key, name) for name in KEY_COLUMNS)
 
 
-def these_jobs(connection: Connection, keys: Sequence[JobKey]) -> sa.ColumnElement[bool]:
-    """Return the condition that selects the rows of these jobs, by their primary keys."""
-    if connection.dialect.name == "postgresql":
-        rows = [dict(zip(KEY_COLUMNS, as_tuple(key), strict=True)) for key in keys]
-        wanted = values_of(edge_job, KEY_COLUMNS, rows)
-        return sa.tuple_(*key_columns).in_(sa.select(*(wanted.c[name] for name in KEY_COLUMNS)))
+def these_jobs(keys: Sequence[JobKey]) -> sa.ColumnElement[bool]:
+    """Return the condition that selects the rows of these jobs (at most MANY_KEYS)."""
     return sa.tuple_(*key_columns).in_([as_tuple(key) for key in keys])
 
 

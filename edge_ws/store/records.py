@@ -68,6 +68,8 @@ class Candidate:
     priority: int
     team: str | None
     waited_s: float = 0.0
+    place: str | None = None
+    """Where the row lay when it was read, if the store can use it to find the row again."""
 
     @property
     def is_callback(self) -> bool:
@@ -105,6 +107,8 @@ class Assignment:
     concurrency: int
     """The worker's; no more than this many slots may be claimed in all."""
     stale_slots: int = 0
+    place: str | None = None
+    """The candidate's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

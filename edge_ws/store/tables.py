@@ -173,8 +173,19 @@ claim = sa.Table(
     # none: no bytes yet; held: in edge_ws_log; moved: in Airflow's log folder.
     sa.Column("log_state", sa.String(10), nullable=False, server_default="none"),
     sa.Column("log_uploaded", sa.Boolean, nullable=False, server_default=sa.false()),
-    sa.Index("edge_ws_claim_open", "worker", "phase"),
-    sa.Index("edge_ws_claim_job", "dag_id", "run_id", "task_id", "map_index", "try_number"),
+    # Not by phase: an index that names a column is written at each change of it.
+    sa.Index(
+        "edge_ws_claim_open",
+        "worker",
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
+    ),
+    sa.Index(
+        "edge_ws_claim_log",
+        "ended_at",
+        sqlite_where=sa.text("log_state = 'held'"),
+        postgresql_where=sa.text("log_state = 'held'"),
+    ),
 )
 
 log = sa.Table(
@@ -238,3 +249,14 @@ VERSION_TABLE = "alembic_version_edge_ws"
 EDGE3_VERSION_TABLE = "alembic_version_edge3"
 EDGE3_HEAD = "d5a2f8b41c07"
 """edge3 5.1.0's migration head: the shape we create and adopt."""
+JOB_INDEXES = ("edge_ws_job_owner", "edge_ws_job_claim", "edge_ws_job_queued", "edge_ws_job_callback")
+"""Our indexes on `edge_job`, which the migrations make."""
+TRIGGERS = {
+    "edge_ws_job_queued": "edge_job",
+    "edge_ws_job_deleted": "edge_job",
+    "edge_ws_worker_wished": "edge_worker",
+    "edge_ws_token_changed": "edge_ws_token",
+}
+"""Our triggers by name, each with its table (PostgreSQL)."""
+WAKE_FUNCTION = "edge_ws_wake"
+"""What the triggers call."""

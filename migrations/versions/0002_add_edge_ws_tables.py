@@ -56,8 +56,19 @@ sa.Table(
     sa.Column("log_base", sa.BigInteger),
     sa.Column("log_state", sa.String(10), nullable=False, server_default="none"),
     sa.Column("log_uploaded", sa.Boolean, nullable=False, server_default=sa.false()),
-    sa.Index("edge_ws_claim_open", "worker", "phase"),
-    sa.Index("edge_ws_claim_job", "dag_id", "run_id", "task_id", "map_index", "try_number"),
+    # Not by phase: an index that names a column is written at each change of it.
+    sa.Index(
+        "edge_ws_claim_open",
+        "worker",
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
+    ),
+    sa.Index(
+        "edge_ws_claim_log",
+        "ended_at",
+        sqlite_where=sa.text("log_state = 'held'"),
+        postgresql_where=sa.text("log_state = 'held'"),
+    ),
 )
 
 sa.Table(

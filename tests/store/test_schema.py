@@ -225,7 +225,7 @@ class TestHalfDone:
             ["DROP TABLE edge_job", "DROP TABLE edge_logs"],
             [f"DROP TABLE {EDGE3_VERSION_TABLE}"],
             ["DROP INDEX edge_ws_job_owner", "ALTER TABLE edge_job DROP COLUMN edge_ws_owner"],
-            ["DROP INDEX edge_ws_job_claim", "DROP INDEX edge_ws_claim_job", "DROP TABLE edge_ws_gateway"],
+            ["DROP INDEX edge_ws_job_claim", "DROP INDEX edge_ws_claim_open", "DROP TABLE edge_ws_gateway"],
             ["DROP TABLE edge_ws_claim", "DROP TABLE edge_ws_log"],
         ],
     )

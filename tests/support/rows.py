@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 
@@ -121,7 +121,8 @@ class FakeWorker:
         )
 
     def claim(self, *jobs: NewJob) -> list[Claimed]:
-        chosen = [self.assignment(job) for job in jobs]
+        places = {one.key: one.place for one in self.store.candidates(None, 100_000)}
+        chosen = [replace(self.assignment(job), place=places.get(job.key)) for job in jobs]
         return self.store.claim(GatewayId(self.gateway), chosen, 10.0)
 
     def accept(self, claim_id: ClaimId, host: HostId | None = None) -> object:
