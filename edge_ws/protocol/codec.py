@@ -1,7 +1,7 @@
 """Frames to JSON bytes and back, with limits; every fault of the peer's bytes is a RemoteProtocolError.
 
 A frame is a JSON object with its snake_case type under `type`. Unknown fields are ignored, so that a
-neighbouring release may add one; an unknown type is refused. A batch (long-poll) is an array of frames.
+neighbouring release may add one; an unknown type is refused. A message is a frame, or an array of frames.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ from edge_ws.errors import LocalProtocolError, RemoteProtocolError
 from edge_ws.protocol import frames
 from edge_ws.protocol.frames import Frame, ServerFrame, WorkerFrame
 from edge_ws.protocol.ids import WorkerName
-from edge_ws.protocol.limits import ID_LENGTH, LOG_CHUNK, MAX_DEPTH, MAX_FRAME, NAME_LENGTH, Within
+from edge_ws.protocol.limits import (
+    ID_LENGTH,
+    LOG_CHUNK,
+    MAX_DEPTH,
+    MAX_FRAME,
+    MESSAGE_GOAL,
+    NAME_LENGTH,
+    Within,
+)
 
 _Read = Callable[[object, str], object]
 
@@ -88,8 +96,31 @@ def encode(frame: Frame) -> bytes:
 
 
 def encode_batch(batch: typing.Sequence[Frame]) -> bytes:
-    """Return the bytes of an array of frames; the caller keeps a batch under `MAX_FRAME`."""
-    return b"[" + b",".join(encode(frame) for frame in batch) + b"]"
+    """Return one message with these frames; the caller keeps it under `MAX_FRAME` (see `pack`)."""
+    return _message([encode(frame) for frame in batch])
+
+
+def pack(batch: typing.Iterable[Frame]) -> typing.Iterator[bytes]:
+    """Yield messages with these frames in their order, as few as `MESSAGE_GOAL` allows.
+
+    Raises:
+        LocalProtocolError: one of them cannot be written; those before it have been yielded.
+    """
+    waiting: list[bytes] = []
+    size = 0
+    for frame in batch:
+        data = encode(frame)
+        if waiting and size + len(data) > MESSAGE_GOAL:
+            yield _message(waiting)
+            waiting, size = [], 0
+        waiting.append(data)
+        size += len(data) + 1
+    if waiting:
+        yield _message(waiting)
+
+
+def _message(encoded: list[bytes]) -> bytes:
+    return encoded[0] if len(encoded) == 1 else b"[" + b",".join(encoded) + b"]"
 
 
 # Decoding
@@ -288,19 +319,19 @@ def decode_from_server(data: bytes | str) -> ServerFrame:
 
 
 def decode_batch_from_worker(data: bytes | str) -> tuple[WorkerFrame, ...]:
-    """Return the frames of a worker's batch, or raise RemoteProtocolError."""
+    """Return the frames of a worker's message, one or many, or raise RemoteProtocolError."""
     return typing.cast("tuple[WorkerFrame, ...]", _batch(data, _WORKER_TYPES))
 
 
 def decode_batch_from_server(data: bytes | str) -> tuple[ServerFrame, ...]:
-    """Return the frames of a server's batch, or raise RemoteProtocolError."""
+    """Return the frames of a server's message, one or many, or raise RemoteProtocolError."""
     return typing.cast("tuple[ServerFrame, ...]", _batch(data, _SERVER_TYPES))
 
 
 def _batch(data: bytes | str, allowed: set[str]) -> tuple[Frame, ...]:
     value = _parse(data)
     if not isinstance(value, list):
-        raise RemoteProtocolError("a batch is an array of frames")
+        return (_frame(value, allowed),)
     return tuple(_frame(entry, allowed) for entry in value)
 
 
@@ -317,4 +348,5 @@ __all__ = [
     "encode_batch",
     "frame_type",
     "frames",
+    "pack",
 ]

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 MAX_FRAME = 1024 * 1024
-"""Bytes of one encoded frame (or one batch)."""
+"""Bytes of one message, and so of one encoded frame."""
+MESSAGE_GOAL = 128 * 1024
+"""Bytes up to which frames are put together in one message; a single larger frame goes alone."""
 MAX_DEPTH = 8
 """Nested arrays and objects."""
 LOG_CHUNK = 64 * 1024

@@ -6,6 +6,8 @@ The only module of the gateway that knows WebSockets.
 from __future__ import annotations
 
 import logging
+from collections import deque
+from collections.abc import Iterable
 
 import anyio
 from starlette.responses import JSONResponse
@@ -19,7 +21,24 @@ from edge_ws.errors import (
     UnreachableError,
 )
 from edge_ws.protocol import codec
-from edge_ws.protocol.frames import Beat, Bye, Hello, Log, Refusal, Refused, ServerFrame, Welcome, Wish
+from edge_ws.protocol.frames import (
+    Accept,
+    Beat,
+    Bye,
+    Finished,
+    Hello,
+    Log,
+    NotStarted,
+    PhaseIs,
+    Refusal,
+    Refuse,
+    Refused,
+    ServerFrame,
+    Started,
+    Welcome,
+    Wish,
+    WorkerFrame,
+)
 from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, GatewayId
 from edge_ws.protocol.session import Close, CloseCode, ServerSession
 from edge_ws.server import auth
@@ -32,6 +51,7 @@ from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)
 
+_AT_ONCE = (Accept, Refuse, Started, Finished, NotStarted, PhaseIs, Log)
 _STATUS = {Refusal.TOKEN: 401, Refusal.NOT_ADMITTED: 403, Refusal.UNAVAILABLE: 503}
 
 
@@ -131,10 +151,10 @@ class Workers:
         self._hub.add(link)
         log.info("Worker %s connected by %s", link.name, link.transport)
 
-    async def take(self, link: Link, frame: object) -> None:
+    async def take(self, link: Link, frame: WorkerFrame) -> None:
         """Hand a statement to the reports; a database that is away closes nothing."""
         try:
-            await self._reports.take(link, frame)  # type: ignore[arg-type]
+            await self._reports.take(link, frame)
         except UnreachableError as error:
             # No answer is given, so the worker says it again; see Outbox on its side.
             log.warning("A report of %s waits: %s", link.name, error)
@@ -203,33 +223,37 @@ class _Conversation:
 
     async def _listen(self) -> None:
         """Take frames until the worker leaves; what it said before is taken to the end."""
-        reports, logs = (anyio.create_memory_object_stream[object](64) for _ in range(2))
-        async with anyio.create_task_group() as tasks, reports[0] as to_reports, logs[0] as to_logs:
-            for receiver in (reports[1], logs[1]):
-                tasks.start_soon(self._take, receiver)
-            frame: object = None
-            while not isinstance(frame, Bye):
-                frame = await self._receive()
-                if isinstance(frame, Hello):
-                    await self._greet(frame)
-                else:
-                    # Logs have a lane of their own: they never hold up a report behind them.
-                    await (to_logs if isinstance(frame, Log) else to_reports).send(frame)
+        sender, receiver = anyio.create_memory_object_stream[WorkerFrame](64)
+        async with anyio.create_task_group() as tasks, sender:
+            tasks.start_soon(self._take, receiver)
+            left = False
+            while not left:
+                for frame in await self._receive():
+                    if isinstance(frame, Hello):
+                        await self._greet(frame)
+                    elif isinstance(frame, _AT_ONCE):
+                        # They only join a batch: nothing to wait for but a full one.
+                        await self._workers.take(self._link, frame)
+                    else:
+                        # These ask the database one by one; the next frames must not wait for that.
+                        await sender.send(frame)
+                    left = left or isinstance(frame, Bye)
 
-    async def _receive(self) -> object:
+    async def _receive(self) -> tuple[WorkerFrame, ...]:
         message = await self._websocket.receive()
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))
         data = message.get("text")
-        frame = codec.decode_from_worker(data if data is not None else message["bytes"])
+        frames = codec.decode_batch_from_worker(data if data is not None else message["bytes"])
         now = anyio.current_time()
         was_prompt = self._session.is_prompt(now)
-        self._session.receive(frame, now)
+        for frame in frames:
+            self._session.receive(frame, now)
         if not was_prompt:
             self._workers.back_in_time()
-        return frame
+        return frames
 
-    async def _take(self, receiver: anyio.abc.ObjectReceiveStream[object]) -> None:
+    async def _take(self, receiver: anyio.abc.ObjectReceiveStream[WorkerFrame]) -> None:
         async with receiver:
             async for frame in receiver:
                 await self._workers.take(self._link, frame)
@@ -254,8 +278,8 @@ class _Conversation:
         try:
             while True:
                 await link.wait_outgoing()
-                while link.outgoing:
-                    await self._send(link.outgoing.popleft())
+                frames, link.outgoing = link.outgoing, deque()
+                await self._send(frames)
                 if link.closing is not None:
                     await self._close(link.closing)
                     return
@@ -268,15 +292,21 @@ class _Conversation:
         finally:
             self._written.set()
 
-    async def _send(self, frame: ServerFrame) -> None:
-        try:
-            self._session.sending(frame, anyio.current_time())
-        except LocalProtocolError as error:
-            # A refusal before the greeting has no place in the protocol: the close code tells.
-            log.debug("Not sent to %s: %s", self._link.name, error)
-            return
-        with anyio.fail_after(self._workers.send_deadline_s):
-            await self._websocket.send_text(codec.encode(frame).decode())
+    async def _send(self, frames: Iterable[ServerFrame]) -> None:
+        """Write the frames in as few messages as may be."""
+        now = anyio.current_time()
+        allowed = []
+        for frame in frames:
+            try:
+                self._session.sending(frame, now)
+            except LocalProtocolError as error:
+                # A refusal before the greeting has no place in the protocol: the close code tells.
+                log.debug("Not sent to %s: %s", self._link.name, error)
+            else:
+                allowed.append(frame)
+        for message in codec.pack(allowed):
+            with anyio.fail_after(self._workers.send_deadline_s):
+                await self._websocket.send_text(message.decode())
 
     async def _close(self, close: Close) -> None:
         # A close frame's reason holds 123 bytes.

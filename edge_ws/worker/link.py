@@ -184,7 +184,7 @@ class Link:
             self._outgoing = anyio.Event()
             hello = self._served.hello()
             self._session.sending(hello, anyio.current_time())
-            await channel.send(hello)
+            await channel.send([hello])
             try:
                 await self._speak(channel, self._session, opened_at)
             except RemoteProtocolError as error:
@@ -207,20 +207,23 @@ class Link:
 
     async def _read(self, channel: Channel, session: WorkerSession, opened_at: float) -> None:
         while True:
-            frame = await channel.receive()
-            now = anyio.current_time()
-            session.receive(frame, now)
-            if isinstance(frame, Welcome):
-                if not self._proven:
-                    self._proven = True
-                    self._on_proven()
-                self._served.welcomed(frame, now - opened_at, self._transport.name)
-                # What was asked for while the connection was opened.
-                self._outgoing.set()
-            elif isinstance(frame, Refused):
-                raise refusal(self._transport.where, frame.code.value, frame.sentence, frame.retry_after_s)
-            else:
-                self._served.take(frame)
+            for frame in await channel.receive():
+                now = anyio.current_time()
+                session.receive(frame, now)
+                self._take(frame, now - opened_at)
+
+    def _take(self, frame: ServerFrame, since_open_s: float) -> None:
+        if isinstance(frame, Welcome):
+            if not self._proven:
+                self._proven = True
+                self._on_proven()
+            self._served.welcomed(frame, since_open_s, self._transport.name)
+            # What was asked for while the connection was opened.
+            self._outgoing.set()
+        elif isinstance(frame, Refused):
+            raise refusal(self._transport.where, frame.code.value, frame.sentence, frame.retry_after_s)
+        else:
+            self._served.take(frame)
 
     async def _write(self, channel: Channel, session: WorkerSession) -> None:
         """Write what is queued; return once goodbye is said."""
@@ -228,13 +231,16 @@ class Link:
             await self._outgoing.wait()
             self._outgoing = anyio.Event()
             while self._urgent or self._logs:
-                frame = self._urgent.popleft() if self._urgent else self._logs.popleft()
-                session.sending(frame, anyio.current_time())
-                await channel.send(frame)
+                # One log chunk at a time, so that what is urgent never waits behind more than one.
+                frames = list(self._urgent) or [self._logs.popleft()]
+                self._urgent.clear()
+                for frame in frames:
+                    session.sending(frame, anyio.current_time())
+                await channel.send(frames)
             if self._leaving is not None and self.ready:
                 bye = Bye(reason=self._leaving)
                 session.sending(bye, anyio.current_time())
-                await channel.send(bye)
+                await channel.send([bye])
                 await channel.close(Close(CloseCode.LEAVING, self._leaving))
                 return
 

@@ -203,9 +203,21 @@ def test_the_other_sides_frames_are_refused() -> None:
         codec.decode_batch_from_worker(codec.encode_batch([Bye(reason=""), Beat()]))
 
 
-def test_a_batch_is_an_array() -> None:
-    with pytest.raises(RemoteProtocolError, match="a batch is an array"):
-        codec.decode_batch_from_server(codec.encode(Beat()))
+def test_a_message_is_a_frame_or_an_array_of_frames() -> None:
+    assert codec.encode_batch([Beat()]) == codec.encode(Beat())
+    assert codec.decode_batch_from_server(codec.encode(Beat())) == (Beat(),)
+    assert codec.decode_batch_from_server(b"[]") == ()
+
+
+def test_frames_are_packed_into_few_messages() -> None:
+    frames = [Go(claim=CLAIM, token="t" * 10_000) for _ in range(30)]
+    messages = list(codec.pack(frames))
+    assert 2 <= len(messages) <= 4
+    assert all(len(message) <= codec.MESSAGE_GOAL + 16 for message in messages)
+    assert [one for message in messages for one in codec.decode_batch_from_server(message)] == frames
+    large = Go(claim=CLAIM, token="t" * 2 * codec.MESSAGE_GOAL)
+    assert len(list(codec.pack([Beat(), large, Beat()]))) == 3
+    assert list(codec.pack([])) == []
 
 
 @pytest.mark.parametrize(

@@ -342,7 +342,7 @@ async def test_no_protocol_in_common(store: Store, gateway: RunningGateway) -> N
 
 @pytest.mark.parametrize(
     "data",
-    ["{", "[]", '{"type":"nonsense"}', '{"type":"welcome"}', '{"type":"accept","claim":1}', "[" * 5000],
+    ["{", "[1]", '{"type":"nonsense"}', '{"type":"welcome"}', '{"type":"accept","claim":1}', "[" * 5000],
 )
 async def test_garbage_closes_its_own_connection_only(
     engine: sa.Engine, store: Store, gateway: RunningGateway, data: str

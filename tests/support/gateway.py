@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -121,12 +122,15 @@ class Peer:
     name: str = "w1"
     welcome: Welcome | None = None
     timers: Timers = field(default_factory=Timers)
+    received: deque[ServerFrame] = field(default_factory=deque)
 
     async def send(self, frame: Frame) -> None:
         await self.connection.send(codec.encode(frame), text=True)
 
     async def receive(self) -> ServerFrame:
-        return codec.decode_from_server(await self.connection.recv())
+        while not self.received:
+            self.received.extend(codec.decode_batch_from_server(await self.connection.recv()))
+        return self.received.popleft()
 
     async def expect(self, kind: type[F], within_s: float = 5.0) -> F:
         """Return the next frame of that kind, leaving out others."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -14,16 +15,16 @@ from edge_ws.protocol.session import Close
 class Channel(Protocol):
     """An open way to one gateway."""
 
-    async def send(self, frame: WorkerFrame) -> None:
-        """Send a frame, waiting while the way is full.
+    async def send(self, frames: Sequence[WorkerFrame]) -> None:
+        """Send frames in their order, waiting while the way is full.
 
         Raises:
             UnreachableError: the way is closed.
         """
         ...
 
-    async def receive(self) -> ServerFrame:
-        """Wait for the next frame.
+    async def receive(self) -> Sequence[ServerFrame]:
+        """Wait for the next frames.
 
         Raises:
             UnreachableError: the way is closed.

@@ -6,7 +6,7 @@ An answer counts as the server's own only with its marker header; anything else 
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import orjson
@@ -36,20 +36,21 @@ class WebSocketChannel:
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
 
-    async def send(self, frame: WorkerFrame) -> None:
-        """Send a frame; see `base.Channel`."""
+    async def send(self, frames: Sequence[WorkerFrame]) -> None:
+        """Send frames; see `base.Channel`."""
         try:
-            await self._connection.send(codec.encode(frame), text=True)
+            for message in codec.pack(frames):
+                await self._connection.send(message, text=True)
         except ConnectionClosed as error:
             raise UnreachableError(_closed(error)) from error
 
-    async def receive(self) -> ServerFrame:
-        """Return the next frame; see `base.Channel`."""
+    async def receive(self) -> Sequence[ServerFrame]:
+        """Return the frames of the next message; see `base.Channel`."""
         try:
             data = await self._connection.recv()
         except ConnectionClosed as error:
             raise UnreachableError(_closed(error)) from error
-        return codec.decode_from_server(data)
+        return codec.decode_batch_from_server(data)
 
     async def close(self, close: Close) -> None:
         """Close with a code; see `base.Channel`."""

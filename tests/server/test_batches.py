@@ -1,0 +1,92 @@
+"""Group commit: order is kept, load makes batches, one bad item stops nobody."""
+
+from __future__ import annotations
+
+import threading
+
+import anyio
+import pytest
+
+from edge_ws.errors import UnreachableError
+from edge_ws.server.batches import Batches
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Writer:
+    """Writes numbers; refuses the bad ones, and everything while it is away."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.answers: list[tuple[int, int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.away = False
+        self.bad: set[int] = set()
+
+    def write(self, batch: list[int]) -> list[int]:
+        self.gate.wait(10)
+        if self.away:
+            raise UnreachableError("away")
+        if self.bad & set(batch):
+            raise ValueError("bad")
+        self.batches.append(batch)
+        return [2 * one for one in batch]
+
+    def answer(self, batch: list[int], answers: list[int]) -> None:
+        self.answers += zip(batch, answers, strict=True)
+
+
+async def test_what_arrives_meanwhile_is_written_together() -> None:
+    writer = Writer()
+    batches = Batches(writer.write, writer.answer, 5)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(batches.run)
+        await batches.put(0)
+        await until(lambda: writer.batches == [[0]])
+        writer.gate.clear()
+        await batches.put(1)
+        with anyio.move_on_after(0.05):
+            await anyio.sleep_forever()
+        for number in range(2, 9):
+            await batches.put(number)
+        writer.gate.set()
+        await until(lambda: len(writer.answers) == 9)
+        tasks.cancel_scope.cancel()
+    assert writer.batches == [[0], [1], [2, 3, 4, 5, 6], [7, 8]]
+    assert writer.answers == [(number, 2 * number) for number in range(9)]
+
+
+async def test_one_bad_item_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    writer = Writer()
+    writer.bad = {3}
+    batches = Batches(writer.write, writer.answer, 8)
+    for number in range(8):
+        await batches.put(number)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(batches.run)
+        await until(lambda: len(writer.answers) == 7)
+        tasks.cancel_scope.cancel()
+    assert [number for number, _ in writer.answers] == [0, 1, 2, 4, 5, 6, 7]
+    assert "it is left out: 3" in caplog.text
+
+
+async def test_a_database_that_is_away_gets_no_answers_and_a_pause() -> None:
+    writer = Writer()
+    writer.away = True
+    batches = Batches(writer.write, writer.answer, 8)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(batches.run)
+        await batches.put(1)
+        with anyio.move_on_after(0.1):
+            await anyio.sleep_forever()
+        writer.away = False
+        await batches.put(2)
+        await until(lambda: writer.answers == [(2, 4)])
+        tasks.cancel_scope.cancel()
