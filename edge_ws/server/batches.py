@@ -5,12 +5,11 @@ No window to wait for: near idle a statement is written at once, under load batc
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, NoReturn, TypeVar
-
-import anyio
 
 from edge_ws.errors import UnreachableError
 from edge_ws.server.work import Desk
@@ -47,13 +46,13 @@ class Batches(Generic[Item, Answer]):
         self._most = most
         self._desk = Desk(threads=1)
         self._items: deque[Item] = deque()
-        self._wake = anyio.Event()
-        self._room = anyio.Event()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
 
     async def put(self, item: Item) -> None:
         """Add an item; wait only if far too many wait already."""
         while len(self._items) >= WAITING:
-            self._room = anyio.Event()
+            self._room.clear()
             await self._room.wait()
         self._items.append(item)
         self._wake.set()
@@ -62,7 +61,7 @@ class Batches(Generic[Item, Answer]):
         """Write batches for ever."""
         while True:
             if not self._items:
-                self._wake = anyio.Event()
+                self._wake.clear()
                 await self._wake.wait()
             batch = [self._items.popleft() for _ in range(min(self._most, len(self._items)))]
             self._room.set()
@@ -71,7 +70,7 @@ class Batches(Generic[Item, Answer]):
             except UnreachableError as error:
                 # Nothing was answered, so the workers say it again.
                 log.warning("%d statements wait for the database: %s", len(batch), error)
-                await anyio.sleep(AWAY_PAUSE_S)
+                await asyncio.sleep(AWAY_PAUSE_S)
 
     async def _write_some(self, batch: list[Item]) -> None:
         """Write a batch; one that fails is halved, until the one bad item is alone and left out."""

@@ -5,9 +5,12 @@ The only module of the gateway that knows WebSockets.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Iterable
+from typing import NoReturn
 
 import anyio
 from starlette.responses import JSONResponse
@@ -22,19 +25,11 @@ from edge_ws.errors import (
 )
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import (
-    Accept,
     Beat,
-    Bye,
-    Finished,
     Hello,
-    Log,
-    NotStarted,
-    PhaseIs,
     Refusal,
-    Refuse,
     Refused,
     ServerFrame,
-    Started,
     Welcome,
     Wish,
     WorkerFrame,
@@ -51,7 +46,9 @@ from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = (Accept, Refuse, Started, Finished, NotStarted, PhaseIs, Log)
+CLOSE_WITHIN_S = 1.0
+TICK_S = 0.5
+"""How late a timer may be."""
 _STATUS = {Refusal.TOKEN: 401, Refusal.NOT_ADMITTED: 403, Refusal.UNAVAILABLE: 503}
 
 
@@ -76,6 +73,7 @@ class Workers:
         self._settings = settings
         self._gateway = gateway
         self._desk = Desk(threads=2)
+        self._conversations: set[_Conversation] = set()
 
     async def serve(self, websocket: WebSocket) -> None:
         """Authenticate, accept, and serve until the connection ends."""
@@ -95,7 +93,20 @@ class Workers:
             await websocket.send_denial_response(refusal_response(Refusal.UNAVAILABLE, sentence, 5.0))
             return
         await websocket.accept()
-        await _Conversation(self, websocket, principal).run()
+        conversation = _Conversation(self, websocket, principal)
+        self._conversations.add(conversation)
+        try:
+            await conversation.run()
+        finally:
+            self._conversations.discard(conversation)
+
+    async def tick_for_ever(self) -> NoReturn:
+        """Serve the timers of all connections: one task for all costs a thousand idle ones nothing."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            for conversation in list(self._conversations):
+                conversation.tick(now)
 
     # What a conversation needs
 
@@ -152,12 +163,8 @@ class Workers:
         log.info("Worker %s connected by %s", link.name, link.transport)
 
     async def take(self, link: Link, frame: WorkerFrame) -> None:
-        """Hand a statement to the reports; a database that is away closes nothing."""
-        try:
-            await self._reports.take(link, frame)
-        except UnreachableError as error:
-            # No answer is given, so the worker says it again; see Outbox on its side.
-            log.warning("A report of %s waits: %s", link.name, error)
+        """Hand a statement to the reports."""
+        await self._reports.take(link, frame)
 
     async def gone(self, link: Link) -> None:
         """Close the worker to dispatch and free what it had not accepted."""
@@ -182,62 +189,61 @@ class Workers:
 
 
 class _Conversation:
-    """One open WebSocket: a reader, a writer and a timer, which end together."""
+    """One open WebSocket: a reader and a writer, which end together; `Workers` serves its timers."""
 
     def __init__(self, workers: Workers, websocket: WebSocket, principal: Principal) -> None:
         self._workers = workers
         self._websocket = websocket
-        self._session = ServerSession(anyio.current_time())
+        self._session = ServerSession(time.monotonic())
         self._link = Link(principal, self._session, "websocket")
-        self._written = anyio.Event()
 
     async def run(self) -> None:
+        reader, writer = asyncio.create_task(self._read()), asyncio.create_task(self._write())
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._write)
-                tasks.start_soon(self._watch)
-                await self._read()
-                tasks.cancel_scope.cancel()
+            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            if not writer.done() and (refusal := reader.result()) is not None:
+                self._refuse(*refusal)
+                await asyncio.wait({writer}, timeout=self._workers.send_deadline_s)
+            elif not reader.done():
+                # It is closed from here; the peer may confirm that.
+                await asyncio.wait({reader}, timeout=CLOSE_WITHIN_S)
         finally:
+            for task in (reader, writer):
+                task.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
             with anyio.CancelScope(shield=True):
                 await self._workers.gone(self._link)
 
-    async def _read(self) -> None:
-        refusal: tuple[Refusal, EdgeWsError, CloseCode] | None = None
-        try:
-            await self._listen()
-        except* WebSocketDisconnect:
-            pass
-        except* RemoteProtocolError as group:
-            fault = _first(group)
-            assert isinstance(fault, RemoteProtocolError)
-            refusal = (Refusal.PROTOCOL, fault, CloseCode(fault.close_code))
-        except* RefusedError as group:
-            error = _first(group)
-            assert isinstance(error, RefusedError)
-            refusal = (Refusal(error.code), error, CloseCode.REFUSED)
-        except* UnreachableError as group:
-            refusal = (Refusal.UNAVAILABLE, _first(group), CloseCode.UNAVAILABLE)
-        if refusal is not None:
-            await self._refuse(*refusal)
+    def tick(self, now: float) -> None:
+        """Do what is due by the clock: a heartbeat, or the end of a silent connection."""
+        deadline = self._session.deadline()
+        if deadline is None or deadline > now:
+            return
+        due = self._session.tick(now)
+        if due.close is not None:
+            self._link.close(due.close)
+        elif due.beat:
+            self._link.send(Beat())
 
-    async def _listen(self) -> None:
-        """Take frames until the worker leaves; what it said before is taken to the end."""
-        sender, receiver = anyio.create_memory_object_stream[WorkerFrame](64)
-        async with anyio.create_task_group() as tasks, sender:
-            tasks.start_soon(self._take, receiver)
-            left = False
-            while not left:
+    async def _read(self) -> tuple[Refusal, EdgeWsError, CloseCode] | None:
+        """Take frames until the worker leaves; return why it is refused, if it is."""
+        try:
+            while not self._link.left:
                 for frame in await self._receive():
                     if isinstance(frame, Hello):
-                        await self._greet(frame)
-                    elif isinstance(frame, _AT_ONCE):
-                        # They only join a batch: nothing to wait for but a full one.
-                        await self._workers.take(self._link, frame)
+                        registered = await self._workers.greet(self._link, frame)
+                        await self._workers.joined(self._link, registered)
                     else:
-                        # These ask the database one by one; the next frames must not wait for that.
-                        await sender.send(frame)
-                    left = left or isinstance(frame, Bye)
+                        await self._workers.take(self._link, frame)
+        except WebSocketDisconnect:
+            return None
+        except RemoteProtocolError as error:
+            return Refusal.PROTOCOL, error, CloseCode(error.close_code)
+        except RefusedError as error:
+            return Refusal(error.code), error, CloseCode.REFUSED
+        except UnreachableError as error:
+            return Refusal.UNAVAILABLE, error, CloseCode.UNAVAILABLE
+        return None
 
     async def _receive(self) -> tuple[WorkerFrame, ...]:
         message = await self._websocket.receive()
@@ -245,7 +251,7 @@ class _Conversation:
             raise WebSocketDisconnect(message.get("code", 1005))
         data = message.get("text")
         frames = codec.decode_batch_from_worker(data if data is not None else message["bytes"])
-        now = anyio.current_time()
+        now = time.monotonic()
         was_prompt = self._session.is_prompt(now)
         for frame in frames:
             self._session.receive(frame, now)
@@ -253,27 +259,15 @@ class _Conversation:
             self._workers.back_in_time()
         return frames
 
-    async def _take(self, receiver: anyio.abc.ObjectReceiveStream[WorkerFrame]) -> None:
-        async with receiver:
-            async for frame in receiver:
-                await self._workers.take(self._link, frame)
-
-    async def _greet(self, hello: Hello) -> None:
-        registered = await self._workers.greet(self._link, hello)
-        await self._workers.joined(self._link, registered)
-
-    async def _refuse(self, code: Refusal, error: BaseException, close: CloseCode) -> None:
-        """Say why, then close; the sentence is for the worker's terminal."""
+    def _refuse(self, code: Refusal, error: EdgeWsError, close: CloseCode) -> None:
+        """Have the writer say why, then close; the sentence is for the worker's terminal."""
         log.warning("Worker %s is refused (%s): %s", self._link.name, code.value, error)
         sentence = str(error)
         self._link.send(Refused(code=code, sentence=sentence, retry_after_s=None))
         self._link.close(Close(close, sentence))
-        # The writer has until the send deadline to bring it out.
-        with anyio.move_on_after(self._workers.send_deadline_s):
-            await self._written.wait()
 
     async def _write(self) -> None:
-        """Write what the link queues, each frame within the deadline; then close if asked to."""
+        """Write what the link queues, each message within the deadline; then close if asked to."""
         link = self._link
         try:
             while True:
@@ -289,12 +283,10 @@ class _Conversation:
         except (WebSocketDisconnect, RuntimeError):
             # The peer left while we wrote; the reader notices as well.
             return
-        finally:
-            self._written.set()
 
     async def _send(self, frames: Iterable[ServerFrame]) -> None:
         """Write the frames in as few messages as may be."""
-        now = anyio.current_time()
+        now = time.monotonic()
         allowed = []
         for frame in frames:
             try:
@@ -305,31 +297,11 @@ class _Conversation:
             else:
                 allowed.append(frame)
         for message in codec.pack(allowed):
-            with anyio.fail_after(self._workers.send_deadline_s):
+            async with asyncio.timeout(self._workers.send_deadline_s):
                 await self._websocket.send_text(message.decode())
 
     async def _close(self, close: Close) -> None:
         # A close frame's reason holds 123 bytes.
         reason = close.reason.encode()[:120].decode(errors="ignore")
-        with anyio.move_on_after(1.0):
+        with anyio.move_on_after(CLOSE_WITHIN_S):
             await self._websocket.close(close.code.value, reason)
-
-    async def _watch(self) -> None:
-        """Send heartbeats and close a silent connection."""
-        while True:
-            deadline = self._session.deadline()
-            now = anyio.current_time()
-            await anyio.sleep(min(1.0, max(0.01, (deadline or now + 1.0) - now)))
-            due = self._session.tick(anyio.current_time())
-            if due.close is not None:
-                self._link.close(due.close)
-                return
-            if due.beat:
-                self._link.send(Beat())
-
-
-def _first(group: BaseExceptionGroup[EdgeWsError]) -> EdgeWsError:
-    """Return the first error of a group."""
-    for error in group.exceptions:
-        return error if isinstance(error, EdgeWsError) else _first(error)
-    raise AssertionError("an empty group")

@@ -5,11 +5,11 @@ Knows no transport (a connection is a `Link` with a queue of frames) and no stor
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import Callable
-
-import anyio
+from collections.abc import Callable, Collection
 
 from edge_ws.protocol.frames import Inventory, ServerFrame
 from edge_ws.protocol.ids import ClaimId, HostId, WorkerName
@@ -46,7 +46,7 @@ class Link:
         self.left = False
         self.closing: Close | None = None
         self.outgoing: deque[ServerFrame] = deque()
-        self._ready = anyio.Event()
+        self._ready = asyncio.Event()
 
     @property
     def name(self) -> WorkerName:
@@ -72,7 +72,7 @@ class Link:
     async def wait_outgoing(self) -> None:
         """Return when there is a frame to write or the connection is to close."""
         while not self.outgoing and self.closing is None:
-            self._ready = anyio.Event()
+            self._ready.clear()
             await self._ready.wait()
 
     def free(self) -> int:
@@ -128,17 +128,24 @@ class Hub:
 
     def pause(self, link: Link, pause_s: float) -> None:
         """Offer the worker nothing for a while."""
-        link.not_before = anyio.current_time() + pause_s
+        link.not_before = time.monotonic() + pause_s
 
     def next_chance(self, now: float) -> float | None:
         """Return when the next pause after a refusal ends, None if there is none."""
         pauses = [link.not_before for link in self._links.values() if link.not_before > now]
         return min(pauses, default=None)
 
-    def capacities(self, now: float) -> list[Capacity]:
-        """Return what each worker that may be offered jobs now can take."""
+    def capacities(self, now: float, queues: Collection[str] | None = None) -> list[Capacity]:
+        """Return what each worker that may be offered jobs now can take.
+
+        Args:
+            now: as the event loop counts.
+            queues: leave out workers that serve none of these.
+        """
         found = []
         for link in self._links.values():
+            if queues is not None and link.queues is not None and not any(q in queues for q in link.queues):
+                continue
             inventory = link.inventory
             free = link.free()
             heard = link.session.is_prompt(now)

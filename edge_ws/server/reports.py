@@ -31,7 +31,7 @@ from edge_ws.protocol.frames import (
     Status,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import HostId
+from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
 from edge_ws.server.batches import Batches
 from edge_ws.server.config import GatewaySettings
@@ -83,10 +83,15 @@ class Reports:
         self._desk = Desk(threads=1)
         self._reports = Batches(self._write_reports, self._answer_reports, MANY)
         self._logs = Batches(self._write_logs, self._answer_logs, LOGS_AT_ONCE)
+        self._others = Batches(self._write_others, self._answer_others, 1)
 
     async def run_reports(self) -> NoReturn:
         """Write reports for ever."""
         await self._reports.run()
+
+    async def run_others(self) -> NoReturn:
+        """Write what workers say about themselves for ever."""
+        await self._others.run()
 
     async def run_logs(self) -> NoReturn:
         """Write logs for ever."""
@@ -97,21 +102,16 @@ class Reports:
 
         A report is answered once it is committed; one whose batch the database did not take is not answered,
         so the worker will say it again.
-
-        Raises:
-            UnreachableError: the database is away (of statements that are not about a claim).
         """
         match frame:
             case Log():
                 await self._logs.put((link, frame))
             case Accept() | Refuse() | Started() | Finished() | NotStarted() | PhaseIs():
                 await self._reports.put((link, frame))
-            case HostDead():
-                await self._host_dead(link, frame.host)
+            case HostDead() | Applied():
+                await self._others.put((link, frame))
             case Status():
                 await self._status(link, frame.inventory)
-            case Applied():
-                await self._applied(link, frame)
             case Bye():
                 link.left = True
             case Hello():
@@ -197,39 +197,50 @@ class Reports:
 
     # Statements about the worker
 
-    async def _applied(self, link: Link, frame: Applied) -> None:
-        await self._desk.run(
-            self._store.note_applied, link.principal, frame.revision, frame.concurrency, frame.queues
-        )
-        link.concurrency, link.queues = frame.concurrency, frame.queues
-        self._hub.capacity_changed()
+    def _write_others(self, batch: list[tuple[Link, HostDead | Applied]]) -> list[tuple[ClaimId, ...]]:
+        """Write what a worker says about itself; return the claims that ended with it (blocking)."""
+        ((link, frame),) = batch
+        match frame:
+            case HostDead():
+                return [self._store.host_dead(link.principal, frame.host)]
+            case Applied():
+                self._store.note_applied(link.principal, frame.revision, frame.concurrency, frame.queues)
+                return [()]
 
-    async def _host_dead(self, link: Link, host: HostId) -> None:
-        for claim in await self._desk.run(self._store.host_dead, link.principal, host):
+    def _answer_others(
+        self, batch: list[tuple[Link, HostDead | Applied]], ended: list[tuple[ClaimId, ...]]
+    ) -> None:
+        ((link, frame),) = batch
+        match frame:
+            case HostDead():
+                self._buried(link, frame.host, ended[0])
+            case Applied():
+                link.concurrency, link.queues = frame.concurrency, frame.queues
+                self._hub.capacity_changed()
+
+    def _buried(self, link: Link, host: HostId, claims: tuple[ClaimId, ...]) -> None:
+        link.dead_hosts.add(host)
+        for claim in claims:
             link.send(Ack(claim=claim, phase=Phase.ENDED))
             self._hub.release(link, claim)
-        link.dead_hosts.add(host)
         self._on_ended()
         self._on_unsettled()
 
     async def _status(self, link: Link, inventory: Inventory) -> None:
         """Note the worker as it stands; what it does not name proves nothing."""
-        await self._bury(link, inventory)
+        for host in inventory.dead_hosts:
+            if host not in link.dead_hosts:
+                await self._others.put((link, HostDead(host=host)))
         before, drained = link.free(), link.inventory is not None and link.inventory.draining
         link.inventory = inventory
         if link.free() > before or (drained and not inventory.draining):
             self._hub.capacity_changed()
 
-    async def _bury(self, link: Link, inventory: Inventory) -> None:
-        """Record the deaths that an inventory tells and that no report of their own has brought."""
-        for host in inventory.dead_hosts:
-            if host not in link.dead_hosts:
-                await self._host_dead(link, host)
-
     async def compare(self, link: Link, open_claims: tuple[OpenClaim, ...]) -> None:
         """After a `hello`: tell which of the worker's claims are stale, and ask for those it did not name."""
         assert link.inventory is not None
-        await self._bury(link, link.inventory)
+        for host in link.inventory.dead_hosts:
+            self._buried(link, host, await self._desk.run(self._store.host_dead, link.principal, host))
         known = {one.claim: one for one in open_claims}
         stated = {held.claim: held for held in link.inventory.claims}
         for claim_id, held in stated.items():

@@ -38,8 +38,11 @@ def claim(phase: Phase, result: str | None, *flags: str) -> OpenClaim:
         # The token is over: the task's state decides.
         (claim(A, None, "overdue"), "queued", 0, Action.REQUEUE),
         (claim(A, None, "overdue"), "running", 0, Action.LEAVE),
-        (claim(A, None, "overdue"), "failed", 0, Action.REMOVE),
-        (claim(A, None, "overdue"), GONE, 0, Action.REMOVE),
+        # It ran while no gateway heard of it: its reports and its log come late.
+        (claim(A, None, "overdue"), "success", 0, Action.LEAVE),
+        (claim(A, None, "overdue"), "failed", OVERTIME_S, Action.CANCEL),
+        (claim(A, None, "overdue"), GONE, 0, Action.CANCEL),
+        (claim(A, None, "overdue", "lost worker"), "success", 0, Action.REMOVE),
         # It could not start: while its token lives the task may be started by nobody else.
         (claim(A, "not_started"), "queued", 0, Action.LEAVE),
         (claim(A, "not_started", "overdue"), "queued", 0, Action.REQUEUE),
