@@ -3,11 +3,14 @@
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help install demo test check format wheel constraints clean
+.PHONY: help install demo test simulate chaos bench check format wheel constraints clean
 
 help:
 	@echo "make demo         run a real Airflow, a worker and one DAG on this machine (KEEP=1: leave it up)"
 	@echo "make test         run all tests (ARGS='-k name' and the like go to pytest)"
+	@echo "make simulate     run 50,000 simulated histories, about 15 minutes (SEEDS=n: that many; SEED=n: that one)"
+	@echo "make chaos        200 rounds of faults on real processes, about 30 minutes (ROUNDS=n: that many; CHAOS_SEED=n)"
+	@echo "make bench        measure edge-ws beside edge3, about 25 minutes (ARGS='--quick', '--only ROW', '--no-edge3')"
 	@echo "make check        ruff, mypy --strict, import-linter"
 	@echo "make format       let ruff format and mend what it can"
 	@echo "make install      make .venv, which every target does when it is not there"
@@ -24,6 +27,19 @@ demo: install
 test:
 	@.ci/install --edge3
 	@$(BIN)/python -m pytest $(ARGS)
+
+SEEDS ?= 50000
+simulate: install
+	@SEEDS=$(SEEDS) $(if $(SEED),SEED=$(SEED)) $(BIN)/python -m pytest tests/simulation -k 'history or once' -p no:cacheprovider $(ARGS)
+
+ROUNDS ?= 200
+chaos: install
+	@ROUNDS=$(ROUNDS) $(if $(CHAOS_SEED),CHAOS_SEED=$(CHAOS_SEED)) $(BIN)/python -m pytest tests/chaos -s $(ARGS)
+
+# Nothing else should run on the machine meanwhile.
+bench:
+	@.ci/install --bench
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 check: install
 	$(BIN)/ruff check .
@@ -45,5 +61,5 @@ constraints:
 		--all-extras pyproject.toml - -o constraints.txt
 
 clean:
-	rm -rf .venv .venv.* build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf .venv .venv.* .venv-edge3 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 	find edge_ws migrations tests examples -name __pycache__ -prune -exec rm -rf {} +

@@ -82,6 +82,11 @@ def gateway_settings(conf: Conf, *, versions: dict[str, str]) -> GatewaySettings
     )
 
 
+def listen_url(conf: Conf) -> str | None:
+    """Return the database's URL for LISTEN if it is another than Airflow's own; the store judges it."""
+    return _text(conf, "listen_sql_alchemy_conn") or None
+
+
 def _text(conf: Conf, name: str) -> str:
     default = OPTIONS[name].default
     text = conf.get(SECTION, name, fallback=default)

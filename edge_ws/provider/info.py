@@ -21,6 +21,8 @@ class Option:
     """`string`, `boolean`, `integer` or `float`."""
     example: str | None
     default: str
+    is_secret: bool = False
+    """Airflow masks it, and takes it from a command or a secrets backend as well."""
 
     def as_info(self) -> dict[str, object]:
         """Return the option in the form of Airflow's provider schema."""
@@ -30,6 +32,7 @@ class Option:
             "type": self.type,
             "example": self.example,
             "default": self.default,
+            **({"sensitive": True} if self.is_secret else {}),
         }
 
 
@@ -89,6 +92,18 @@ OPTIONS: dict[str, Option] = {
         type="float",
         example="3600",
         default="300",
+    ),
+    "listen_sql_alchemy_conn": Option(
+        description=(
+            "URL of the metadata database past a connection pooler, for one connection of each gateway that "
+            "is told of new jobs by PostgreSQL's LISTEN; PgBouncer in transaction mode lets no notification "
+            "through. Empty: that connection is made like all others. Where LISTEN does not work the "
+            "gateway asks the database for new jobs up to twice a second instead."
+        ),
+        type="string",
+        example="postgresql+psycopg2://airflow:secret@db.example.com/airflow",
+        default="",
+        is_secret=True,
     ),
 }
 """Name -> option, all of the section `[edge_ws]`."""

@@ -24,7 +24,7 @@ from edge_ws import __version__
 from edge_ws.errors import EdgeWsError, SchemaError, UnreachableError, UsageError
 from edge_ws.protocol.frames import Refusal
 from edge_ws.provider import compat
-from edge_ws.provider.config import gateway_settings, serves_gateway
+from edge_ws.provider.config import gateway_settings, listen_url, serves_gateway
 from edge_ws.provider.ports import AirflowFinishedLogs, AirflowTaskStates, AirflowTaskTokens
 from edge_ws.server.app import Gateway
 from edge_ws.server.connection import refusal_response
@@ -84,7 +84,8 @@ def make_gateway() -> Gateway:
     settings = gateway_settings(compat.conf, versions=versions)
     schema.check(engine)
     states = AirflowTaskStates(Database(engine))
-    return Gateway(Store(engine), settings, states, AirflowTaskTokens(), AirflowFinishedLogs())
+    store = Store(engine, listen_url=listen_url(compat.conf))
+    return Gateway(store, settings, states, AirflowTaskTokens(), AirflowFinishedLogs())
 
 
 class Door:

@@ -54,4 +54,7 @@ def outcome(
     if succeeded:
         # A queued task may be the next round of a sensor or of a deferral, whose old round this is.
         return Outcome.SUCCESS if state == "running" else Outcome.NOTHING
+    if job.state == "not_started" and state == "running":
+        # Another process runs it: a claim that a foreign writer made stale does so to its end.
+        return Outcome.NOTHING
     return Outcome.FAILED if state in {"queued", "running"} else Outcome.NOTHING

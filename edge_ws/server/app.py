@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import NoReturn
 
 import anyio
 import anyio.to_thread
@@ -15,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
 from edge_ws.errors import UnreachableError
-from edge_ws.protocol.frames import Refusal
+from edge_ws.protocol.frames import Refusal, Stale
 from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, GatewayId, new_id
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.connection import Workers, refusal_response
@@ -25,6 +28,12 @@ from edge_ws.server.ports import FinishedLogs, TaskStates, TaskTokens
 from edge_ws.server.reaper import Reaper
 from edge_ws.server.reports import Reports
 from edge_ws.store.store import Store
+from edge_ws.store.wakeup import Changes
+
+log = logging.getLogger(__name__)
+
+TOKENS_PAUSE_S = 0.5
+"""Between two looks at tokens, however often something tells of changes."""
 
 
 class Gateway:
@@ -41,7 +50,7 @@ class Gateway:
         self.id = GatewayId(new_id())
         self._store = store
         self._settings = settings
-        self._hub = Hub(on_capacity=self._wake)
+        self._hub = Hub(on_capacity=self._capacity_changed)
         self._dispatcher = Dispatcher(store, self._hub, settings, self.id)
         self._reaper = Reaper(
             store,
@@ -50,7 +59,7 @@ class Gateway:
             self.id,
             task_states=task_states,
             finished_logs=finished_logs,
-            asks_for_tokens=lambda: True,
+            asks_for_tokens=lambda: not self._watch.hears,
         )
         self._reports = Reports(
             store,
@@ -61,6 +70,9 @@ class Gateway:
             on_unsettled=self._reaper.unsettled,
         )
         self._workers = Workers(store, self._hub, self._reports, settings, self.id)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._watch = store.watch(self._changed)
+        self._tokens_changed = anyio.Event()
         self._serving = False
         self.app = Starlette(
             routes=[
@@ -70,33 +82,30 @@ class Gateway:
             ]
         )
 
-    def _wake(self) -> None:
-        self._dispatcher.wake()
+    def _capacity_changed(self) -> None:
+        self._dispatcher.capacity_changed()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run the gateway's loops while the block runs.
+        """Run the gateway's loops while the block runs; once only.
 
         Raises:
             UnreachableError: the database is away at the start.
         """
         await anyio.to_thread.run_sync(self._store.announce, self.id, self._settings.hostname, os.getpid())
-        loop = asyncio.get_running_loop()
-
-        def changed() -> None:
-            loop.call_soon_threadsafe(self._wake)
-
-        watch = self._store.watch(changed)
+        self._loop = asyncio.get_running_loop()
+        self._watch.start()
         try:
             async with anyio.create_task_group() as tasks:
-                if watch.can_watch:
-                    watch.start()
-                tasks.start_soon(self._run_dispatcher, watch.can_watch)
+                tasks.start_soon(self._dispatcher.run, lambda: self._watch.hears)
                 tasks.start_soon(self._reports.run_reports)
                 tasks.start_soon(self._reports.run_logs)
+                tasks.start_soon(self._reports.run_others)
+                tasks.start_soon(self._workers.tick_for_ever)
                 tasks.start_soon(self._reaper.settle_for_ever)
                 tasks.start_soon(self._reaper.beat_for_ever)
                 tasks.start_soon(self._reaper.move_logs_for_ever)
+                tasks.start_soon(self._close_refused_for_ever)
                 self._serving = True
                 yield
                 self._serving = False
@@ -104,11 +113,36 @@ class Gateway:
         finally:
             self._serving = False
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(watch.stop)
+                await anyio.to_thread.run_sync(self._watch.stop)
                 await anyio.to_thread.run_sync(self._retire)
 
-    async def _run_dispatcher(self, woken: bool) -> None:
-        await self._dispatcher.run(woken=woken)
+    def _changed(self, changes: Changes) -> None:
+        """Take what the watch tells, on its thread."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._heard, changes)
+
+    def _heard(self, changes: Changes) -> None:
+        self._dispatcher.heard(changes)
+        if changes.tokens or changes.everything:
+            self._tokens_changed.set()
+        for claim, worker in changes.deleted:
+            link = self._hub.get(worker)
+            if link is not None and claim in link.slots:
+                # As a report of the claim would be answered; what was not started yet is dropped there.
+                link.send(Stale(claim=claim))
+                self._hub.release(link, claim)
+
+    async def _close_refused_for_ever(self) -> NoReturn:
+        """Close the connections of revoked tokens as soon as they are; the reaper looks now and then, too."""
+        while True:
+            self._tokens_changed = anyio.Event()
+            try:
+                await self._reaper.close_refused()
+            except UnreachableError as error:
+                log.warning("Revoked tokens wait: %s", error)
+            # Where each commit wakes, this asks no more often.
+            await anyio.sleep(TOKENS_PAUSE_S)
+            await self._tokens_changed.wait()
 
     def _retire(self) -> None:
         try:
@@ -128,6 +162,8 @@ class Gateway:
                 "protocol": PROTOCOL,
                 "oldest_protocol": OLDEST_PROTOCOL,
                 "workers": len(self._hub),
+                "wakeup": self._watch.wakeup.by,
+                "wakeup_since": datetime.fromtimestamp(self._watch.wakeup.since, UTC).isoformat(),
                 "versions": self._settings.versions,
             }
         )

@@ -47,4 +47,5 @@ def _assign(job: Candidate, to: Capacity) -> Assignment:
         site=to.site,
         concurrency=to.concurrency,
         stale_slots=to.stale_slots,
+        place=job.place,
     )

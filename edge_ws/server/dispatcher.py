@@ -6,24 +6,29 @@ Woken by the store's watch and by capacity that comes free; looks by itself now 
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable
 from typing import NoReturn
 
 import anyio
 
 from edge_ws.errors import UnreachableError
 from edge_ws.protocol.frames import Offer, Wish
-from edge_ws.protocol.ids import GatewayId
+from edge_ws.protocol.ids import GatewayId, WorkerName
+from edge_ws.server.backlog import Backlog
 from edge_ws.server.choose import choose
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub
 from edge_ws.server.work import Desk
-from edge_ws.store.records import Candidate, Capacity, Claimed
+from edge_ws.store.records import Assignment, Candidate, Capacity, Claimed
 from edge_ws.store.store import Store
+from edge_ws.store.wakeup import Changes
 
 log = logging.getLogger(__name__)
 
 WINDOW = 1000
-"""Candidates read at a time."""
+"""Candidates read at a time, at the most."""
+SMALLEST_WINDOW = 50
 AWAY_PAUSE_S = 1.0
 """Between tries while the database is away."""
 SHORTEST_LOOK_S = 0.02
@@ -41,70 +46,149 @@ class Dispatcher:
         self._gateway = gateway
         self._desk = Desk(threads=1)
         self._wake = anyio.Event()
-        self._look_s = SHORTEST_LOOK_S
+        self._backlog = Backlog()
+        self._wished: set[WorkerName] = set()
+        """Of whom something was wished since; the worker may be about to connect here."""
+        self._all_wishes = True
+        self._lost_all = False
+        """Others took all that was chosen in the last look."""
+        self._wide = False
+        """The next look reads as much as one may."""
         self.cycles = 0
 
+    # What is told, on the event loop's thread
+
     def wake(self) -> None:
-        """Say that there may be something to hand out (on the event loop's thread)."""
+        """Say that anything may have changed."""
+        self._look_at_all()
         self._wake.set()
 
-    async def run(self, *, woken: bool) -> NoReturn:
+    def heard(self, changes: Changes) -> None:
+        """Say what has changed."""
+        if changes.everything:
+            self._look_at_all()
+        self._backlog.filled(changes.queues)
+        self._wished |= changes.workers
+        if changes.everything or changes.queues or changes.workers:
+            self._wake.set()
+
+    def capacity_changed(self) -> None:
+        """Say that a worker may have a free slot, or is new."""
+        self._backlog.look_again()
+        self._wake.set()
+
+    def _look_at_all(self) -> None:
+        self._backlog.forget()
+        self._all_wishes = True
+
+    # The loop
+
+    async def run(self, hears: Callable[[], bool]) -> NoReturn:
         """Hand out for ever.
 
         Args:
-            woken: the store's watch tells of every change; else this loop looks by itself.
+            hears: tells whether `heard` is told of every change just now; else this loop looks by itself.
         """
+        scanned_at = -math.inf
+        look_s = SHORTEST_LOOK_S
         while True:
             # Cleared before the look, never after it: what comes meanwhile is looked at again.
             self._wake = anyio.Event()
+            scan_s = self._settings.backup_scan_s if hears() else look_s
+            if anyio.current_time() >= scanned_at + scan_s:
+                scanned_at = anyio.current_time()
+                self._look_at_all()
             try:
                 found = await self.cycle()
             except UnreachableError as error:
                 log.warning("Dispatch waits: %s", error)
                 await anyio.sleep(AWAY_PAUSE_S)
-                self._wake.set()
-                found = False
-            self._look_s = SHORTEST_LOOK_S if found else min(LONGEST_LOOK_S, self._look_s * 1.5)
-            with anyio.move_on_after(self._pause_s(self._settings.backup_scan_s if woken else self._look_s)):
-                await self._wake.wait()
+                scanned_at = -math.inf
+                continue
+            look_s = SHORTEST_LOOK_S if found else min(LONGEST_LOOK_S, look_s * 1.5)
+            scan_s = self._settings.backup_scan_s if hears() else look_s
+            await self._pause(scanned_at + scan_s, look_s)
 
-    def _pause_s(self, longest_s: float) -> float:
+    async def _pause(self, scan_at: float, look_s: float) -> None:
+        """Wait to be woken, until the scan is due, or until somebody who could not take a job can again."""
         now = anyio.current_time()
-        chance = self._hub.next_chance(now)
-        return longest_s if chance is None else min(longest_s, chance - now)
+        until = min(scan_at, self._hub.next_chance(now) or math.inf)
+        if self._lost_all:
+            # Another gateway has them in its hands, and may yet leave them.
+            until = min(until, now + look_s)
+        with anyio.move_on_after(until - now) as waited:
+            await self._wake.wait()
+        if waited.cancelled_caught:
+            self._backlog.look_again()
 
     async def cycle(self) -> bool:
         """Hand out all that can be handed out now; return whether there was anything."""
         self.cycles += 1
-        links = {link.name: link for link in self._hub.links()}
-        if not links:
-            return False
-        sent = {name: link.wish_revision for name, link in links.items()}
-        for name, wish in (await self._desk.run(self._store.new_wishes, sent)).items():
-            links[name].wish_revision = wish.revision
-            links[name].send(Wish(revision=wish.revision, concurrency=wish.concurrency, queues=wish.queues))
+        await self._send_wishes()
         found = False
         while await self._hand_out():
             found = True
         return found
 
+    async def _send_wishes(self) -> None:
+        links = {
+            link.name: link for link in self._hub.links() if self._all_wishes or link.name in self._wished
+        }
+        if self._all_wishes:
+            self._wished.clear()
+        self._all_wishes = False
+        if not links:
+            return
+        sent = {name: link.wish_revision for name, link in links.items()}
+        for name, wish in (await self._desk.run(self._store.new_wishes, sent)).items():
+            links[name].wish_revision = wish.revision
+            links[name].send(Wish(revision=wish.revision, concurrency=wish.concurrency, queues=wish.queues))
+        self._wished -= links.keys()
+
     async def _hand_out(self) -> bool:
         """Claim and offer one window of jobs; return whether another look is worth it."""
-        capacities = self._hub.capacities(anyio.current_time())
-        if not capacities:
+        self._lost_all = False
+        if not self._backlog.is_due:
             return False
-        jobs, claimed = await self._desk.run(self._claim, capacities)
+        capacities = self._hub.capacities(anyio.current_time(), self._backlog.named())
+        asked = self._backlog.take(_queues(capacities))
+        if not capacities or asked == frozenset():
+            return False
+        # What waits beyond what is free is read only where the first ones suit nobody.
+        window = (
+            WINDOW if self._wide else min(WINDOW, SMALLEST_WINDOW + 2 * sum(one.free for one in capacities))
+        )
+        jobs, chosen, claimed = await self._desk.run(self._claim, capacities, asked, window)
         for one in claimed:
             self._offer(one)
-        return bool(claimed) and len(jobs) > len(claimed)
+        gone = {one.key for one in claimed}
+        self._backlog.left(job.queue for job in jobs if job.key not in gone)
+        if len(jobs) >= window:
+            self._left_beyond(asked)
+        self._lost_all = bool(chosen) and not claimed
+        self._wide = not chosen and len(jobs) == window < WINDOW
+        again = self._wide or (bool(claimed) and len(jobs) > len(claimed))
+        if again:
+            self._backlog.look_again()
+        return again
 
-    def _claim(self, capacities: list[Capacity]) -> tuple[list[Candidate], list[Claimed]]:
-        jobs = self._store.candidates(_queues(capacities), WINDOW)
+    def _left_beyond(self, asked: frozenset[str] | None) -> None:
+        """Note that the window did not hold all: any queue that was asked for may have more."""
+        if asked is None:
+            self._backlog.forget()
+        else:
+            self._backlog.left(asked)
+
+    def _claim(
+        self, capacities: list[Capacity], queues: frozenset[str] | None, window: int
+    ) -> tuple[list[Candidate], list[Assignment], list[Claimed]]:
+        widest = max(one.concurrency for one in capacities)
+        jobs = self._store.candidates(queues, window, teams=_teams(capacities), widest=widest)
         chosen = choose(jobs, capacities) if jobs else []
         if not chosen:
-            return jobs, []
+            return jobs, [], []
         lease_s = self._settings.timers.offer_lease_s
-        return jobs, self._store.claim(self._gateway, chosen, lease_s)
+        return jobs, chosen, self._store.claim(self._gateway, chosen, lease_s)
 
     def _offer(self, one: Claimed) -> None:
         link = self._hub.get(one.worker)
@@ -124,3 +208,9 @@ def _queues(capacities: list[Capacity]) -> set[str] | None:
             return None
         served |= frozenset.intersection(*admitted)
     return served
+
+
+def _teams(capacities: list[Capacity]) -> set[str] | None:
+    """Return the teams whose jobs these workers take, None if one takes everybody's."""
+    teams = {one.principal.team for one in capacities}
+    return None if None in teams else {team for team in teams if team is not None}

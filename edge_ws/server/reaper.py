@@ -66,11 +66,11 @@ def judge(one: OpenClaim, state: str | None, ended_for_s: float) -> Action:
         # Nothing but its own end ends a callback; one that is known not to have run has failed.
         return Action.FAIL if one.result is not None else Action.LEAVE
     if one.phase is Phase.ACCEPTED:
-        return _judge_accepted(one, state)
+        return _judge_accepted(one, state, ended_for_s)
     return _judge_started(one, state, ended_for_s)
 
 
-def _judge_accepted(one: OpenClaim, state: str | None) -> Action:
+def _judge_accepted(one: OpenClaim, state: str | None, ended_for_s: float) -> Action:
     if one.result is None and not one.overdue:
         return Action.LEAVE
     if state == "queued":
@@ -79,12 +79,17 @@ def _judge_accepted(one: OpenClaim, state: str | None) -> Action:
     if state == "running":
         # lost: it was this claim's process. not_started: somebody else runs it. Else `started` is on its way.
         return {"lost": Action.FAIL, "not_started": Action.REMOVE}.get(one.result or "", Action.LEAVE)
-    return Action.REMOVE
+    # Nobody else could start it: it ran under this claim while no gateway heard of it, and its reports and
+    # its log are on their way.
+    return _judge_over(one, state, ended_for_s)
 
 
 def _judge_started(one: OpenClaim, state: str | None, ended_for_s: float) -> Action:
-    if state == "running":
-        return Action.LEAVE
+    return Action.LEAVE if state == "running" else _judge_over(one, state, ended_for_s)
+
+
+def _judge_over(one: OpenClaim, state: str | None, ended_for_s: float) -> Action:
+    """Decide about a claim whose task has come to its end."""
     if one.worker_lost or one.result is not None:
         return Action.REMOVE
     return Action.CANCEL if state in _CLEARED or ended_for_s >= OVERTIME_S else Action.LEAVE

@@ -30,6 +30,8 @@ from edge_ws.store.live import (
 from edge_ws.store.records import CALLBACK_DAG_ID, EndedJob, JobKey, NewJob, RunningLog
 from edge_ws.store.tables import claim, edge_job, log, utc_now
 
+NOT_STARTED = "not_started"
+"""The result of a claim under which nothing ran: what the task's state says is another process's doing."""
 SHOWN_LOG = 8 * 1024 * 1024
 """Bytes of a running job's log that are shown at the most."""
 
@@ -72,7 +74,7 @@ class ExecutorVerbs:
         executor a team, all under one owner: each sees its own team's rows only.
         """
         query = (
-            sa.select(edge_job, claim.c.detail, claim.c.phase)
+            sa.select(edge_job, claim.c.detail, claim.c.phase, claim.c.result)
             .outerjoin(claim, sa.and_(claim.c.id == edge_job.c.edge_ws_claim, same_job))
             .where(
                 edge_job.c.edge_ws_owner == owner,
@@ -90,6 +92,8 @@ class ExecutorVerbs:
     def _ended(row: sa.Row[Any]) -> EndedJob:
         parsed = parse(row.command)
         state = row.state if row.state in {SUCCESS, FAILED} else REMOVED
+        if state == REMOVED and row.result == NOT_STARTED:
+            state = NOT_STARTED
         return EndedJob(
             key=key_of(row), state=state, subject=parsed.subject if parsed else "", detail=row.detail or ""
         )

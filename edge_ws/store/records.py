@@ -203,7 +203,7 @@ class EndedJob:
 
     key: JobKey
     state: str
-    """`success`, `failed`, or `removed`: nothing of it ran to an end that counts."""
+    """`success`, `failed`, `not_started` (it was never let start) or `removed` (no end that counts)."""
     subject: str
     """Task instance id (or callback id) of the workload that ended; "" if its payload is unreadable."""
     detail: str

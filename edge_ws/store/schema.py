@@ -19,8 +19,16 @@ from sqlalchemy.engine import Connection, Engine
 from edge_ws.errors import SchemaError, UnreachableError
 from edge_ws.resources import migrations_dir
 from edge_ws.store.database import first_line, shown_url
-from edge_ws.store.shape import differences
-from edge_ws.store.tables import EDGE3_TABLES, OWN_TABLES, VERSION_TABLE, edge_job, edge_worker, worker
+from edge_ws.store.shape import differences, lost_aids
+from edge_ws.store.tables import (
+    EDGE3_TABLES,
+    OWN_TABLES,
+    VERSION_TABLE,
+    WAKE_FUNCTION,
+    edge_job,
+    edge_worker,
+    worker,
+)
 
 _LOCK_KEY = 0x6564_6765_5F77_7301
 """PostgreSQL's advisory lock for our migrations; not Airflow's, which a caller may hold already."""
@@ -49,7 +57,7 @@ def migrate(engine: Engine) -> None:
             if missing:
                 raise _newer(engine, found, missing)
             return
-        if found and missing:
+        if found and (missing or lost_aids(connection)):
             # An older release's tables; or somebody replaced tables behind our version row, and the step
             # that mends them is one that the row calls done. All steps once more serves both.
             connection.execute(sa.delete(sa.table(VERSION_TABLE)))
@@ -74,14 +82,17 @@ def check(engine: Engine) -> None:
     with _told(engine), engine.connect() as connection:
         found = _revisions(connection)
         missing = _missing(connection)
+        lost = [] if missing else lost_aids(connection)
     if not found:
         raise SchemaError(f"the database {shown_url(engine)} has no edge-ws tables; {_RUN}")
     if not found <= _known():
         if missing:
             raise _newer(engine, found, missing)
         return
-    if missing or found != set(_script().get_heads()):
-        reason = missing[0] if missing else f"revision {', '.join(sorted(found))}"
+    if found != set(_script().get_heads()):
+        missing = missing or [f"revision {', '.join(sorted(found))}"]
+    if missing or lost:
+        reason = (missing or lost)[0]
         raise SchemaError(f"edge-ws's tables in {shown_url(engine)} are out of date ({reason}); {_RUN}")
 
 
@@ -101,6 +112,9 @@ def drop(connection: Connection) -> None:
         connection.execute(edge_worker.delete().where(edge_worker.c.worker_name.in_(names)))
     for table in OWN_TABLES:
         table.drop(connection, checkfirst=True)
+    if connection.dialect.name == "postgresql":
+        # With the triggers that call it.
+        connection.exec_driver_sql(f"DROP FUNCTION IF EXISTS {WAKE_FUNCTION}() CASCADE")
     sa.Table(VERSION_TABLE, sa.MetaData()).drop(connection, checkfirst=True)
 
 

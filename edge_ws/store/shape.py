@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 from sqlalchemy.engine.reflection import Inspector
+
+from edge_ws.store.tables import JOB_INDEXES, TRIGGERS, edge_job
 
 
 def differences(inspector: Inspector, tables: Iterable[sa.Table]) -> list[str]:
@@ -35,4 +38,23 @@ def differences(inspector: Inspector, tables: Iterable[sa.Table]) -> list[str]:
         ]
         if set(keys[None, name]["constrained_columns"]) != set(table.primary_key.columns.keys()):
             found.append(f"{name} has another primary key")
+    return found
+
+
+def lost_aids(connection: Connection) -> list[str]:
+    """Return which of our indexes and triggers edge3's tables lack, as phrases.
+
+    A column that edge3 drops and adds again takes them with it.
+    """
+    inspector = sa.inspect(connection)
+    if not inspector.has_table(edge_job.name):
+        return []
+    there = {index["name"] for index in inspector.get_indexes(edge_job.name)}
+    found = [f"{edge_job.name} lacks the index {name}" for name in JOB_INDEXES if name not in there]
+    if connection.dialect.name == "postgresql":
+        named = sa.text("SELECT tgname FROM pg_trigger WHERE NOT tgisinternal")
+        fired = set(connection.scalars(named))
+        found += [
+            f"{table} lacks the trigger {name}" for name, table in TRIGGERS.items() if name not in fired
+        ]
     return found

@@ -7,7 +7,7 @@ import pytest
 
 from edge_ws.errors import UsageError
 from edge_ws.protocol.frames import Timers
-from edge_ws.provider.config import executor_settings, gateway_settings, serves_gateway
+from edge_ws.provider.config import executor_settings, gateway_settings, listen_url, serves_gateway
 
 
 class Conf:
@@ -46,6 +46,11 @@ def test_set_options() -> None:
     assert settings.execution_api_url == "https://airflow.example.com/team/execution/"
     assert settings.token_leeway_s == 30.0
     assert settings.keep_ended_s == 60.0
+
+
+def test_the_url_for_listen() -> None:
+    assert listen_url(Conf()) is None
+    assert listen_url(Conf(edge_ws__listen_sql_alchemy_conn=" postgresql://db/x ")) == "postgresql://db/x"
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("never", False), ("NEVER", False), ("airflow", True)])

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from edge_ws.provider.config import executor_settings, gateway_settings, serves_gateway
+from edge_ws.provider.config import executor_settings, gateway_settings, listen_url, serves_gateway
 from edge_ws.provider.info import OPTIONS, SECTION, get_provider_info
 
 
@@ -26,7 +26,9 @@ def test_airflow_finds_every_option_with_its_default() -> None:
         "offer_lease": "10",
         "cancel_grace_sec": "5",
         "keep_ended_sec": "300",
+        "listen_sql_alchemy_conn": "",
     }
+    assert [name for name, option in options.items() if option.get("sensitive")] == ["listen_sql_alchemy_conn"]
     assert all(option["description"] for option in options.values())
 
 
@@ -44,6 +46,7 @@ def test_every_option_is_read() -> None:
     executor_settings(recorder)
     gateway_settings(recorder, versions={})
     serves_gateway(recorder)
+    listen_url(recorder)
     assert recorder.asked == set(OPTIONS)
 
 

@@ -32,7 +32,7 @@ def test_a_success_is_told_only_while_the_same_task_runs() -> None:
     assert outcome("success", same="queued") is Outcome.NOTHING
 
 
-@pytest.mark.parametrize("row", ["success", "failed", "removed"])
+@pytest.mark.parametrize("row", ["success", "failed", "not_started", "removed"])
 @pytest.mark.parametrize(
     "state",
     [
@@ -51,7 +51,7 @@ def test_a_task_that_has_settled_hears_nothing(row: str, state: str | None) -> N
     assert outcome(row, same=state) is Outcome.NOTHING
 
 
-@pytest.mark.parametrize("row", ["success", "failed", "removed"])
+@pytest.mark.parametrize("row", ["success", "failed", "not_started", "removed"])
 def test_a_cleared_task_hears_that_its_old_process_is_gone(row: str) -> None:
     assert outcome(row, other="restarting") is Outcome.SUCCESS
     assert outcome(row, same="restarting") is Outcome.SUCCESS  # Airflow 3.4 keeps the id until then
@@ -66,6 +66,11 @@ def test_a_task_under_another_id_is_another_task(row: str, state: str | None) ->
 def test_a_removed_row_is_a_failure() -> None:
     assert outcome("removed", same="queued") is Outcome.FAILED
     assert outcome("removed", same="running") is Outcome.FAILED
+
+
+def test_a_row_that_could_not_start_says_nothing_of_the_process_that_runs() -> None:
+    assert outcome("not_started", same="running") is Outcome.NOTHING
+    assert outcome("not_started", same="queued") is Outcome.FAILED
 
 
 @pytest.mark.parametrize(

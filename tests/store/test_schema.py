@@ -20,8 +20,11 @@ from edge_ws.store.tables import (
     EDGE3_HEAD,
     EDGE3_TABLES,
     EDGE3_VERSION_TABLE,
+    JOB_INDEXES,
     OWN_TABLES,
+    TRIGGERS,
     VERSION_TABLE,
+    WAKE_FUNCTION,
     claim,
     edge_job,
     edge_logs,
@@ -265,6 +268,26 @@ class TestBehindOurVersionRow:
         schema.migrate(engine)
         assert shape(engine) == whole
 
+    @pytest.mark.parametrize("name", JOB_INDEXES)
+    def test_a_dropped_index_is_made_again(self, engine: sa.Engine, name: str) -> None:
+        whole = shape(engine)
+        run(engine, f"DROP INDEX {name}")
+        with pytest.raises(
+            SchemaError, match=rf"out of date \(edge_job lacks the index {name}\); run `airflow"
+        ):
+            schema.check(engine)
+        schema.migrate(engine)
+        schema.check(engine)
+        assert shape(engine) == whole
+
+    @pytest.mark.parametrize(("name", "table"), TRIGGERS.items())
+    def test_a_dropped_trigger_is_made_again(self, postgres_engine: sa.Engine, name: str, table: str) -> None:
+        run(postgres_engine, f"DROP TRIGGER {name} ON {table}")
+        with pytest.raises(SchemaError, match=f"{table} lacks the trigger {name}"):
+            schema.check(postgres_engine)
+        schema.migrate(postgres_engine)
+        schema.check(postgres_engine)
+
 
 class TestNewerRevision:
     def test_is_fine_while_its_tables_have_what_we_need(self, engine: sa.Engine) -> None:
@@ -452,6 +475,19 @@ class TestDrop:
             assert connection.scalars(sa.select(edge_worker.c.worker_name)).all() == ["edge3's"]
         schema.migrate(engine)
         schema.check(engine)
+
+    def test_takes_our_triggers_and_their_function_away(self, postgres_engine: sa.Engine) -> None:
+        with postgres_engine.begin() as connection:
+            schema.drop(connection)
+            for catalog in (
+                "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal",
+                "SELECT proname FROM pg_proc",
+            ):
+                found = connection.exec_driver_sql(catalog).scalars().all()
+                assert not {WAKE_FUNCTION, *TRIGGERS} & set(found)
+            connection.execute(a_job(run_id="r", command="{}"))
+        schema.migrate(postgres_engine)
+        schema.check(postgres_engine)
 
     def test_is_content_with_an_empty_database(self, empty_engine: sa.Engine) -> None:
         with empty_engine.begin() as connection:

@@ -80,9 +80,9 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def execution_api() -> Iterator[ExecutionApi]:
-    """Run one for the length of the block."""
-    api = ExecutionApi()
+def execution_api(api: ExecutionApi | None = None) -> Iterator[ExecutionApi]:
+    """Run one for the length of the block; `api`: one that knows more than this one."""
+    api = api or ExecutionApi()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -12,9 +12,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -36,22 +36,48 @@ _SETTINGS = {
 _PR_SET_PDEATHSIG = 1
 
 
-@dataclass(frozen=True)
+@dataclass
 class PostgresServer:
     """A running server; anybody on this machine may connect as its superuser, who is `postgres`."""
 
     sockets: Path
-    pid: int
+    process: subprocess.Popen[bytes]
+    start: Callable[[], subprocess.Popen[bytes]] = field(repr=False)
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's."""
+        return self.process.pid
+
+    @property
+    def log(self) -> Path:
+        """What the server has said."""
+        return self.sockets / "log"
 
     def url(self, database: str) -> sa.URL:
         """Return the URL of a database."""
         query = {"host": str(self.sockets)}
         return sa.URL.create("postgresql+psycopg2", username="postgres", database=database, query=query)
 
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop it: SIGINT is `fast` (cuts connections off), SIGQUIT `immediate`, as after a crash."""
+        _stop(self.process, how)
+
+    def restart(self) -> None:
+        """Start it again after `stop`; call it from the thread that lives longest (see `_die_with_parent`)."""
+        self.process = self.start()
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Wait until it answers."""
+        wait_until(lambda: self.process.poll() is not None or _answers(self), 60)
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the server did not start: {self.log.read_text()[-2000:]}")
+
 
 @contextmanager
-def postgres_server(programs: Path) -> Iterator[PostgresServer]:
-    """Run a server of the programs in that folder for the length of the block."""
+def postgres_server(programs: Path, settings: Mapping[str, str] | None = None) -> Iterator[PostgresServer]:
+    """Run a server of the programs in that folder for the length of the block; `settings` add to ours."""
     # Not under pytest's folder: that is closed to others, and root's server runs as somebody else.
     work = Path(tempfile.mkdtemp(prefix="edge-ws-pg-", dir="/tmp"))
     try:
@@ -67,25 +93,25 @@ def postgres_server(programs: Path) -> Iterator[PostgresServer]:
         done = subprocess.run(initdb, check=False, capture_output=True, text=True, **common)
         if done.returncode:
             raise RuntimeError(f"initdb failed: {done.stderr or done.stdout}")
-        settings = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
-        log = work / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [programs / "postgres", "-D", data, "-k", work, *settings],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - also if pytest is killed
-                **common,
-            )
+        options = [f"-c{name}={value}" for name, value in {**_SETTINGS, **(settings or {})}.items()]
+
+        def start() -> subprocess.Popen[bytes]:
+            with (work / "log").open("ab") as output:
+                return subprocess.Popen(
+                    [programs / "postgres", "-D", data, "-k", work, *options],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    preexec_fn=_die_with_parent,  # noqa: PLW1509 - also if pytest is killed
+                    **common,
+                )
+
+        server = PostgresServer(work, start(), start)
         try:
-            server = PostgresServer(work, process.pid)
-            wait_until(lambda: process.poll() is not None or _answers(server), 60)
-            if process.poll() is not None:
-                raise RuntimeError(f"the server did not start: {log.read_text()[-2000:]}")
+            server.wait_ready()
             yield server
         finally:
-            _stop(process)
+            server.stop()
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -122,8 +148,9 @@ def _answers(server: PostgresServer) -> bool:
     return True
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)  # cuts connections off
+def _stop(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+    if process.poll() is None:
+        process.send_signal(how)
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:

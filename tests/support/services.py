@@ -39,6 +39,14 @@ def debian_postgres() -> Path:
     return found[-1].parent
 
 
+def pgbouncer() -> Path:
+    """Return Debian's PgBouncer."""
+    found = Path("/usr/sbin/pgbouncer")
+    if not found.exists():
+        missing("PgBouncer (the package pgbouncer)")
+    return found
+
+
 def unpacked_edge3() -> Path:
     """Return the folder to put on PYTHONPATH for the real edge3; EDGE3_PATH or .venv/edge3."""
     folder = Path(os.environ.get("EDGE3_PATH") or Path(sys.prefix) / "edge3")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,9 +191,18 @@ def _kill(site: Site) -> None:
 
 @contextmanager
 def running_site(
-    folder: Path, dags: Path, database_url: str | None = None, *, triggerer: bool = True, **settings: str
+    folder: Path,
+    dags: Path,
+    database_url: str | None = None,
+    *,
+    triggerer: bool = True,
+    api_server: Sequence[str] = (),
+    **settings: str,
 ) -> Iterator[Site]:
-    """Run Airflow with our executor and plugin; `settings` are AIRFLOW__ variables without that prefix."""
+    """Run Airflow with our executor and plugin; `settings` are AIRFLOW__ variables without that prefix.
+
+    `api_server` are further flags for it.
+    """
     home, notes = folder / "airflow", folder / "notes"
     home.mkdir()
     notes.mkdir()
@@ -222,7 +231,7 @@ def running_site(
         site.airflow("db", "migrate")
         parts = ["api-server", "scheduler", "dag-processor", *(["triggerer"] if triggerer else [])]
         for part in parts:
-            site.spawn(part, "airflow", part)
+            site.spawn(part, "airflow", part, *(api_server if part == "api-server" else ()))
         site.processes["api-server"].wait_for("Application startup complete", READY_S)
         with httpx2.Client(timeout=30) as client:
             site.token = client.get(f"{site.url}/auth/token").json()["access_token"]

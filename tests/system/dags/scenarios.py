@@ -80,7 +80,9 @@ def fifty():
         folder.mkdir(exist_ok=True)
         begun = time.time()
         time.sleep(0.2)
-        (folder / str(number)).write_text(f"{begun} {time.time()}")
+        # Appended: a second run of it would show.
+        with (folder / str(number)).open("a") as file:
+            file.write(f"{begun} {time.time()} ")
 
     note.expand(number=list(range(50)))
 

@@ -1,0 +1,150 @@
+"""Reads the jobs that wait to be handed out, in the order in which they are.
+
+Every queue by its own: what waits in others, be it 50,000 rows for workers that are gone, is not read. Takes
+no locks and judges nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from edge_ws.store.live import KEY_COLUMNS, key_columns
+from edge_ws.store.records import CALLBACK_DAG_ID, Candidate, JobKey
+from edge_ws.store.tables import edge_job
+
+# Literals, not parameters: the index is of these rows only, and a statement that is prepared before its
+# parameters are known cannot tell that it may use it.
+_queued = edge_job.c.state == sa.literal_column("'queued'")
+_is_callback = edge_job.c.dag_id == sa.literal_column(f"'{CALLBACK_DAG_ID}'")
+
+
+class _age_s(FunctionElement[float]):  # noqa: N801 - used as a SQL function
+    """Seconds since that time by the database's clock; NULL for none."""
+
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(_age_s, "postgresql")
+def _age_postgresql(element: _age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401
+    return (
+        f"CAST(extract(epoch FROM clock_timestamp() - {compiler.process(element.clauses, **kw)}) AS float8)"
+    )
+
+
+@compiles(_age_s, "sqlite")
+def _age_sqlite(element: _age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401
+    return f"((julianday('now') - julianday({compiler.process(element.clauses, **kw)})) * 86400.0)"
+
+
+@compiles(_age_s, "mysql")
+def _age_mysql(element: _age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401
+    time = compiler.process(element.clauses, **kw)
+    return f"(timestampdiff(microsecond, {time}, utc_timestamp(6)) / 1e6)"
+
+
+_KEY = len(KEY_COLUMNS)
+_columns = (
+    *key_columns,
+    edge_job.c.queue,
+    edge_job.c.concurrency_slots,
+    edge_job.c.priority_weight,
+    edge_job.c.team_name,
+    edge_job.c.queued_dttm,
+)
+
+
+def read_waiting(
+    connection: Connection,
+    queues: Collection[str] | None,
+    limit: int,
+    *,
+    teams: Collection[str] | None,
+    widest: int | None,
+) -> list[Candidate]:
+    """Return queued jobs, callbacks first, then by priority and age.
+
+    Args:
+        connection: an open transaction.
+        queues: only of these; None: of every queue.
+        limit: jobs at the most.
+        teams: only of these; None: of every team, and of none.
+        widest: only with so many slots or less.
+    """
+    values: dict[str, object] = {"most": limit}
+    if queues is not None:
+        values["queues"] = sorted(queues)
+    if teams is not None:
+        values["teams"] = sorted(teams)
+    if widest is not None:
+        values["widest"] = widest
+    query = _query(connection.dialect.name, frozenset(values))
+    return [
+        Candidate(
+            key=JobKey(*row[:_KEY]),
+            queue=row[_KEY],
+            slots=row[_KEY + 1],
+            priority=row[_KEY + 2],
+            team=row[_KEY + 3],
+            place=row[_KEY + 4],
+            waited_s=row[_KEY + 5] or 0.0,
+        )
+        for row in connection.execute(query, values)
+    ]
+
+
+@lru_cache(maxsize=32)
+def _query(dialect: str, given: frozenset[str]) -> sa.Select[Any]:
+    """Return the statement with a parameter for each of the given; made once: that takes a millisecond."""
+    place = sa.cast(sa.literal_column("edge_job.ctid"), sa.Text) if dialect == "postgresql" else sa.null()
+    parts = []
+    for part in (_is_callback, sa.not_(_is_callback)):
+        query = sa.select(*_columns, place.label("place")).where(_queued, part)
+        query = query.order_by(*_in_order(edge_job.c)).limit(sa.bindparam("most", type_=sa.Integer))
+        if "teams" in given:
+            query = query.where(edge_job.c.team_name.in_(sa.bindparam("teams", expanding=True)))
+        if "widest" in given:
+            query = query.where(edge_job.c.concurrency_slots <= sa.bindparam("widest", type_=sa.Integer))
+        if "queues" in given:
+            query = _of_each(query) if dialect == "postgresql" else _of_all(query, dialect)
+        parts.append(query.subquery().select())
+    both = sa.union_all(*parts).subquery()
+    shown = [column for column in both.c if column.name != "queued_dttm"]
+    found = sa.select(*shown, _age_s(both.c.queued_dttm).label("waited_s"))
+    found = found.order_by(both.c.dag_id != sa.literal_column(f"'{CALLBACK_DAG_ID}'"), *_in_order(both.c))
+    return found.limit(sa.bindparam("most", type_=sa.Integer))
+
+
+def _in_order(columns: sa.ColumnCollection[str, Any]) -> tuple[sa.ColumnElement[Any], ...]:
+    return columns["priority_weight"].desc(), columns["queued_dttm"]
+
+
+def _of_all(query: sa.Select[Any], dialect: str) -> sa.Select[Any]:
+    query = query.where(edge_job.c.queue.in_(sa.bindparam("queues", expanding=True)))
+    if dialect != "sqlite":
+        return query
+    # The sign keeps SQLite from using edge3's index, which gives the order but holds all other queues' jobs.
+    sign = sa.literal_column("+edge_job.priority_weight", sa.Integer)
+    return query.order_by(None).order_by(sign.desc(), edge_job.c.queued_dttm)
+
+
+def _of_each(query: sa.Select[Any]) -> sa.Select[Any]:
+    """Read each queue's first jobs alone, in the index's order.
+
+    One condition for all queues would read the whole backlog of each, and sort it.
+    """
+    names = (
+        sa.func.unnest(sa.bindparam("queues", type_=ARRAY(sa.Text))).table_valued("queue").render_derived()
+    )
+    of_one = query.where(edge_job.c.queue == names.c.queue).lateral()
+    found = sa.select(of_one).select_from(names.join(of_one, sa.true())).order_by(*_in_order(of_one.c))
+    return found.limit(sa.bindparam("most", type_=sa.Integer))
