@@ -6,7 +6,8 @@ Judges by the tasks' own states (TaskStates), never by the silence of a link.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import NoReturn
 
@@ -36,8 +37,10 @@ SHORTEST_LOOK_S = 0.1
 OVERTIME_S = 30.0
 """A task that ended by its own report may run callbacks for so long (Airflow's overtime is 20 s)."""
 PURGE_EVERY_S = 60.0
-MOVE_LEASE_S = 600.0
+MOVE_LEASE_S = 60.0
 """For so long one gateway alone moves a log; then it counts as dead and another begins again."""
+UPLOAD_LEASE_S = 600.0
+"""The same for sending it to the remote store, which gives no sign of life."""
 GONE = "gone"
 """The state of a task that the centre no longer knows under its id: it was cleared or deleted."""
 _CLEARED = frozenset({GONE, "restarting"})
@@ -280,8 +283,18 @@ class Reaper:
         base = self._store.begin_move(one.claim, size, MOVE_LEASE_S)
         if base is None:
             return False
-        self._finished_logs.write(one.log_path, base, self._store.log_chunks(one.claim))
+        self._finished_logs.write(one.log_path, base, self._chunks(one.claim))
         if not one.uploaded:
+            self._store.keep_move(one.claim, UPLOAD_LEASE_S)
             self._finished_logs.upload(one.log_path, one.command)
         self._store.end_move(one.claim)
         return True
+
+    def _chunks(self, claim: ClaimId) -> Iterator[bytes]:
+        """Yield the claim's log, and keep others from it however long the writing takes."""
+        kept_at = time.monotonic()
+        for chunk in self._store.log_chunks(claim):
+            yield chunk
+            if time.monotonic() - kept_at >= MOVE_LEASE_S / 4:
+                self._store.keep_move(claim, MOVE_LEASE_S)
+                kept_at = time.monotonic()

@@ -120,13 +120,15 @@ class GatewayVerbs:
             )
             # edge3's executor times out running rows of its team that nobody touches (300 s).
             running = sa.select(claim.c.id).where(
-                claim.c.phase == Phase.STARTED.value, claim.c.worker.in_(names)
+                claim.c.phase == Phase.STARTED.value, claim.c.worker.in_(names), claim.c.ended_at.is_(None)
             )
-            connection.execute(
-                edge_job.update()
-                .where(edge_job.c.edge_ws_claim.in_(running), edge_job.c.state.in_(OPEN_STATES))
-                .values(last_update=utc_now())
-            )
+            fresh = sa.and_(edge_job.c.edge_ws_claim.in_(running), edge_job.c.state.in_(OPEN_STATES))
+            if self._database.dialect == "postgresql":
+                # What a report holds at this moment is fresh by it; waiting for it, out of key order, could
+                # be a deadlock.
+                free = sa.select(edge_job.c.edge_ws_claim).where(fresh).with_for_update(skip_locked=True)
+                fresh = edge_job.c.edge_ws_claim.in_(free)
+            connection.execute(edge_job.update().where(fresh).values(last_update=utc_now()))
 
     # Dispatch
 
@@ -433,6 +435,12 @@ class GatewayVerbs:
             return int(
                 connection.execute(sa.select(claim.c.log_base).where(claim.c.id == claim_id)).scalar_one()
             )
+
+    def keep_move(self, claim_id: ClaimId, lease_s: float) -> None:
+        """Go on alone with a move for another `lease_s`."""
+        with self._database.write() as connection:
+            ours = claim.update().where(claim.c.id == claim_id, claim.c.log_state == "held")
+            connection.execute(ours.values(lease_until=epoch_now() + lease_s))
 
     def log_chunks(self, claim_id: ClaimId) -> Iterator[bytes]:
         """Yield the claim's log in order, a chunk at a time."""

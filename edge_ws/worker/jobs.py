@@ -423,6 +423,9 @@ class Jobs:
             job = self._jobs[claim] = Job(claim=claim, slots=1, phase=Phase.STARTED, stale=True)
             self.slots.hold(claim, job.slots)
         job.host = host
+        if waiting and job.stale:
+            # It was kept because it might have been running; it has not begun, and nobody wants it to.
+            return [Drop(claim), *self._remove(claim)]
         if waiting and job.phase is Phase.ACCEPTED:
             # The token never reached it: accept again, and another one comes.
             job.going = False

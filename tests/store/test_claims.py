@@ -327,7 +327,9 @@ def test_log_bytes_are_taken_once_and_without_gaps(
     assert store.begin_move(claim_id, 999, 60.0) is None
     assert store.logs_to_move() == []
     end_leases(engine)
-    assert store.begin_move(claim_id, 999, 60.0) == 100
+    assert store.begin_move(claim_id, 999, -1.0) == 100
+    store.keep_move(claim_id, 60.0)
+    assert store.begin_move(claim_id, 999, 60.0) is None
     assert b"".join(store.log_chunks(claim_id)) == b"hello world"
     store.end_move(claim_id)
     end_leases(engine)

@@ -105,6 +105,9 @@ def main() -> None:
         try:
             async with gateway.running():
                 yield
+        except UnreachableError as error:
+            log.error("the gateway cannot start: %s", error)  # noqa: TRY400 - expected
+            os._exit(1)
         except Exception:
             # The web server would go on without its gateway; whoever runs this starts it again.
             log.exception("the gateway failed")

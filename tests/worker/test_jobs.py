@@ -253,6 +253,18 @@ def test_a_restart_before_go_accepts_again(jobs: Jobs) -> None:
     assert again.go(C, "token") == [Start(C, "token")]
 
 
+def test_a_restart_before_go_drops_what_is_stale_meanwhile(jobs: Jobs) -> None:
+    accepted(jobs)
+    job = jobs.get(C)
+    assert job is not None
+    again = Jobs(Slots(2))
+    again.restore([job.record()])
+    again.stale(C)  # the connection is there before the host is
+    assert again.stale_slots == 1
+    assert again.on_host(HOST, C, waiting=True) == [Drop(C), Forget(C)]
+    assert (again.stale_slots, again.slots.free) == (0, 2)
+
+
 def test_what_no_host_has_is_unknown_after_a_restart(jobs: Jobs) -> None:
     started(jobs)
     job = jobs.get(C)

@@ -1,0 +1,1 @@
+"""The benchmark: `make bench`. Numbers for people, never a test that passes or fails by them."""

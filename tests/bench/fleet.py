@@ -1,0 +1,330 @@
+"""The generator of edge-ws's side: many workers in one process that speak the real protocol.
+
+`python -m tests.bench.fleet WS_URL TOKEN`, then asked by lines (see `control`). Its workers run every job at
+once to its end: accept, `go`, started, its ack, finished, its ack.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import uvloop
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from edge_ws.errors import RemoteProtocolError
+from edge_ws.protocol import codec
+from edge_ws.protocol.frames import (
+    Accept,
+    Ack,
+    Applied,
+    Finished,
+    Go,
+    Held,
+    Hello,
+    Inventory,
+    Offer,
+    PhaseIs,
+    Query,
+    Refused,
+    ServerFrame,
+    Stale,
+    Started,
+    Status,
+    Welcome,
+    Wish,
+    WorkerFrame,
+)
+from edge_ws.protocol.ids import PROTOCOL, ClaimId, HostId, SiteId, WorkerName, new_id
+from edge_ws.protocol.session import WorkerSession
+from edge_ws.protocol.states import Phase
+from edge_ws.worker.link import READY_RESETS_S, _Backoff
+from tests.bench.control import obey, raise_file_limit, until
+
+LOOK_S = 0.5
+"""Between looks at whose heartbeat is due, and what has to be said again."""
+RESEND_S = 10.0
+"""What was not acknowledged for so long is said again, as the daemon does."""
+OPEN_WITHIN_S = 10.0
+_SUBJECT = re.compile(r'"ti":\{"id":"([^"]+)"')
+
+
+class Record:
+    """What the fleet has seen since it was last reset."""
+
+    def __init__(self) -> None:
+        self.offers: list[tuple[int, str]] = []
+        self.ended = 0
+        self.last_end_ns = 0
+        self.stale = 0
+        self.said_again = 0
+
+
+@dataclass
+class Job:
+    """A claim at a worker: what was last reported of it, and when."""
+
+    phase: Phase
+    said_at: float
+
+
+class Fleet:
+    """All workers."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url
+        self.token = token
+        self.record = Record()
+        self.errors: Counter[str] = Counter()
+        self.workers: list[Worker] = []
+        self.ready = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, worker: Worker) -> None:
+        task = asyncio.create_task(worker.run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def connect(self, count: int, *, queues: str, slots: int, at_once: int, within_s: float) -> float:
+        """Connect more workers, some at a time; return the seconds until all were ready."""
+        begun = time.monotonic()
+        first = len(self.workers)
+        for number in range(first, first + count):
+            queue = f"q{number}" if queues == "each" else "q0"
+            worker = Worker(self, f"bench-{number}", queue, slots)
+            self.workers.append(worker)
+            self.spawn(worker)
+            await until(lambda beyond=number + 1 - at_once: self.ready > beyond, within_s)
+        await self.wait_ready(len(self.workers), within_s - (time.monotonic() - begun))
+        return time.monotonic() - begun
+
+    async def wait_ready(self, count: int, within_s: float) -> dict[str, Any]:
+        """Wait until so many are ready."""
+        if not await until(lambda: self.ready >= count, within_s):
+            raise TimeoutError(f"{self.ready} of {count} workers are ready; errors: {dict(self.errors)}")
+        return {"at_ns": time.monotonic_ns(), "errors": dict(self.errors)}
+
+    async def wait_gone(self, within_s: float) -> int:
+        """Wait until none is ready; return how many still are."""
+        await until(lambda: self.ready == 0, within_s)
+        return self.ready
+
+    async def wait_ended(self, count: int, within_s: float) -> dict[str, Any]:
+        """Wait until so many jobs have ended since the reset, or the time is up."""
+        await until(lambda: self.record.ended >= count, within_s)
+        record = self.record
+        return {
+            "ended": record.ended,
+            "last_ns": record.last_end_ns,
+            "stale": record.stale,
+            "said_again": record.said_again,
+        }
+
+    async def wait_offers(self, count: int, within_s: float) -> list[tuple[str, int]]:
+        """Wait for so many offers since the reset; return who was offered when, as far as they came."""
+        await until(lambda: len(self.record.offers) >= count, within_s)
+        found = [(_SUBJECT.search(payload), at_ns) for at_ns, payload in self.record.offers]
+        return [(match[1], at_ns) for match, at_ns in found if match]
+
+    async def reset(self) -> None:
+        """Begin a new record."""
+        self.record = Record()
+
+    async def beat_for_ever(self) -> None:
+        """Send every worker's heartbeat when it is due."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            now = time.monotonic()
+            for worker in self.workers:
+                await worker.tick(now)
+
+
+class Worker:
+    """One simulated worker."""
+
+    def __init__(self, fleet: Fleet, name: str, queue: str, slots: int) -> None:
+        self._fleet = fleet
+        self._name = WorkerName(name)
+        self._host = HostId(new_id())
+        self._held: dict[ClaimId, Job] = {}
+        self._session = WorkerSession(0.0)
+        self._connection: ClientConnection | None = None
+        self._outgoing: list[WorkerFrame] = []
+        self._inventory = Inventory(
+            site=SiteId(new_id()),
+            hosts=(self._host,),
+            dead_hosts=(),
+            claims=(),
+            revision=0,
+            concurrency=slots,
+            queues=(queue,),
+            stale_slots=0,
+            draining=False,
+        )
+
+    async def run(self) -> None:
+        """Connect for ever, with the daemon's own pauses."""
+        backoff = _Backoff()
+        while True:
+            opened_at = time.monotonic()
+            try:
+                await self._serve()
+            except InvalidStatus as error:
+                self._fleet.errors[f"HTTP {error.response.status_code}"] += 1
+            except ConnectionClosed as error:
+                code = error.rcvd.code if error.rcvd else 1006
+                self._fleet.errors[f"closed {code}"] += 1
+            except (OSError, WebSocketException, RemoteProtocolError, TimeoutError) as error:
+                self._fleet.errors[type(error).__name__] += 1
+            if time.monotonic() - opened_at >= READY_RESETS_S:
+                backoff = _Backoff()
+            await asyncio.sleep(backoff.next_s())
+
+    async def _serve(self) -> None:
+        headers = {"edge-ws-token": self._fleet.token, "edge-ws-worker": self._name}
+        async with connect(
+            self._fleet.url,
+            additional_headers=headers,
+            compression=None,
+            max_size=codec.MAX_FRAME,
+            open_timeout=OPEN_WITHIN_S,
+            close_timeout=1.0,
+            ping_interval=None,
+        ) as connection:
+            self._session = WorkerSession(time.monotonic())
+            self._outgoing = []
+            self._connection = connection
+            self._send(
+                Hello(
+                    protocol=PROTOCOL,
+                    oldest_protocol=PROTOCOL,
+                    worker=self._name,
+                    team=None,
+                    concurrency=self._inventory.concurrency,
+                    queues=self._inventory.queues,
+                    inventory=self._stated(),
+                    sysinfo={"concurrency": self._inventory.concurrency},
+                )
+            )
+            welcomed = False
+            try:
+                await self._flush()
+                async for data in connection:
+                    at_ns = time.monotonic_ns()
+                    for frame in codec.decode_batch_from_server(data):
+                        self._session.receive(frame, at_ns / 1e9)
+                        if isinstance(frame, Welcome):
+                            welcomed = True
+                            self._fleet.ready += 1
+                        self._take(frame, at_ns)
+                    await self._flush()
+            finally:
+                self._connection = None
+                if welcomed:
+                    self._fleet.ready -= 1
+            # The iteration ends in silence where the server said 1000 or 1001.
+            raise ConnectionClosed(connection.protocol.close_rcvd, connection.protocol.close_sent)
+
+    def _stated(self) -> Inventory:
+        held = tuple(
+            Held(claim=claim, phase=job.phase, log_end=0, host=self._host)
+            for claim, job in self._held.items()
+        )
+        return replace(self._inventory, claims=held)
+
+    def _send(self, frame: WorkerFrame) -> None:
+        self._session.sending(frame, time.monotonic())
+        self._outgoing.append(frame)
+
+    async def _flush(self) -> None:
+        """Send what is waiting, as the real worker does: together."""
+        frames, self._outgoing = self._outgoing, []
+        if self._connection is not None:
+            for message in codec.pack(frames):
+                await self._connection.send(message, text=True)
+
+    async def tick(self, now: float) -> None:
+        """Send the heartbeat if it is due, and what was not acknowledged."""
+        if self._connection is None:
+            return
+        with suppress(ConnectionClosed):
+            for claim, job in list(self._held.items()):
+                if now - job.said_at >= RESEND_S:
+                    self._fleet.record.said_again += 1
+                    self._report(claim, job.phase)
+            due = self._session.tick(now)
+            if due.close is not None:
+                self._fleet.errors["the gateway is silent"] += 1
+                await self._connection.close(due.close.code.value)
+                return
+            if due.beat:
+                self._send(Status(inventory=self._stated(), sysinfo={"status": 20}))
+            await self._flush()
+
+    def _take(self, frame: ServerFrame, at_ns: int) -> None:
+        match frame:
+            case Offer():
+                self._fleet.record.offers.append((at_ns, frame.payload))
+                self._report(frame.claim, Phase.OFFERED)
+            case Go():
+                self._report(frame.claim, Phase.STARTED)
+            case Ack(phase=Phase.STARTED):
+                self._report(frame.claim, Phase.ENDED)
+            case Ack():
+                if self._held.pop(frame.claim, None) is not None:
+                    self._fleet.record.ended += 1
+                    self._fleet.record.last_end_ns = time.monotonic_ns()
+            case Stale():
+                self._fleet.record.stale += 1
+                self._held.pop(frame.claim, None)
+            case Query():
+                job = self._held.get(frame.claim)
+                phase = job.phase if job else Phase.UNKNOWN
+                self._send(PhaseIs(claim=frame.claim, phase=phase, host=self._host))
+            case Welcome():
+                self._apply(frame.wish)
+                for claim, job in list(self._held.items()):
+                    self._report(claim, job.phase)
+            case Wish():
+                self._apply(frame)
+            case Refused():
+                self._fleet.errors[f"refused: {frame.sentence}"] += 1
+            case _:
+                return
+
+    def _report(self, claim: ClaimId, phase: Phase) -> None:
+        """Say how far the job is: an offered one is accepted, a started one has started, an ended one ended."""
+        self._held[claim] = Job(phase, time.monotonic())
+        match phase:
+            case Phase.STARTED:
+                self._send(Started(claim=claim, host=self._host))
+            case Phase.ENDED:
+                self._send(Finished(claim=claim, exit_code=0, log_end=0))
+            case _:
+                self._send(Accept(claim=claim, host=self._host))
+
+    def _apply(self, wish: Wish) -> None:
+        concurrency, queues = self._inventory.concurrency, self._inventory.queues
+        self._inventory = replace(self._inventory, revision=wish.revision)
+        self._send(Applied(revision=wish.revision, concurrency=concurrency, queues=queues))
+
+
+async def _main(url: str, token: str) -> None:
+    raise_file_limit()
+    fleet = Fleet(url, token)
+    beats = asyncio.create_task(fleet.beat_for_ever())
+    verbs = ("connect", "wait_ready", "wait_gone", "wait_ended", "wait_offers", "reset")
+    await obey({name: getattr(fleet, name) for name in verbs})
+    beats.cancel()
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_main(sys.argv[1], sys.argv[2]))
