@@ -179,11 +179,23 @@ class Reaper:
         if now - self._repaired_at >= self._settings.backup_scan_s:
             self._repaired_at = now
             await self.close_refused()
+            await self._forget_closed(holding)
             await self._desk.run(self._store.repair)
             await self._desk.run(self._store.mark_silent)
         if now - self._purged_at >= PURGE_EVERY_S:
             self._purged_at = now
             await self._desk.run(self._store.purge, self._settings.keep_ended_s)
+
+    async def _forget_closed(self, holding: list[WorkerName]) -> None:
+        """Give back the slots of claims that went stale without a word of their workers."""
+        # What is noted here was committed before, so the database still has it, or it is over.
+        noted = [(link, set(link.slots)) for name in holding if (link := self._hub.get(name)) is not None]
+        if not noted:
+            return
+        alive = await self._desk.run(self._store.open_ids, holding)
+        for link, claims in noted:
+            for claim in claims - alive:
+                self._hub.release(link, claim)
 
     async def _settle_claims(self, now: float, holding: list[WorkerName] | None) -> None:
         claims = await self._desk.run(self._store.unsettled, holding)

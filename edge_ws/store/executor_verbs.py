@@ -75,7 +75,15 @@ class ExecutorVerbs:
         """
         query = (
             sa.select(edge_job, claim.c.detail, claim.c.phase, claim.c.result)
-            .outerjoin(claim, sa.and_(claim.c.id == edge_job.c.edge_ws_claim, same_job))
+            # edge3 queues a row again without clearing our claim: what its worker ends has ended.
+            .outerjoin(
+                claim,
+                sa.and_(
+                    claim.c.id == edge_job.c.edge_ws_claim,
+                    claim.c.worker == edge_job.c.edge_worker,
+                    same_job,
+                ),
+            )
             .where(
                 edge_job.c.edge_ws_owner == owner,
                 edge_job.c.team_name.is_not_distinct_from(team),

@@ -6,7 +6,7 @@ which holds one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,7 +32,6 @@ from edge_ws.store.live import (
     key_columns,
     key_of,
     row_state,
-    same_job,
     set_job,
     these_jobs,
 )
@@ -41,11 +40,10 @@ from edge_ws.store.records import (
     Candidate,
     Claimed,
     JobKey,
-    LogToStore,
     OpenClaim,
     WishRecord,
 )
-from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, log, utc_now, worker
+from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, utc_now, worker
 from edge_ws.store.waiting import read_waiting
 from edge_ws.store.wishes import changed_wishes, read_wish
 from edge_ws.store.worker_verbs import SEEN_S, back_to_queue, end_claim, open_claims
@@ -218,6 +216,10 @@ class GatewayVerbs:
                 # as much. A row that was changed since it was read lies elsewhere: it is lost to us.
                 places = sa.literal([one.place for one in some], ARRAY(sa.Text))
                 there = sa.literal_column("edge_job.ctid") == sa.any_(sa.cast(places, ARRAY(_Tid)))
+            elif self._database.dialect == "sqlite" and all(one.place for one in some):
+                # The search by columns would read all queued rows. A place may be another row's by now; that
+                # one has another key, and nobody has chosen it.
+                there = sa.literal_column("edge_job.rowid").in_([int(one.place or 0) for one in some])
             else:
                 there = these_jobs([one.key for one in some])
             query = (
@@ -322,6 +324,13 @@ class GatewayVerbs:
                 conditions.append(any_of(connection, claim.c.worker, workers))
             return open_claims(connection, *conditions)
 
+    def open_ids(self, workers: Sequence[WorkerName]) -> set[ClaimId]:
+        """Return the ids of these workers' live claims."""
+        with self._database.read() as connection:
+            query = sa.select(claim.c.id).join(edge_job, held)
+            rows = connection.execute(query.where(any_of(connection, claim.c.worker, workers)))
+            return {ClaimId(row.id) for row in rows}
+
     def requeue(self, one: OpenClaim, detail: str) -> bool:
         """Free the job of a claim that cannot start any more; False if it has moved on meanwhile."""
         with self._database.write() as connection:
@@ -341,9 +350,17 @@ class GatewayVerbs:
 
     @staticmethod
     def _unmoved(connection: Connection, one: OpenClaim) -> Row[Any] | None:
-        """Return the claim's row if it is live and still in the phase that the reaper judged."""
+        """Return the claim's row if it is live and still as the reaper judged it.
+
+        A repeated `accept` renews the lease: a new token is out, and what was overdue is so no more.
+        """
         row = find_live(connection, one.claim, one.worker)
-        return row if row is not None and Phase(row.phase) is one.phase else None
+        if row is None or Phase(row.phase) is not one.phase or row.result != one.result:
+            return None
+        overdue = connection.scalar(
+            sa.select(claim.c.lease_until < epoch_now()).where(claim.c.id == one.claim)
+        )
+        return row if bool(overdue) == one.overdue else None
 
     def repair(self) -> None:
         """Undo what a writer that knows no claims has left: see `live`."""
@@ -380,89 +397,6 @@ class GatewayVerbs:
                 return
         with self._database.write() as connection:
             connection.execute(edge_worker.update().where(gone).values(state="unknown"))
-
-    # Finished logs
-
-    def logs_to_move(self, limit: int = 20) -> list[LogToStore]:
-        """Return ended claims whose log is still in our table."""
-        query = (
-            sa.select(claim, edge_job.c.command)
-            .outerjoin(edge_job, same_job)
-            .where(
-                claim.c.ended_at.is_not(None),
-                # Written out, so that SQLite knows it for the index's own condition.
-                claim.c.log_state == sa.literal_column("'held'"),
-                sa.or_(claim.c.lease_until.is_(None), claim.c.lease_until < epoch_now()),
-            )
-            .order_by(claim.c.ended_at)
-            .limit(limit)
-        )
-        with self._database.read() as connection:
-            return [
-                LogToStore(
-                    claim=ClaimId(row.id),
-                    key=key_of(row),
-                    log_path=row.log_path,
-                    log_base=row.log_base,
-                    uploaded=bool(row.log_uploaded),
-                    command=row.command or "",
-                )
-                for row in connection.execute(query)
-            ]
-
-    def begin_move(self, claim_id: ClaimId, size: int, lease_s: float) -> int | None:
-        """Take the move of the claim's log, for `lease_s`, and fix at which size of the file it begins.
-
-        Alone, because a second mover would cut the file and then find the bytes deleted. A move that was cut
-        short is begun again at its first size.
-
-        Returns:
-            The size to cut the file to; None if the log is moved, or another gateway is at it.
-        """
-        now = epoch_now()
-        with self._database.write() as connection:
-            ours = connection.execute(
-                claim.update()
-                .where(
-                    claim.c.id == claim_id,
-                    claim.c.log_state == "held",
-                    sa.or_(claim.c.lease_until.is_(None), claim.c.lease_until < now),
-                )
-                .values(log_base=sa.func.coalesce(claim.c.log_base, size), lease_until=now + lease_s)
-            )
-            if not ours.rowcount:
-                return None
-            return int(
-                connection.execute(sa.select(claim.c.log_base).where(claim.c.id == claim_id)).scalar_one()
-            )
-
-    def keep_move(self, claim_id: ClaimId, lease_s: float) -> None:
-        """Go on alone with a move for another `lease_s`."""
-        with self._database.write() as connection:
-            ours = claim.update().where(claim.c.id == claim_id, claim.c.log_state == "held")
-            connection.execute(ours.values(lease_until=epoch_now() + lease_s))
-
-    def log_chunks(self, claim_id: ClaimId) -> Iterator[bytes]:
-        """Yield the claim's log in order, a chunk at a time."""
-        offset = -1
-        while True:
-            with self._database.read() as connection:
-                row = connection.execute(
-                    sa.select(log.c.log_offset, log.c.data)
-                    .where(log.c.claim == claim_id, log.c.log_offset > offset)
-                    .order_by(log.c.log_offset)
-                    .limit(1)
-                ).one_or_none()
-            if row is None:
-                return
-            offset = row.log_offset
-            yield row.data
-
-    def end_move(self, claim_id: ClaimId) -> None:
-        """Note that the log is in Airflow's log folder, and drop it here."""
-        with self._database.write() as connection:
-            connection.execute(claim.update().where(claim.c.id == claim_id).values(log_state="moved"))
-            connection.execute(log.delete().where(log.c.claim == claim_id))
 
     # Purge
 

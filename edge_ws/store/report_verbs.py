@@ -213,8 +213,6 @@ def _find_live(connection: Connection, ids: Sequence[ClaimId]) -> dict[ClaimId, 
             host=row.host,
             result=row.result,
             job_state=row.state,
-            # An end state was written past the open claim: it is put back below.
-            changed=row.state not in OPEN_STATES,
         )
         for row in connection.execute(query)
     }
@@ -225,6 +223,8 @@ def _judge(one: _Claim | None, who: Principal, report: ClaimReport) -> Outcome:
     if one is None or one.worker != who.worker or one.ended_before:
         repeated = one is not None and one.worker == who.worker and isinstance(report, Finished)
         return Verdict.DONE if repeated else Verdict.STALE
+    # An end state that was written past the open claim is put back, whatever the report says.
+    one.changed = one.changed or one.job_state not in OPEN_STATES
     match report:
         case Accept():
             return _accept(one, report)

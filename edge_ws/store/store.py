@@ -17,12 +17,13 @@ from edge_ws.store.database import Database
 from edge_ws.store.executor_verbs import ExecutorVerbs
 from edge_ws.store.gateway_verbs import GatewayVerbs
 from edge_ws.store.listen import ListenWatch
+from edge_ws.store.log_verbs import LogVerbs
 from edge_ws.store.report_verbs import ReportVerbs
 from edge_ws.store.wakeup import Changes, ChangeWatch, DataVersionWatch
 from edge_ws.store.worker_verbs import WorkerVerbs
 
 
-class Store(ExecutorVerbs, WorkerVerbs, ReportVerbs, GatewayVerbs, AdminVerbs):
+class Store(ExecutorVerbs, WorkerVerbs, ReportVerbs, GatewayVerbs, LogVerbs, AdminVerbs):
     """All verbs, over an engine that the caller made and disposes of.
 
     Every verb raises UnreachableError when the database is away; it can then be repeated.

@@ -52,6 +52,8 @@ def _age_mysql(element: _age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noq
     return f"(timestampdiff(microsecond, {time}, utc_timestamp(6)) / 1e6)"
 
 
+_PLACES = {"postgresql": "ctid", "sqlite": "rowid"}
+"""Where a row lies: what finds it again at once."""
 _KEY = len(KEY_COLUMNS)
 _columns = (
     *key_columns,
@@ -105,7 +107,8 @@ def read_waiting(
 @lru_cache(maxsize=32)
 def _query(dialect: str, given: frozenset[str]) -> sa.Select[Any]:
     """Return the statement with a parameter for each of the given; made once: that takes a millisecond."""
-    place = sa.cast(sa.literal_column("edge_job.ctid"), sa.Text) if dialect == "postgresql" else sa.null()
+    name = _PLACES.get(dialect)
+    place = sa.cast(sa.literal_column(f"edge_job.{name}"), sa.Text) if name else sa.null()
     parts = []
     for part in (_is_callback, sa.not_(_is_callback)):
         query = sa.select(*_columns, place.label("place")).where(_queued, part)

@@ -67,6 +67,7 @@ from edge_ws.worker.jobs import (
     Forget,
     Jobs,
     Keep,
+    KeepDead,
     Prepare,
     Send,
     Start,
@@ -334,6 +335,8 @@ class Daemon:
                     self._link.send(action.frame)
                 case Keep():
                     self._outbox.save(action.record)
+                case KeepDead():
+                    self._outbox.save_dead(action.hosts)
                 case TailLog():
                     self._logs.tail(action.claim, action.path, action.log_start)
                 case StopLog():
@@ -377,7 +380,7 @@ class Daemon:
         Raises:
             EdgeWsError: refused for good, or misconfigured.
         """
-        self._do(self._jobs.restore(self._outbox.load()))
+        self._do(self._jobs.restore(self._outbox.load(), self._outbox.load_dead()))
         failed: list[EdgeWsError] = []
         try:
             async with anyio.create_task_group() as tasks:

@@ -111,7 +111,14 @@ class FlushLog:
     line: str = ""
 
 
-Action = Send | Prepare | Start | Drop | Stop | Forget | Keep | TailLog | StopLog | FlushLog
+@dataclass(frozen=True, slots=True)
+class KeepDead:
+    """Write the dead hosts to disk: the server may hear of them from another life of this daemon only."""
+
+    hosts: tuple[HostId, ...]
+
+
+Action = Send | Prepare | Start | Drop | Stop | Forget | Keep | TailLog | StopLog | FlushLog | KeepDead
 
 
 @dataclass(slots=True)
@@ -366,13 +373,14 @@ class Jobs:
 
     def host_dead(self, host: HostId) -> list[Action]:
         """A host is dead and what it left is killed: its jobs that had not ended are lost."""
-        self._dead_hosts = [*self._dead_hosts, host][-DEAD_HOSTS:]
+        self._dead_hosts = [*(one for one in self._dead_hosts if one != host), host][-DEAD_HOSTS:]
         lost = [
             job.claim
             for job in self._jobs.values()
             if job.host == host and job.phase is not Phase.ENDED and job.not_started is None
         ]
-        actions: list[Action] = []
+        # First of all: with the records of its jobs, their host would be forgotten.
+        actions: list[Action] = [KeepDead(self.dead_hosts)] if lost else []
         for claim in lost:
             job = self._jobs[claim]
             # An offer that was still being prepared is simply given back; the rest `host_dead` ends.
@@ -385,8 +393,9 @@ class Jobs:
 
     # After a restart of the daemon
 
-    def restore(self, records: Iterable[Record]) -> list[Action]:
+    def restore(self, records: Iterable[Record], dead_hosts: Iterable[HostId] = ()) -> list[Action]:
         """Take up what the outbox kept; the hosts will tell what became of the rest."""
+        self._dead_hosts = list(dead_hosts)[-DEAD_HOSTS:]
         actions: list[Action] = []
         for record in records:
             job = Job(

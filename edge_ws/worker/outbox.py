@@ -1,5 +1,7 @@
 """What must outlive the daemon: one small file per claim, kept until the server has acknowledged its end.
 
+And one that names the hosts whose death cost jobs: nobody acknowledges that, so the newest are kept for good.
+
 A file is replaced by rename, so that a crash leaves the old or the new one. The format is PROTOCOL-free JSON,
 so that a newer or older daemon can read it. Knows neither the connection nor the job host.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from edge_ws.protocol.states import Phase
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+_DEAD = "dead-hosts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,23 +57,23 @@ class Outbox:
 
     def save(self, record: Record) -> bool:
         """Write the record durably; False (and a log line) if the disk does not take it."""
-        path = self._path(record.claim)
-        temporary = path.with_suffix(".tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(orjson.dumps({"format": FORMAT, **asdict(record)}))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            # The report still goes out from memory; only a restart before its ack would lose it.
-            log.error("cannot keep the report of claim %s on disk: %s", record.claim, error)  # noqa: TRY400
-            return False
-        return True
+        body = orjson.dumps({"format": FORMAT, **asdict(record)})
+        return _write(self._path(record.claim), body, f"the report of claim {record.claim}")
 
     def drop(self, claim: ClaimId) -> None:
         """Forget the claim."""
         self._path(claim).unlink(missing_ok=True)
+
+    def save_dead(self, hosts: Sequence[HostId]) -> bool:
+        """Write durably which hosts are dead; as `save`."""
+        return _write(self._directory / _DEAD, orjson.dumps(list(hosts)), "the dead job hosts")
+
+    def load_dead(self) -> list[HostId]:
+        """Return the dead hosts, the newest last."""
+        try:
+            return [HostId(str(host)) for host in orjson.loads((self._directory / _DEAD).read_bytes())]
+        except (OSError, orjson.JSONDecodeError, TypeError):
+            return []
 
     def load(self) -> list[Record]:
         """Return all records; an unreadable file is put aside as `.bad`, never deleted."""
@@ -82,6 +86,21 @@ class Outbox:
             else:
                 records.append(record)
         return records
+
+
+def _write(path: Path, body: bytes, what: str) -> bool:
+    temporary = path.with_suffix(".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        # It still goes out from memory; only a restart before that would lose it.
+        log.error("cannot keep %s on disk: %s", what, error)  # noqa: TRY400
+        return False
+    return True
 
 
 def _read(path: Path) -> Record | None:

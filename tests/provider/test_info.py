@@ -28,7 +28,9 @@ def test_airflow_finds_every_option_with_its_default() -> None:
         "keep_ended_sec": "300",
         "listen_sql_alchemy_conn": "",
     }
-    assert [name for name, option in options.items() if option.get("sensitive")] == ["listen_sql_alchemy_conn"]
+    assert [name for name, option in options.items() if option.get("sensitive")] == [
+        "listen_sql_alchemy_conn"
+    ]
     assert all(option["description"] for option in options.values())
 
 

@@ -86,7 +86,7 @@ async def test_a_job_from_row_to_end(engine: sa.Engine, store: Store, gateway: R
         assert await peer.expect(Ack) == Ack(claim=offer.claim, phase=Phase.ENDED)
         assert job_row(engine, job.key).state == "success"
         await until(lambda: gateway.logs.files == {"t.log": b"hello\n"})
-        assert gateway.logs.uploaded == ["t.log"]
+        await until(lambda: gateway.logs.uploaded == ["t.log"])
 
 
 async def test_a_backlog_fills_free_slots_only(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -33,7 +34,7 @@ OWNERS = (7, 8)
 WORKERS = ("w1", "w2")
 HOSTS = ("h1", "h2")
 END_STATES = ("success", "failed", "removed", "up_for_retry")
-RULES = Rules(ends_check_worker=False, rejudges=False)
+RULES = Rules()
 """What the real store does not do yet."""
 GATEWAY = GatewayId("g1")
 
@@ -163,12 +164,14 @@ class Machine(RuleBasedStateMachine):
 
     @rule(chosen=st.lists(st.tuples(jobs, names), min_size=1, max_size=3, unique_by=lambda one: one[0]))
     def claim_some(self, chosen: list[tuple[int, str]]) -> None:
-        seen = [(one.key, one.slots) for one in self.real.candidates({"q"}, 10)]
+        candidates = self.real.candidates({"q"}, 10)
+        places = {one.key: one.place for one in candidates}
+        seen = [(one.key, one.slots) for one in candidates]
         assert sorted(seen) == sorted((one.key, one.slots) for one in self.model.candidates({"q"}, 10))
         wanted: list[Assignment] = []
         for job, name in chosen:
             it = self._job(job, fresh=False)
-            wanted.append(self._fake(name).assignment(it))
+            wanted.append(replace(self._fake(name).assignment(it), place=places.get(it.key)))
         claimed = self.real.claim(GATEWAY, wanted, LONG_S)
         self._names.clear()
         self._names.update({one.key: one.claim for one in claimed})

@@ -24,6 +24,7 @@ from edge_ws.worker.jobs import (
     Forget,
     Jobs,
     Keep,
+    KeepDead,
     Prepare,
     Send,
     Start,
@@ -210,11 +211,19 @@ def test_a_dead_host_takes_its_jobs_with_it(jobs: Jobs) -> None:
     waiting = ClaimId("waiting")
     jobs.offered(offer(waiting), HOST)
     actions = jobs.host_dead(HOST)
+    assert actions[0] == KeepDead((HOST,))
     assert sent(actions)[-1] == HostDead(host=HOST)
     assert Forget(C) in actions
     assert Send(Refuse(claim=waiting, reason="the job host died")) in actions
     assert (len(jobs), jobs.slots.free, jobs.dead_hosts) == (0, 2, (HOST,))
     assert jobs.reports() == []
+
+
+def test_a_restart_still_knows_the_dead_hosts(jobs: Jobs) -> None:
+    jobs.restore([], [OTHER, HOST])
+    assert jobs.dead_hosts == (OTHER, HOST)
+    jobs.host_dead(OTHER)
+    assert jobs.dead_hosts == (HOST, OTHER)
 
 
 def test_a_dead_host_leaves_ended_jobs_and_other_hosts_alone(jobs: Jobs) -> None:

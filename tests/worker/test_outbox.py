@@ -34,6 +34,14 @@ def test_a_record_survives(tmp_path: Path) -> None:
     assert outbox.load() == []
 
 
+def test_dead_hosts_survive(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    assert outbox.load_dead() == []
+    assert outbox.save_dead([HostId("h"), HostId("i")])
+    assert Outbox(tmp_path / "outbox").load_dead() == ["h", "i"]
+    assert outbox.load() == []
+
+
 def test_records_are_private(tmp_path: Path) -> None:
     Outbox(tmp_path / "outbox")
     assert (tmp_path / "outbox").stat().st_mode & 0o077 == 0

@@ -1,0 +1,1 @@
+"""Deterministic simulation: the real pure parts among models of everything else, one seed, one history."""

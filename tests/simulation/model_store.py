@@ -1,0 +1,633 @@
+"""The store's verbs over dictionaries: the same names, the same rules. `tests/store/test_machine.py` ties it to the real one.
+
+Each clause of a rule can be switched off, so that a test can show that the simulation notices.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from edge_ws.errors import RefusedError
+from edge_ws.protocol.frames import Accept, Finished, Log, NotStarted, PhaseIs, Refuse, Started
+from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, SiteId, WorkerName
+from edge_ws.protocol.states import Phase, phases_before
+from edge_ws.store.records import (
+    CALLBACK_DAG_ID,
+    Accepted,
+    Assignment,
+    Candidate,
+    Claimed,
+    EndedJob,
+    JobKey,
+    NewJob,
+    OpenClaim,
+    Principal,
+    Registered,
+    Registration,
+    Verdict,
+    WishRecord,
+)
+from edge_ws.store.report_verbs import ClaimReport
+
+OPEN = ("restarting", "running")
+SEEN_S = 45.0
+LOST_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What may be left out, one at a time, to see that it is missed."""
+
+    live_checks_claim: bool = True
+    live_checks_worker: bool = True
+    live_checks_state: bool = True
+    offers_expire: bool = True
+    starts_are_waited_for: bool = True
+    """An accepted claim keeps its job until its last token is over."""
+    queries: bool = True
+    one_site_per_name: bool = True
+    host_dead_ends: bool = True
+    host_dead_names_host: bool = True
+    ends_check_worker: bool = True
+    """A row has not ended only while the open claim it carries is its worker's: edge3 leaves old ones there."""
+    rejudges: bool = True
+    """What the reaper decided is carried out only if what it judged by still holds."""
+
+
+@dataclass(slots=True)
+class Row:
+    key: JobKey
+    state: str
+    queue: str
+    slots: int
+    command: str
+    owner: int | None
+    priority: int = 1
+    team: str | None = None
+    worker: str | None = None
+    claim: ClaimId | None = None
+    queued_at: float = 0.0
+    updated_at: float = 0.0
+
+    @property
+    def subject(self) -> str:
+        return str(json.loads(self.command)["ti"]["id"])
+
+
+@dataclass(slots=True)
+class Claim:
+    id: ClaimId
+    key: JobKey
+    subject: str
+    worker: WorkerName
+    site: SiteId
+    slots: int
+    lease_until: float | None
+    phase: Phase = Phase.OFFERED
+    host: HostId | None = None
+    result: str | None = None
+    detail: str = ""
+    ended_at: float | None = None
+    log: bytearray = field(default_factory=bytearray)
+
+
+@dataclass(slots=True)
+class Worker:
+    site: SiteId
+    gateway: GatewayId | None
+    connection: str
+    seen_at: float
+    wish_revision: int = 0
+    wish_concurrency: int | None = None
+    wanted_concurrency: int | None = None
+    """edge3's column: what an operator wrote."""
+    applied_concurrency: int = 0
+
+
+class ModelStore:
+    """The verbs. Every one is a transaction: nothing comes between."""
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        name_claim: Callable[[JobKey], ClaimId],
+        rules: Rules = Rules(),
+        on_change: Callable[[Row], None] = lambda _: None,
+        on_delete: Callable[[Row], None] = lambda _: None,
+    ) -> None:
+        self._now = now
+        self._name_claim = name_claim
+        self._rules = rules
+        self._on_change = on_change
+        self._on_delete = on_delete
+        self._connections = 0
+        self.rows: dict[JobKey, Row] = {}
+        self.claims: dict[ClaimId, Claim] = {}
+        self.workers: dict[WorkerName, Worker] = {}
+        self.purged: dict[ClaimId, Claim] = {}
+
+    # The live predicate
+
+    def _held(self, claim: Claim) -> Row | None:
+        row = self.rows.get(claim.key)
+        if row is None or claim.phase is Phase.ENDED:
+            return None
+        rules = self._rules
+        if rules.live_checks_claim and row.claim != claim.id:
+            return None
+        if rules.live_checks_worker and row.worker != claim.worker:
+            return None
+        return None if rules.live_checks_state and row.state == "queued" else row
+
+    def _find_live(self, claim_id: ClaimId, worker: WorkerName) -> tuple[Claim, Row] | None:
+        claim = self.claims.get(claim_id)
+        if claim is None or claim.worker != worker:
+            return None
+        row = self._held(claim)
+        if row is None:
+            return None
+        if row.state not in OPEN:
+            self._set(row, state=_row_state(claim.phase))
+        return claim, row
+
+    def _set(self, row: Row, *, state: str | None = None) -> None:
+        row.updated_at = self._now()
+        if state is not None and state != row.state:
+            row.state = state
+            self._on_change(row)
+
+    def open(self) -> list[Claim]:
+        """Return the claims that are live (or will be, once an end state is put back)."""
+        return [
+            claim for claim in self.claims.values() if claim.phase is not Phase.ENDED and self._held(claim)
+        ]
+
+    def slots(self, worker: WorkerName) -> int:
+        """Return the slots of the worker's open claims."""
+        return sum(claim.slots for claim in self.open() if claim.worker == worker)
+
+    def _back_to_queue(self, claim: Claim, row: Row, result: str, detail: str) -> None:
+        claim.phase, claim.result, claim.detail, claim.ended_at = Phase.ENDED, result, detail, self._now()
+        row.worker = row.claim = None
+        self._set(row, state="queued")
+
+    def _end(self, claim: Claim, row: Row, result: str, state: str, detail: str) -> None:
+        claim.phase, claim.result, claim.detail, claim.ended_at = Phase.ENDED, result, detail, self._now()
+        claim.lease_until = None
+        self._set(row, state=state)
+
+    # The executor
+
+    def enqueue(self, job: NewJob) -> None:
+        row = self.rows[job.key] = Row(
+            key=job.key,
+            state="",
+            queue=job.queue,
+            slots=job.slots,
+            command=job.command,
+            owner=job.owner,
+            priority=job.priority,
+            team=job.team,
+            queued_at=self._now(),
+        )
+        self._set(row, state="queued")
+
+    def ended(self, owner: int) -> list[EndedJob]:
+        found = []
+        for row in self.rows.values():
+            if row.owner != owner or row.state == "queued" or row.state in OPEN:
+                continue
+            claim = self.claims.get(row.claim) if row.claim else None
+            if claim is not None and (claim.key != row.key or self._is_another_workers(claim, row)):
+                claim = None
+            if claim is not None and claim.phase is not Phase.ENDED:
+                continue
+            state = row.state if row.state in {"success", "failed"} else "removed"
+            if state == "removed" and claim is not None and claim.result == "not_started":
+                state = "not_started"
+            detail = claim.detail if claim is not None else ""
+            found.append(EndedJob(key=row.key, state=state, subject=row.subject, detail=detail))
+        return found
+
+    def _is_another_workers(self, claim: Claim, row: Row) -> bool:
+        return self._rules.ends_check_worker and claim.worker != row.worker
+
+    def reported(self, owner: int, keys: Sequence[JobKey]) -> None:
+        for key in keys:
+            row = self.rows.get(key)
+            if row is not None and row.owner == owner and row.state != "queued" and row.state not in OPEN:
+                row.owner = None
+
+    def owned(self, owner: int) -> set[JobKey]:
+        return {row.key for row in self.rows.values() if row.owner == owner}
+
+    def adopt(self, owner: int, wanted: Mapping[JobKey, str]) -> dict[JobKey, str]:
+        adopted = {}
+        for key, subject in wanted.items():
+            row = self.rows.get(key)
+            if row is not None and row.subject == subject:
+                row.owner = owner
+                adopted[key] = row.state
+        return adopted
+
+    def inherit(self, owner: int, living: Collection[int]) -> set[JobKey]:
+        for row in self.rows.values():
+            left = row.owner is not None and row.owner > 0 and row.owner not in {owner, *living}
+            if left and row.state != "queued" and row.state not in OPEN:
+                row.owner = None
+        return set()
+
+    def revoke(self, key: JobKey) -> None:
+        row = self.rows.pop(key, None)
+        if row is not None:
+            self._on_delete(row)
+
+    # edge3, which knows no claims
+
+    def edge3_enqueue(self, job: NewJob) -> None:
+        """Its executor's update of an existing row; a new one has no owner."""
+        row = self.rows.get(job.key)
+        if row is None:
+            self.enqueue(job)
+            self.rows[job.key].owner = None
+            return
+        row.queue, row.slots, row.command, row.priority = job.queue, job.slots, job.command, job.priority
+        self._set(row, state="queued")
+
+    def edge3_fetch(self, worker: str, key: JobKey) -> bool:
+        row = self.rows.get(key)
+        if row is None or row.state != "queued":
+            return False
+        row.worker = worker
+        self._set(row, state="restarting")
+        return True
+
+    def edge3_patch(self, key: JobKey, state: str) -> None:
+        row = self.rows.get(key)
+        if row is not None:
+            self._set(row, state=state)
+
+    def edge3_delete(self, key: JobKey) -> None:
+        self.revoke(key)
+
+    # The worker
+
+    def register(self, principal: Principal, said: Registration) -> Registered:
+        name, now = principal.worker, self._now()
+        before = self.workers.get(name)
+        site = said.inventory.site
+        other = before is not None and before.site != site and before.gateway is not None
+        if other and self._rules.one_site_per_name and before.seen_at > now - SEEN_S:
+            raise RefusedError("name_in_use", f"{name} is in use")
+        self._connections += 1
+        row = before or Worker(site, None, "", now)
+        row.site, row.gateway, row.connection, row.seen_at = site, said.gateway, f"k{self._connections}", now
+        row.applied_concurrency = said.inventory.concurrency
+        self.workers[name] = row
+        wish = self._wish(row)
+        return Registered(
+            connection=row.connection, wish=wish, open=self._open_claims(lambda c: c.worker == name)
+        )
+
+    @staticmethod
+    def _wish(row: Worker) -> WishRecord:
+        if row.wanted_concurrency != row.wish_concurrency:
+            row.wish_concurrency = row.wanted_concurrency
+            row.wish_revision += 1
+        return WishRecord(revision=row.wish_revision, concurrency=row.wish_concurrency, queues=None)
+
+    def new_wishes(self, sent: Mapping[WorkerName, int]) -> dict[WorkerName, WishRecord]:
+        found = {}
+        for name, revision in sent.items():
+            row = self.workers.get(name)
+            if row is None:
+                continue
+            if row.wanted_concurrency != row.wish_concurrency or row.wish_revision != revision:
+                found[name] = self._wish(row)
+        return found
+
+    def note_applied(
+        self, principal: Principal, revision: int, concurrency: int, queues: tuple[str, ...] | None
+    ) -> None:
+        if (row := self.workers.get(principal.worker)) is not None:
+            row.applied_concurrency = concurrency
+
+    def disconnected(self, principal: Principal, connection_id: str, *, left: bool) -> None:
+        row = self.workers.get(principal.worker)
+        if row is None or row.connection != connection_id:
+            return
+        row.gateway = None
+        for claim in list(self.claims.values()):
+            if claim.worker == principal.worker and claim.phase is Phase.OFFERED:
+                job = self._held(claim)
+                if job is not None:
+                    self._back_to_queue(
+                        claim, job, "expired", "the worker's connection closed before it accepted"
+                    )
+
+    def accept(
+        self, principal: Principal, claim_id: ClaimId, host: HostId, *, start_within_s: float
+    ) -> Accepted | Verdict:
+        found = self._find_live(claim_id, principal.worker)
+        if found is None:
+            return Verdict.STALE
+        claim, row = found
+        if claim.result is not None or (claim.phase is Phase.ACCEPTED and claim.host != host):
+            return Verdict.STALE
+        if claim.phase not in {Phase.OFFERED, Phase.ACCEPTED}:
+            return Verdict.REPEATED
+        claim.phase, claim.host, claim.lease_until = Phase.ACCEPTED, host, self._now() + start_within_s
+        if not self._rules.starts_are_waited_for:
+            claim.lease_until = self._now()
+        self._set(row, state="restarting")
+        return Accepted(subject=claim.subject, is_callback=claim.key.dag_id == CALLBACK_DAG_ID)
+
+    def refuse(self, principal: Principal, claim_id: ClaimId, reason: str) -> Verdict:
+        found = self._find_live(claim_id, principal.worker)
+        if found is None:
+            return Verdict.STALE
+        if found[0].phase is not Phase.OFFERED:
+            return Verdict.REPEATED
+        self._back_to_queue(*found, "refused", reason)
+        return Verdict.DONE
+
+    def started(self, principal: Principal, claim_id: ClaimId, host: HostId | None) -> Verdict:
+        found = self._find_live(claim_id, principal.worker)
+        if found is None:
+            return Verdict.STALE
+        claim, row = found
+        if claim.phase in phases_before(Phase.STARTED):
+            claim.phase, claim.result, claim.lease_until = Phase.STARTED, None, None
+            claim.host = host or claim.host
+            self._set(row, state="running")
+        return Verdict.DONE
+
+    def finished(
+        self, principal: Principal, claim_id: ClaimId, exit_code: int, detail: str, *, log_uploaded: bool
+    ) -> Verdict:
+        found = self._find_live(claim_id, principal.worker)
+        if found is None:
+            claim = self.claims.get(claim_id)
+            ours = claim is not None and claim.worker == principal.worker
+            return Verdict.DONE if ours and claim.result in {"success", "failed"} else Verdict.STALE
+        outcome = "success" if exit_code == 0 else "failed"
+        self._end(*found, outcome, outcome, detail)
+        return Verdict.DONE
+
+    def not_started(self, principal: Principal, claim_id: ClaimId, reason: str) -> Verdict:
+        found = self._find_live(claim_id, principal.worker)
+        if found is None:
+            return Verdict.STALE
+        found[0].result, found[0].detail = "not_started", reason
+        return Verdict.DONE
+
+    def unknown(self, principal: Principal, claim_id: ClaimId) -> Verdict:
+        found = self._find_live(claim_id, principal.worker)
+        if found is None:
+            return Verdict.STALE
+        claim, row = found
+        if claim.phase is Phase.OFFERED:
+            self._back_to_queue(claim, row, "refused", "the worker does not know the claim")
+        else:
+            claim.result, claim.detail = "not_started", "the worker does not know the claim"
+        return Verdict.DONE
+
+    def host_dead(self, principal: Principal, host: HostId) -> tuple[ClaimId, ...]:
+        detail = "the job host died, and its processes with it"
+        ended = []
+        for claim in list(self.claims.values()) if self._rules.host_dead_ends else []:
+            named = claim.host == host or not self._rules.host_dead_names_host
+            if claim.worker != principal.worker or not named or claim.phase is Phase.ENDED:
+                continue
+            row = self._held(claim)
+            if row is None:
+                continue
+            if claim.phase is Phase.STARTED:
+                self._end(claim, row, "lost", "failed", detail)
+            else:
+                claim.result, claim.detail = "lost", detail
+            ended.append(claim.id)
+        return tuple(ended)
+
+    def append_log(self, principal: Principal, claim_id: ClaimId, offset: int, data: bytes) -> int | Verdict:
+        claim = self.claims.get(claim_id)
+        if claim is None or claim.worker != principal.worker or self._held(claim) is None:
+            return Verdict.STALE
+        # A state that edge3 wrote past the claim is left for the next report: log bytes lock no row.
+        log = claim.log
+        if offset <= len(log):
+            log += data[len(log) - offset :]
+        return len(log)
+
+    def take(
+        self, batch: Sequence[tuple[Principal, ClaimReport]], *, start_within_s: float
+    ) -> list[Accepted | Verdict]:
+        return [self._take(who, report, start_within_s) for who, report in batch]
+
+    def _take(self, who: Principal, report: ClaimReport, start_within_s: float) -> Accepted | Verdict:  # noqa: PLR0911
+        match report:
+            case Accept():
+                return self.accept(who, report.claim, report.host, start_within_s=start_within_s)
+            case Refuse():
+                return self.refuse(who, report.claim, report.reason)
+            case Started():
+                return self.started(who, report.claim, report.host)
+            case Finished():
+                return self.finished(
+                    who, report.claim, report.exit_code, report.detail, log_uploaded=report.log_uploaded
+                )
+            case NotStarted():
+                return self.not_started(who, report.claim, report.reason)
+            case PhaseIs(phase=Phase.UNKNOWN):
+                return self.unknown(who, report.claim)
+            case PhaseIs(phase=Phase.STARTED):
+                return self.started(who, report.claim, report.host)
+            case PhaseIs():
+                return Verdict.DONE if self._find_live(report.claim, who.worker) else Verdict.STALE
+
+    def append_logs(self, batch: Sequence[tuple[Principal, Log]]) -> list[int | Verdict]:
+        return [self.append_log(who, frame.claim, frame.offset, frame.data) for who, frame in batch]
+
+    # The gateway
+
+    def mark_silent(self) -> None:
+        """Only shows something to people."""
+
+    def purge(self, keep_s: float) -> None:
+        over = self._now() - keep_s
+        for claim in list(self.claims.values()):
+            if claim.phase is not Phase.ENDED or claim.ended_at is None or claim.ended_at >= over:
+                continue
+            row = self.rows.get(claim.key)
+            if row is not None and row.claim == claim.id:
+                if row.owner is not None or row.state == "queued" or row.state in OPEN:
+                    continue
+                del self.rows[row.key]
+            del self.claims[claim.id]
+            self.purged[claim.id] = claim
+
+    def beat(self, gateway_id: GatewayId, connections: Collection[str]) -> None:
+        for name, row in self.workers.items():
+            if row.connection in connections:
+                row.seen_at = self._now()
+                for claim in self.open():
+                    if claim.worker == name and claim.phase is Phase.STARTED:
+                        self.rows[claim.key].updated_at = self._now()
+
+    def candidates(
+        self,
+        queues: Collection[str] | None,
+        limit: int,
+        *,
+        teams: Collection[str] | None = None,
+        widest: int | None = None,
+    ) -> list[Candidate]:
+        queued = [
+            row
+            for row in self.rows.values()
+            if row.state == "queued"
+            and (queues is None or row.queue in queues)
+            and (teams is None or row.team in teams)
+            and (widest is None or row.slots <= widest)
+        ]
+        queued.sort(key=lambda row: (row.key.dag_id != CALLBACK_DAG_ID, -row.priority, row.queued_at))
+        return [
+            Candidate(
+                key=row.key,
+                queue=row.queue,
+                slots=row.slots,
+                priority=row.priority,
+                team=row.team,
+                waited_s=self._now() - row.queued_at,
+            )
+            for row in queued[:limit]
+        ]
+
+    def claim(self, gateway_id: GatewayId, chosen: Sequence[Assignment], lease_s: float) -> list[Claimed]:
+        taken: dict[str, int] = defaultdict(int)
+        for claim in self.open():
+            taken[claim.worker] += claim.slots
+        claimed = []
+        for one in chosen:
+            row = self.rows.get(one.key)
+            room = one.concurrency - one.stale_slots - taken[one.worker]
+            if one.worker not in self.workers or one.slots > room or row is None or row.state != "queued":
+                continue
+            claim_id = self._name_claim(one.key)
+            self.claims[claim_id] = Claim(
+                id=claim_id,
+                key=one.key,
+                subject=row.subject,
+                worker=one.worker,
+                site=one.site,
+                slots=one.slots,
+                lease_until=self._now() + lease_s,
+            )
+            row.worker, row.claim = one.worker, claim_id
+            self._set(row, state="restarting")
+            payload = json.dumps({**json.loads(row.command), "token": ""})
+            claimed.append(
+                Claimed(
+                    claim=claim_id,
+                    key=one.key,
+                    worker=one.worker,
+                    site=one.site,
+                    slots=one.slots,
+                    payload=payload,
+                )
+            )
+            taken[one.worker] += one.slots
+        return claimed
+
+    def expire_offers(self) -> int:
+        over = 0
+        for claim in self.open() if self._rules.offers_expire else []:
+            if (
+                claim.phase is Phase.OFFERED
+                and claim.lease_until is not None
+                and claim.lease_until < self._now()
+            ):
+                row = self._held(claim)
+                if row is not None:
+                    self._back_to_queue(claim, row, "expired", "the offer was not answered in time")
+                    over += 1
+        return over
+
+    def _open_claims(self, wanted: Callable[[Claim], bool]) -> tuple[OpenClaim, ...]:
+        return tuple(
+            self._open_claim(claim) for claim in self.open() if wanted(claim) and claim.worker in self.workers
+        )
+
+    def _open_claim(self, claim: Claim) -> OpenClaim:
+        now = self._now()
+        return OpenClaim(
+            claim=claim.id,
+            key=claim.key,
+            worker=claim.worker,
+            site=claim.site,
+            host=claim.host,
+            phase=claim.phase,
+            slots=claim.slots,
+            subject=claim.subject,
+            is_callback=claim.key.dag_id == CALLBACK_DAG_ID,
+            result=claim.result,
+            overdue=claim.lease_until is not None and claim.lease_until < now,
+            worker_lost=self.workers[claim.worker].seen_at < now - LOST_S,
+        )
+
+    def unsettled(self, workers: Sequence[WorkerName] | None = None) -> tuple[OpenClaim, ...]:
+        return self._open_claims(
+            lambda claim: (
+                claim.phase in {Phase.ACCEPTED, Phase.STARTED}
+                and (workers is None or claim.worker in workers)
+            )
+        )
+
+    def open_ids(self, workers: Sequence[WorkerName]) -> set[ClaimId]:
+        return {one.claim for one in self._open_claims(lambda claim: claim.worker in workers)}
+
+    def requeue(self, one: OpenClaim, detail: str) -> bool:
+        found = self._unmoved(one)
+        if found is not None:
+            self._back_to_queue(*found, one.result or "expired", detail)
+        return found is not None
+
+    def give_up(self, one: OpenClaim, detail: str, *, failed: bool) -> bool:
+        found = self._unmoved(one)
+        if found is not None:
+            self._end(*found, one.result or "lost", "failed" if failed else "removed", detail)
+        return found is not None
+
+    def _unmoved(self, one: OpenClaim) -> tuple[Claim, Row] | None:
+        found = self._find_live(one.claim, one.worker)
+        if found is None or found[0].phase is not one.phase:
+            return None
+        claim = self._open_claim(found[0])
+        moved = (claim.result, claim.overdue) != (one.result, one.overdue)
+        return None if moved and self._rules.rejudges else found
+
+    def repair(self) -> None:
+        for claim in self.open():
+            row = self._held(claim)
+            if row is not None and row.state not in OPEN:
+                self._set(row, state=_row_state(claim.phase))
+        for row in list(self.rows.values()):
+            if row.state in OPEN and row.worker is None and row.owner is not None:
+                self._set(row, state="queued")
+
+    # A backup
+
+    def saved(self) -> tuple[dict[JobKey, Row], dict[ClaimId, Claim]]:
+        """Return what a backup of the database holds."""
+        claims = {name: replace(claim, log=bytearray(claim.log)) for name, claim in self.claims.items()}
+        return {key: replace(row) for key, row in self.rows.items()}, claims
+
+    def restore(self, saved: tuple[dict[JobKey, Row], dict[ClaimId, Claim]]) -> None:
+        self.rows, self.claims = saved
+
+
+def _row_state(phase: Phase) -> str:
+    return "running" if phase is Phase.STARTED else "restarting"

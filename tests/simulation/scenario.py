@@ -1,0 +1,512 @@
+"""One seed, one history: who there is, what goes wrong and when, and what must hold after all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from edge_ws.protocol.frames import (
+    Accept,
+    Ack,
+    Finished,
+    Frame,
+    Go,
+    HostDead,
+    NotStarted,
+    Offer,
+    Stale,
+    Started,
+)
+from edge_ws.protocol.ids import ClaimId, WorkerName
+from edge_ws.protocol.states import Phase
+from edge_ws.store.records import JobKey
+from edge_ws.store.wakeup import Changes
+from tests.simulation.airflow import Airflow
+from tests.simulation.gateway import Gateway
+from tests.simulation.model_store import OPEN, ModelStore, Row, Rules
+from tests.simulation.network import Network
+from tests.simulation.site import Host, Site
+from tests.simulation.worker import SimDaemon
+from tests.simulation.world import Violation, World
+
+PLANS = (
+    ("success",),
+    ("success",),
+    ("defer", "success"),
+    ("reschedule", "reschedule", "success"),
+    ("fail",),
+    ("crash",),
+    ("defer", "crash"),
+)
+QUIET_S = 3000.0
+"""All must be settled so long after the last fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A seed that broke a rule."""
+
+    seed: int
+    what: str
+    history: str
+
+    def __str__(self) -> str:
+        return f"{self.history}\n\nseed {self.seed}: {self.what}"
+
+
+class Scenario:
+    """Everything of one seed."""
+
+    def __init__(self, world: World, rules: Rules) -> None:
+        self.world = world
+        self.rules = rules
+        rng = world.rng
+        self._claims = 0
+        self.store = ModelStore(lambda: world.now, self._name_claim, rules, self._changed, self._deleted)
+        self.airflow = Airflow(world, self.store)
+        self.network = Network(world)
+        self.wakes = rng.choice((1.0, 1.0, 0.7, 0.0))
+        """How often a commit wakes a gateway (the backup scan finds the rest)."""
+        self.sites: list[Site] = []
+        self.daemons: dict[int, SimDaemon] = {}
+        self.concurrency = rng.choice((1, 2, 2, 4))
+        self.polls = rng.choice((0.0, 0.0, 0.3, 1.0))
+        self.network.bad = rng.choice((0.0, 0.02, 0.1)) if self.polls else 0.0
+        for _ in range(rng.choice((1, 1, 2))):
+            self._start_gateway()
+        for number in range(rng.choice((1, 2, 2))):
+            site = Site(world, self.airflow, WorkerName(f"w{number + 1}"))
+            self.sites.append(site)
+            self._start_daemon(site)
+        self.healing = False
+        self.faults_end = rng.choice((40.0, 90.0, 200.0))
+        for number in range(rng.choice((1, 2, 2, 3, 4))):
+            slots = min(self.concurrency, rng.choice((1, 1, 2)))
+            arrives = world.within(0.0, self.faults_end * 0.6)
+            world.at(arrives, self.airflow.add, f"t{number}", rng.choice(PLANS), slots, rng.choice((0, 1)))
+            self._expected = number + 1
+        self._plan_faults()
+
+    def _name_claim(self, key: object) -> ClaimId:
+        self._claims += 1
+        return ClaimId(f"c{self._claims}")
+
+    def _changed(self, row: Row) -> None:
+        self.world.note("row %s: %s %s %s", row.key.task_id, row.state, row.worker, row.claim)
+        if row.state == "queued":
+            self._tell(Changes(queues=frozenset({row.queue})))
+
+    def _deleted(self, row: Row) -> None:
+        self.world.note("row %s is deleted", row.key.task_id)
+        if row.claim is not None and row.worker is not None and row.state != "queued":
+            self._tell(Changes(deleted=frozenset({(row.claim, WorkerName(row.worker))})))
+
+    def _tell(self, changes: Changes) -> None:
+        """Wake the gateways, as a rule."""
+        for gateway in self.network.gateways:
+            if self.world.chance(self.wakes):
+                self.world.at(self.world.within(0.001, 0.05), gateway.changed, changes)
+
+    # Faults
+
+    def _plan_faults(self) -> None:
+        world, rng = self.world, self.world.rng
+        kinds: list[tuple[Callable[[], None], float]] = [
+            (self._cut, 3.0),
+            (self._black_hole, 2.0),
+            (self._cut_off, 1.0),
+            (self._kill_gateway, 2.0),
+            (self._kill_daemon, 2.0),
+            (self._kill_host, 2.0),
+            (self._kill_machine, 0.7),
+            (self._lose_machine, 0.5),
+            (self._lose_machine_and_gateway, 0.5),
+            (self._database_away, 1.0),
+            (self._api_away, 1.0),
+            (self._crash_scheduler, 0.7),
+            (self._clear, 1.0),
+            (self._mark, 0.5),
+            (self._revoke, 1.0),
+            (self._wish, 1.0),
+            (self._edge3_steals, 1.0),
+            (self._edge3_patches, 1.0),
+            (self._edge3_deletes, 0.5),
+            (self._twin, 0.5),
+        ]
+        # Each seed knows some kinds of faults only: a rare one is not drowned by the others.
+        chosen = rng.sample(kinds, rng.choice((2, 3, 4, 6)))
+        self.airflow.edge3_queues = rng.choice((0.0, 0.0, 0.0, 0.5))
+        self.airflow.on_edge3_queued = self._edge3_works
+        self.commits_unheard = rng.choice((0.0, 0.0, 0.02))
+        for _ in range(rng.choice((2, 4, 8, 12))):
+            (fault,) = rng.choices([one for one, _ in chosen], [weight for _, weight in chosen])
+            world.at(world.within(1.0, self.faults_end), fault)
+        # Some strike at a certain frame, before it is on its way or a moment later.
+        self._strikes = rng.choice((0, 0, 1, 3))
+        self._strike_at = rng.sample(
+            (Offer, Accept, Go, Started, Finished, NotStarted, Ack, Stale, HostDead), 3
+        )
+        self._strike_with = [fault for fault, _ in chosen]
+        self.network.on_frame = self._frame_passes
+        world.at(self.faults_end + 1.0, self._heal)
+
+    def _frame_passes(self, frame: Frame) -> None:
+        if self._strikes and not self.healing and type(frame) in self._strike_at and self.world.chance(0.3):
+            self._strikes -= 1
+            later = self.world.within(0.0, 0.1)
+            self.world.at(later, self.world.rng.choice(self._strike_with))
+
+    def _cut(self) -> None:
+        wires = [wire for wire in self.network.wires if wire.is_open]
+        if wires:
+            wire = self.world.rng.choice(wires)
+            self.world.note("a connection of %s is cut", wire.worker)
+            wire.cut()
+
+    def _black_hole(self) -> None:
+        wires = [wire for wire in self.network.wires if wire.is_open]
+        if wires:
+            wire = self.world.rng.choice(wires)
+            self.world.note("a connection of %s swallows all", wire.worker)
+            wire.swallows = True
+
+    def _cut_off(self) -> None:
+        site = self.world.rng.choice(self.sites)
+        self.world.note("%s reaches no gateway", site.worker)
+        self.network.cut_off.add(id(site))
+        for wire in self.network.wires:
+            if wire.worker == site.worker:
+                wire.swallows = True
+        api_too = self.world.chance(0.5)
+        site.api_cut_off = site.api_cut_off or api_too
+        self.world.at(self.world.within(5.0, 100.0), self._join, site)
+
+    def _join(self, site: Site) -> None:
+        self.network.cut_off.discard(id(site))
+        site.api_cut_off = False
+
+    def _start_gateway(self) -> None:
+        gateway = Gateway(self.world, self.store, self.airflow, self.network, self.rules)
+        gateway.commits_unheard = getattr(self, "commits_unheard", 0.0)
+        gateway.away_until = getattr(self, "_away_until", 0.0)
+        self.network.gateways.append(gateway)
+
+    def _kill_gateway(self) -> None:
+        gateway = self.network.gateway()
+        if gateway is not None:
+            gateway.die()
+            self.network.gateways.remove(gateway)
+            self.world.at(self.world.within(0.5, 20.0), self._start_gateway)
+
+    def _start_daemon(self, site: Site) -> None:
+        if id(site) not in self.daemons and site in self.sites:
+            self.daemons[id(site)] = SimDaemon(self.world, self.network, site, self.concurrency, self.polls)
+
+    def _kill_daemon(self) -> None:
+        self._end_daemon(self.world.rng.choice(self.sites))
+
+    def _end_daemon(self, site: Site) -> None:
+        daemon = self.daemons.pop(id(site), None)
+        if daemon is not None:
+            daemon.die()
+            self.world.at(self.world.within(0.5, 60.0), self._start_daemon, site)
+
+    def _kill_host(self) -> None:
+        site = self.world.rng.choice(self.sites)
+        living = [host for host in site.hosts if host.alive]
+        if living:
+            self._end_host(self.world.rng.choice(living), all_of_it=False)
+
+    def _end_host(self, host: Host, *, all_of_it: bool) -> None:
+        for job in host.jobs.values():
+            # Buried sooner or later, unless it ends before.
+            job.process.well = False
+        host.die(all_of_it=all_of_it)
+
+    def _kill_machine(self) -> None:
+        site = self.world.rng.choice(self.sites)
+        self.world.note("the machine of %s dies", site.worker)
+        self._end_daemon(site)
+        for host in site.hosts:
+            if host.alive:
+                self._end_host(host, all_of_it=True)
+            for job in host.jobs.values():
+                job.process.kill()
+
+    def _lose_machine(self) -> None:
+        """It is gone for good; another one may come in its place, with its name and nothing else of it."""
+        site = self.world.rng.choice(self.sites)
+        if len(self.sites) == 1 or self.world.chance(0.5):
+            new = Site(self.world, self.airflow, site.worker)
+            self.sites.append(new)
+            self.world.at(self.world.within(1.0, 60.0), self._start_daemon, new)
+        self.world.note("the machine of %s is lost", site.worker)
+        self._leave(site)
+
+    def _lose_machine_and_gateway(self) -> None:
+        self._kill_gateway()
+        self._lose_machine()
+
+    def _database_away(self) -> None:
+        self.world.note("the database is away")
+        self._away_until = self.world.now + self.world.within(0.5, 8.0)
+        for gateway in self.network.gateways:
+            gateway.away_until = self._away_until
+
+    def _api_away(self) -> None:
+        self.world.note("the Execution API is away")
+        self.airflow.api_away = True
+        self.world.at(self.world.within(0.5, 15.0), self._api_back)
+
+    def _api_back(self) -> None:
+        self.airflow.api_away = False
+
+    def _crash_scheduler(self) -> None:
+        living = [one for one in self.airflow.schedulers if one.alive]
+        if living:
+            self.airflow.crash(self.world.rng.choice(living))
+
+    def _task(self) -> str | None:
+        names = list(self.airflow.tasks)
+        return self.world.rng.choice(names) if names else None
+
+    def _clear(self) -> None:
+        if (name := self._task()) is not None:
+            self.airflow.clear(name)
+
+    def _mark(self) -> None:
+        if (name := self._task()) is not None:
+            self.airflow.mark_failed(name)
+
+    def _revoke(self) -> None:
+        if (name := self._task()) is not None:
+            self.airflow.revoke(self.airflow.tasks[name])
+
+    def _wish(self) -> None:
+        worker = self.world.rng.choice(list(self.store.workers.values()) or [None])
+        if worker is not None:
+            worker.wanted_concurrency = self.world.rng.choice((None, 0, 1, 2, 5))
+            self.world.note("an operator wishes %s slots", worker.wanted_concurrency)
+            self._tell(Changes(everything=True))
+
+    # edge3
+
+    def _edge3_steals(self) -> None:
+        """An edge3 worker fetches a queued row, and runs it or fails it."""
+        rows = [row for row in self.store.rows.values() if row.state == "queued"]
+        if rows:
+            self._edge3_fetches(self.world.rng.choice(rows))
+
+    def _edge3_works(self, key: JobKey) -> None:
+        row = self.store.rows.get(key)
+        if row is not None and not self.healing and self.world.chance(0.5):
+            self._edge3_fetches(row)
+
+    def _edge3_fetches(self, row: Row) -> None:
+        if self.store.edge3_fetch("e1", row.key):
+            runner = Edge3Runner(self.world, self.airflow, self.store, row)
+            self.world.at(self.world.within(0.2, 3.0), runner.start)
+
+    def _edge3_patches(self) -> None:
+        """A late report of an edge3 worker that had the row once."""
+        rows = list(self.store.rows.values())
+        if rows:
+            row = self.world.rng.choice(rows)
+            if row.state in OPEN and row.worker != "e1":
+                state = self.world.rng.choice(("success", "failed"))
+                self.world.note("edge3 writes %s into %s", state, row.key.task_id)
+                self.store.edge3_patch(row.key, state)
+
+    def _edge3_deletes(self) -> None:
+        rows = [row for row in self.store.rows.values() if row.state != "queued"]
+        if rows:
+            row = self.world.rng.choice(rows)
+            ti = self.airflow.tasks[row.key.task_id]
+            if ti.state != "restarting":
+                self.world.note("edge3 deletes %s", row.key.task_id)
+                ti.excused = "deleted"
+                self.store.edge3_delete(row.key)
+
+    # The same name twice
+
+    def _twin(self) -> None:
+        """Another machine with the name of the first worker, for a while; then it is gone for good."""
+        if len([site for site in self.sites if site.worker == "w1"]) > 1:
+            return
+        site = Site(self.world, self.airflow, WorkerName("w1"))
+        self.world.note("another machine takes the name w1")
+        self.sites.append(site)
+        self._start_daemon(site)
+        self.world.at(self.world.within(20.0, 150.0), self._twin_leaves, site)
+
+    def _twin_leaves(self, site: Site) -> None:
+        if site in self.sites and len(self.sites) > 1:
+            self._leave(site)
+
+    def _leave(self, site: Site) -> None:
+        self.sites.remove(site)
+        self._end_daemon(site)
+        for host in site.hosts:
+            if host.alive:
+                self._end_host(host, all_of_it=True)
+            for job in host.jobs.values():
+                job.process.kill()
+        site.hosts.clear()
+
+    # The end
+
+    def _heal(self) -> None:
+        self.world.note("all faults are over")
+        self.healing = True
+        self.network.bad = 0.0
+        self.commits_unheard = 0.0
+        self.airflow.edge3_queues = 0.0
+        self.airflow.api_away = False
+        for gateway in self.network.gateways:
+            gateway.commits_unheard = 0.0
+        for worker in self.store.workers.values():
+            worker.wanted_concurrency = None
+        for site in self.sites:
+            self._join(site)
+        for site in list(self.sites):
+            if len([one for one in self.sites if one.worker == site.worker]) > 1:
+                self._twin_leaves(site)
+
+    def _settled(self) -> bool:
+        return (
+            self.healing
+            and len(self.airflow.tasks) == self._expected
+            and self.airflow.finished()
+            and not any(
+                claim.phase is not Phase.ENDED
+                for claim in self.store.claims.values()
+                if self.store._held(claim)
+            )
+            and not any(
+                row.owner is not None or row.state in {*OPEN, "queued"} for row in self.store.rows.values()
+            )
+            and all(daemon.idle() for daemon in self.daemons.values())
+        )
+
+    def run(self) -> None:
+        """Let it all happen.
+
+        Raises:
+            Violation: a rule is broken.
+        """
+        end = self.faults_end + QUIET_S
+        self.world.run(self.faults_end + 2.0)
+        while self.world.now < end and not self._settled():
+            self.world.run(self.world.now + 5.0)
+        self._check()
+
+    def _check(self) -> None:
+        for ti in self.airflow.tasks.values():
+            if ti.state not in {"success", "failed"}:
+                raise Violation(f"{ti.key.task_id} ({ti.id}) is {ti.state} for ever")
+        for row in self.store.rows.values():
+            if row.owner is not None or row.state in {*OPEN, "queued"}:
+                raise Violation(f"the row of {row.key.task_id} stays {row.state}, owner {row.owner}")
+        for claim in self.store.open():
+            raise Violation(f"claim {claim.id} stays {claim.phase.value}")
+        for daemon in self.daemons.values():
+            if not daemon.idle():
+                held = ", ".join(str(one) for one in daemon._jobs._jobs.values())
+                raise Violation(f"{daemon.label} still holds {held} {list(self_records(daemon))}")
+            if daemon._slots.taken:
+                raise Violation(f"{daemon.label} has {daemon._slots.taken} slots taken for ever")
+        self._check_logs()
+
+    def _check_logs(self) -> None:
+        for site in self.sites:
+            for process in site.processes.values():
+                claim = self.store.claims.get(process.claim)
+                if claim is None or claim.result not in {"success", "failed"} or not process.ran:
+                    continue
+                file = bytes(site.files[process.path])
+                written = bytes(claim.log)
+                start = file.find(f"{process.claim} begins\n".encode())
+                whole = file[start : process.wrote]
+                # Another round of the same task may have written its last words into the file meanwhile.
+                if not (written in file and whole in written):
+                    raise Violation(f"the log of {process.claim} is {written!r}, the worker has {whole!r}")
+
+
+def self_records(daemon: SimDaemon) -> Iterator[str]:
+    yield from daemon.site.outbox.records
+
+
+class Edge3Runner:
+    """A job under an edge3 worker: it reports what it likes to whatever row there is."""
+
+    def __init__(self, world: World, airflow: Airflow, store: ModelStore, row: Row) -> None:
+        self._world, self._airflow, self._store = world, airflow, store
+        self._key, self._subject = row.key, row.subject
+        self.name, self.worker = f"edge3 for {row.key.task_id}", "e1"
+        self.pid = int(world.id(""))
+        self.alive = self.well = True
+
+    def start(self) -> None:
+        self._store.edge3_patch(self._key, "running")
+        ok = self._airflow.run(self._subject, self, self._world.now + 600.0)
+        self._world.note("/run of %s by edge3: %s", self._subject, ok)
+        if not ok:
+            # It fails what it may not run, whoever runs it.
+            ti = self._airflow.tasks[self._key.task_id]
+            ti.excused = "edge3"
+            if ti.runner is not None:
+                ti.runner.well = False
+            self._end("failed")
+            return
+        ti = self._airflow.all[self._subject]
+        self._result = ti.plan[min(ti.round, len(ti.plan) - 1)]
+        self._world.at(self._world.within(0.5, 60.0), self._finish)
+
+    def _finish(self) -> None:
+        if self._result == "crash" or not self._airflow.finish(self._subject, self, self._result):
+            self.well = False
+            self._end("failed")
+            return
+        self._end("success")
+
+    def _end(self, state: str) -> None:
+        self.alive = False
+        self._world.note("edge3 says %s for %s", state, self._key.task_id)
+        row = self._store.rows.get(self._key)
+        if row is not None and row.worker != self.worker:
+            # It ends another's round, which cannot be told from its own where no claim is open.
+            self._airflow.tasks[self._key.task_id].excused = "edge3"
+        self._store.edge3_patch(self._key, state)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def simulate(seed: int, rules: Rules | None = None, until_s: float | None = None) -> Failure | None:
+    """Run one seed; return what broke, None if nothing did.
+
+    Args:
+        seed: names the history.
+        rules: which rules hold; all by default.
+        until_s: stop there, as if something had broken, to see the history so far.
+    """
+    world = World(seed)
+    with _quiet(), world.as_loop():
+        try:
+            scenario = Scenario(world, rules or Rules())
+            if until_s is not None:
+                world.run(until_s)
+                return Failure(seed, "stopped", world.told())
+            scenario.run()
+        except Violation as error:
+            return Failure(seed, str(error), world.told())
+    return None

@@ -1,0 +1,472 @@
+"""A remote machine: its disk, its job hosts and the processes of its jobs. The daemon comes and goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge_ws.protocol.ids import ClaimId, HostId, SiteId, WorkerName
+from edge_ws.worker.host_events import (
+    Dropped,
+    HostEvent,
+    HostGone,
+    HostJob,
+    HostUp,
+    JobEnded,
+    JobNotStarted,
+    JobStarted,
+    Prepared,
+    PrepareRefused,
+)
+from edge_ws.worker.outbox import Record
+from tests.simulation.airflow import Airflow
+from tests.simulation.world import Violation, World
+
+
+class Outbox:
+    """The folder of records: what is written is on the disk."""
+
+    def __init__(self) -> None:
+        self.records: dict[ClaimId, Record] = {}
+        self.dead: tuple[HostId, ...] = ()
+
+    def save(self, record: Record) -> bool:
+        self.records[record.claim] = record
+        return True
+
+    def drop(self, claim: ClaimId) -> None:
+        self.records.pop(claim, None)
+
+    def save_dead(self, hosts: Sequence[HostId]) -> bool:
+        self.dead = tuple(hosts)
+        return True
+
+    def load_dead(self) -> list[HostId]:
+        return list(self.dead)
+
+    def load(self) -> list[Record]:
+        return [self.records[claim] for claim in sorted(self.records)]
+
+
+class Site:
+    """One state directory on one machine."""
+
+    def __init__(self, world: World, airflow: Airflow, worker: WorkerName) -> None:
+        self.world, self.airflow, self.worker = world, airflow, worker
+        self.id = SiteId(world.id("s"))
+        self.outbox = Outbox()
+        self.files: dict[str, bytearray] = {}
+        self.hosts: list[Host] = []
+        """Those whose files lie in the hosts' directory, living or not."""
+        self.processes: dict[ClaimId, Process] = {}
+        self.api_cut_off = False
+        self.on_write: Callable[[], None] = lambda: None
+
+    def used(self) -> int:
+        """Slots of processes that run (a waiting one that is dropped is as good as gone)."""
+        return sum(one.slots for one in self.processes.values() if one.alive and one.token is not None)
+
+    def pid(self) -> int:
+        """Return a number that no living process has: it comes round again soon."""
+        taken = {one.pid for one in self.processes.values() if one.alive}
+        return self.world.rng.choice([number for number in range(1, 4 + len(taken)) if number not in taken])
+
+    def write(self, path: str, data: bytes) -> int:
+        file = self.files.setdefault(path, bytearray())
+        file += data
+        self.on_write()
+        return len(file)
+
+
+class Process:
+    """A supervisor with its task, below a host."""
+
+    def __init__(self, host: Host, claim: ClaimId, payload: str) -> None:
+        body = json.loads(payload)
+        self.site, self.host, self.claim = host.site, host, claim
+        self.subject, self.path = body["ti"]["id"], body["log_path"]
+        self.worker, self.name, self.pid = host.site.worker, f"{claim} on {host.id}", host.site.pid()
+        self.alive = self.well = True
+        self.token: str | None = None
+        self.slots = 1
+        self.ran = False
+        self.wrote = 0
+        self._tries = 0
+        host.site.processes[claim] = self
+
+    def start(self, token: str) -> None:
+        self.token = token
+        world = self.site.world
+        # A machine that stalls may ask long after its `go`.
+        world.at(world.within(20.0, 90.0) if world.chance(0.03) else world.within(0.02, 1.0), self._ask)
+
+    def _ask(self) -> None:
+        if not self.alive:
+            return
+        world, airflow = self.site.world, self.site.airflow
+        self._tries += 1
+        if self.site.api_cut_off or airflow.api_away or world.chance(0.02):
+            self._ask_again()
+            return
+        assert self.token is not None
+        subject, until = self.token.split("|")
+        ok = airflow.run(subject, self, float(until))
+        world.note("/run of %s by %s (pid %s): %s", subject, self.name, self.pid, ok)
+        if world.chance(0.03):
+            self._ask_again()
+        elif ok:
+            world.at(world.within(0.001, 0.2), self._begin)
+        else:
+            world.at(world.within(0.001, 0.2), self.host.not_started, self, "Airflow refused")
+
+    def _ask_again(self) -> None:
+        if self._tries < 5:
+            self.site.world.at(self.site.world.within(1.0, 20.0), self._ask)
+        else:
+            # If an answer was lost, Airflow believes that it runs.
+            self.well = False
+            self.host.not_started(self, "Airflow cannot be reached")
+
+    def _begin(self) -> None:
+        if not self.alive:
+            return
+        world = self.site.world
+        self.ran = True
+        self.host.started(self)
+        self._log("begins")
+        ti = self.site.airflow.all.get(self.subject)
+        self._result = ti.plan[min(ti.round, len(ti.plan) - 1)] if ti is not None else "success"
+        lasts = world.within(30.0, 150.0) if world.chance(0.2) else world.within(0.05, 15.0)
+        world.at(lasts / 2, self._log, "works")
+        world.at(lasts, self._finish, 0)
+        world.at(world.within(2.0, 20.0), self._beat)
+
+    def _log(self, what: str) -> None:
+        if self.alive:
+            self.wrote = self.site.write(self.path, f"{self.claim} {what}\n".encode())
+
+    def _beat(self) -> None:
+        if not self.alive or not self.ran or self._result == "":
+            return
+        airflow = self.site.airflow
+        if not (self.site.api_cut_off or airflow.api_away) and not airflow.heartbeat(self.subject, self):
+            self.site.world.note("heartbeat of %s is refused", self.name)
+            self.well = False
+            self._exit(1)
+            return
+        self.site.world.at(30.0, self._beat)
+
+    def _finish(self, tries: int) -> None:
+        if not self.alive:
+            return
+        world, airflow = self.site.world, self.site.airflow
+        if self._result == "crash":
+            self.well = False
+            world.note("%s crashes", self.name)
+            self._exit(-9)
+            return
+        if self.site.api_cut_off or airflow.api_away:
+            if tries < 8:
+                world.at(world.within(1.0, 20.0), self._finish, tries + 1)
+            else:
+                self.well = False
+                self._exit(1)
+            return
+        result, self._result = self._result, ""
+        ok = airflow.finish(self.subject, self, result)
+        world.note("%s says %s: %s", self.name, result, ok)
+        world.at(world.within(0.01, 2.0), self._log, "ends")
+        world.at(world.within(2.0, 2.5), self._exit, 0 if ok else 1)
+
+    def _exit(self, code: int) -> None:
+        if self.alive:
+            self.alive = False
+            self.site.world.at(self.site.world.within(0.001, 0.1), self.host.ended, self, code)
+
+    def stop(self, grace_s: float) -> None:
+        """SIGTERM, then SIGKILL."""
+        world = self.site.world
+        self.well = False
+        world.at(world.within(0.1, grace_s + 0.5), self._exit, -15)
+
+    def kill(self) -> None:
+        self.alive = self.well = False
+
+
+@dataclass(slots=True)
+class _Job:
+    claim: ClaimId
+    process: Process
+    phase: str = "prepared"
+    exit_code: int | None = None
+    detail: str = ""
+    dropped: bool = False
+
+    def told(self) -> HostJob:
+        return HostJob(
+            claim=self.claim,
+            phase=self.phase,
+            log_path=self.process.path,
+            exit_code=self.exit_code,
+            detail=self.detail,
+            log_uploaded=False,
+        )
+
+
+class Host:
+    """One life of a job host; see `edge_ws.host.jobs`. Its journal is safe before it tells anybody."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.id = HostId(site.world.id("h"))
+        self.alive = True
+        self.ready = False
+        self.attached: Hosts | None = None
+        self.jobs: dict[ClaimId, _Job] = {}
+        self.journal: tuple[HostJob, ...] = ()
+        self._in = self._out = 0.0
+        site.hosts.append(self)
+        site.world.at(site.world.within(0.5, 3.0), self._load)
+
+    def _load(self) -> None:
+        self.ready = True
+        self._hello()
+
+    # The daemon's connection: ordered, and lost with the daemon
+
+    def attach(self, hosts: Hosts) -> None:
+        self.attached = hosts
+        self._hello()
+
+    def _hello(self) -> None:
+        if self.ready:
+            self._say(HostUp(self.id, tuple(job.told() for job in self.jobs.values()), {}, accepts=True))
+
+    def _say(self, event: HostEvent) -> None:
+        self.journal = tuple(job.told() for job in self.jobs.values())
+        hosts, world = self.attached, self.site.world
+        if hosts is not None and hosts.running:
+            self._out = max(self._out, world.now + world.within(0.0005, 0.01))
+            world.at(self._out - world.now, hosts.hear, self, event)
+
+    def do(self, op: str, *args: Any) -> None:
+        """Take a wish of the daemon's, a moment later; one that is sent arrives even if the daemon dies."""
+        world = self.site.world
+        self._in = max(self._in, world.now + world.within(0.0005, 0.01))
+        world.at(self._in - world.now, self._do, op, args)
+
+    def _do(self, op: str, args: tuple[Any, ...]) -> None:
+        if self.alive:
+            getattr(self, f"_{op}")(*args)
+
+    def _prepare(self, claim: ClaimId, payload: str, slots: int) -> None:
+        if claim not in self.jobs:
+            if "invalid" in payload:
+                self._say(PrepareRefused(claim, "the payload is invalid", invalid=True))
+                return
+            if self.site.world.chance(0.02):
+                self._say(PrepareRefused(claim, "no room for another process"))
+                return
+            self.jobs[claim] = _Job(claim, Process(self, claim, payload))
+            self.jobs[claim].process.slots = slots
+        if self.jobs[claim].phase == "prepared":
+            self._say(Prepared(claim, self.id, self.jobs[claim].process.path))
+
+    def _go(self, claim: ClaimId, token: str) -> None:
+        job = self.jobs.get(claim)
+        if job is None:
+            self._say(JobNotStarted(claim, self.id, "this job host does not know the claim"))
+        elif job.phase == "prepared" and not job.dropped:
+            job.phase = "going"
+            self.journal = tuple(one.told() for one in self.jobs.values())
+            job.process.start(token)
+
+    def _drop(self, claim: ClaimId) -> None:
+        job = self.jobs.get(claim)
+        if job is None:
+            self._say(Dropped(claim))
+        elif job.phase == "prepared":
+            job.dropped = True
+            job.process.kill()
+            self.site.world.at(0.01, self._dropped, claim)
+
+    def _dropped(self, claim: ClaimId) -> None:
+        if self.alive and self.jobs.pop(claim, None) is not None:
+            self._say(Dropped(claim))
+
+    def _cancel(self, claim: ClaimId, grace_s: float) -> None:
+        job = self.jobs.get(claim)
+        if job is None or not job.process.alive:
+            return
+        if job.phase == "prepared":
+            self._drop(claim)
+        else:
+            job.process.stop(grace_s)
+
+    def _forget(self, claim: ClaimId) -> None:
+        job = self.jobs.get(claim)
+        if job is not None and not job.process.alive:
+            del self.jobs[claim]
+
+    # Its children
+
+    def started(self, process: Process) -> None:
+        job = self.jobs.get(process.claim)
+        if self.alive and job is not None and job.phase == "going":
+            job.phase = "started"
+            self._say(JobStarted(process.claim, self.id))
+
+    def not_started(self, process: Process, reason: str) -> None:
+        if not process.alive:
+            return
+        process.alive = False
+        self.site.world.at(0.02, self._never, process, reason)
+
+    def _never(self, process: Process, reason: str) -> None:
+        job = self.jobs.get(process.claim)
+        if self.alive and job is not None:
+            job.phase, job.detail = "not_started", reason
+            self._say(JobNotStarted(process.claim, self.id, reason))
+
+    def ended(self, process: Process, code: int) -> None:
+        job = self.jobs.get(process.claim)
+        if not self.alive or job is None or job.phase in {"ended", "not_started"}:
+            return
+        if not process.ran:
+            self._never(process, "it was stopped before the task began")
+            return
+        job.phase, job.exit_code, job.detail = "ended", code, "" if code == 0 else f"exit code {code}"
+        self._say(JobEnded(process.claim, self.id, code, job.detail, log_uploaded=False))
+
+    def die(self, *, all_of_it: bool) -> None:
+        """SIGKILL: what waits sees its socket close and goes; what runs stays, until it is buried."""
+        self.site.world.note("host %s dies", self.id)
+        self.alive = False
+        for job in self.jobs.values():
+            if all_of_it or job.phase == "prepared":
+                job.process.kill()
+        if self.attached is not None and self.attached.running:
+            self.site.world.at(self.site.world.within(0.01, 0.3), self.attached.bury, self)
+
+
+@dataclass(slots=True)
+class _Life:
+    host: Host
+    wanted: bool
+    up: bool = False
+    preparing: set[ClaimId] = field(default_factory=set)
+    forgotten: set[ClaimId] = field(default_factory=set)
+
+
+class Hosts:
+    """The daemon's side of its hosts; see `edge_ws.worker.host_client`."""
+
+    def __init__(self, site: Site, on_event: Callable[[HostEvent], None]) -> None:
+        self._site, self._on_event = site, on_event
+        self.running = True
+        self._lives: dict[HostId, _Life] = {}
+        self._claims: dict[ClaimId, _Life] = {}
+
+    @property
+    def current(self) -> HostId | None:
+        return next((life.host.id for life in self._lives.values() if life.wanted and life.up), None)
+
+    @property
+    def alive(self) -> tuple[HostId, ...]:
+        return tuple(self._lives)
+
+    def start(self) -> None:
+        world = self._site.world
+        adopted = False
+        for host in list(self._site.hosts):
+            # One that is dead is taken for living until somebody looks.
+            wanted = not adopted
+            adopted = adopted or wanted
+            self._lives[host.id] = _Life(host, wanted)
+            world.at(world.within(0.01, 0.5), self._attend, host)
+        if not adopted:
+            self._launch()
+
+    def _attend(self, host: Host) -> None:
+        if not self.running:
+            return
+        if host.alive:
+            host.attach(self)
+        else:
+            self.bury(host)
+
+    def _launch(self) -> None:
+        if self.running and not any(life.wanted for life in self._lives.values()):
+            host = Host(self._site)
+            self._lives[host.id] = _Life(host, wanted=True)
+            host.attached = self
+
+    def bury(self, host: Host) -> None:
+        """Kill what it left, then tell what its journal says."""
+        if not self.running or host.id not in self._lives:
+            return
+        for job in host.jobs.values():
+            if job.process.alive:
+                self._site.world.note("what is left of %s is killed", job.process.name)
+                job.process.kill()
+        life = self._lives.pop(host.id)
+        self._claims = {claim: other for claim, other in self._claims.items() if other is not life}
+        for claim in sorted(life.preparing):
+            self._on_event(PrepareRefused(claim, "the job host died before the job was ready"))
+        if host.ready:
+            jobs = tuple(job for job in host.journal if job.claim not in life.forgotten)
+            self._on_event(HostGone(host.id, jobs))
+        self._site.hosts.remove(host)
+        self._site.world.at(self._site.world.within(0.1, 2.0), self._launch)
+
+    def hear(self, host: Host, event: HostEvent) -> None:
+        life = self._lives.get(host.id)
+        if not self.running or life is None:
+            return
+        if isinstance(event, HostUp):
+            life.up = True
+            for job in event.jobs:
+                self._claims[job.claim] = life
+            event = HostUp(event.host, event.jobs, event.versions, life.wanted)
+        elif not isinstance(event, HostGone):
+            claim = event.claim  # type: ignore[union-attr]
+            life.preparing.discard(claim)
+            if isinstance(event, PrepareRefused | Dropped):
+                self._claims.pop(claim, None)
+        self._on_event(event)
+
+    # What the daemon wants
+
+    def prepare(self, claim: ClaimId, payload: str, server: str) -> None:
+        current = self.current
+        if current is None:
+            self._site.world.at(0.0, self._on_event, PrepareRefused(claim, "no job host is ready"))
+            return
+        life = self._claims[claim] = self._lives[current]
+        life.preparing.add(claim)
+        life.host.do("prepare", claim, payload, self.slots_of(claim))
+
+    slots_of: Callable[[ClaimId], int]
+
+    def go(self, claim: ClaimId, token: str) -> None:
+        self._say(claim, "go", token)
+
+    def drop(self, claim: ClaimId) -> None:
+        self._say(claim, "drop")
+
+    def cancel(self, claim: ClaimId, grace_s: float, reason: str) -> None:
+        self._say(claim, "cancel", grace_s)
+
+    def forget(self, claim: ClaimId) -> None:
+        if life := self._claims.pop(claim, None):
+            life.forgotten.add(claim)
+            life.host.do("forget", claim)
+
+    def _say(self, claim: ClaimId, op: str, *args: Any) -> None:
+        if life := self._claims.get(claim):
+            life.host.do(op, claim, *args)
+
+
+__all__ = ["Host", "Hosts", "Outbox", "Process", "Site", "Violation"]

@@ -1,0 +1,94 @@
+"""Thousands of histories, each from one seed; and proof that they notice when a rule is left out.
+
+SEEDS=50000 for more of them, SEED=<n> for one alone with its history.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.model_store import Rules
+from tests.simulation.scenario import Failure, simulate
+
+FIXED = 1500
+"""Seeds from 0 on that are the same in every run; as many more as are wanted begin at a random one."""
+SEEDS = int(os.environ.get("SEEDS", "2000"))
+MOST_FOR_A_MUTANT = 1500
+SHOWN = 3
+
+
+def _kept() -> list[int]:
+    lines = (Path(__file__).parent / "seeds.txt").read_text().splitlines()
+    return [int(line.split()[0]) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _told(failures: list[Failure], ran: int) -> str:
+    shown = "\n\n".join(str(one) for one in failures[:SHOWN])
+    numbers = " ".join(str(one.seed) for one in failures)
+    return (
+        f"{shown}\n\n{len(failures)} of {ran} seeds fail: {numbers}\n"
+        f"one again: make simulate SEED={failures[0].seed}; to keep it: add it to tests/simulation/seeds.txt"
+    )
+
+
+def _run(seeds: list[int]) -> None:
+    failures: list[Failure] = []
+    for number, seed in enumerate(seeds, 1):
+        failure = simulate(seed)
+        if failure is not None:
+            failures.append(failure)
+            if len(failures) >= 20:
+                pytest.fail(_told(failures, number), pytrace=False)
+    if failures:
+        pytest.fail(_told(failures, len(seeds)), pytrace=False)
+
+
+def test_seeds_that_failed_once() -> None:
+    _run(_kept())
+
+
+@pytest.mark.timeout(0 if SEEDS > 2000 else 300)
+def test_every_history_ends_well() -> None:
+    if "SEED" in os.environ:
+        seed = int(os.environ["SEED"])
+        failure = simulate(seed)
+        assert failure is None, f"\n{failure}"
+        return
+    first = random.SystemRandom().randrange(10**6, 10**9)
+    print(f"seeds 0 to {FIXED - 1}, then from {first} on")
+    _run([*range(min(FIXED, SEEDS)), *range(first, first + max(0, SEEDS - FIXED))])
+
+
+def test_a_seed_is_one_history() -> None:
+    assert _history(7) == _history(7)
+
+
+def _history(seed: int) -> str:
+    failure = simulate(seed, until_s=60.0)
+    assert failure is not None
+    return failure.history
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        "live_checks_claim",
+        "live_checks_worker",
+        "live_checks_state",
+        "starts_are_waited_for",
+        "queries",
+        "one_site_per_name",
+        "host_dead_ends",
+        "host_dead_names_host",
+    ],
+)
+def test_a_rule_that_is_left_out_is_missed(left_out: str) -> None:
+    rules = replace(Rules(), **{left_out: False})
+    found = next((seed for seed in range(MOST_FOR_A_MUTANT) if simulate(seed, rules) is not None), None)
+    assert found is not None, f"{MOST_FOR_A_MUTANT} histories do not miss {left_out}"
+    print(f"without {left_out}, seed {found} fails")
