@@ -26,7 +26,7 @@ def site(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, databases: Databases
 ) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp(f"site-{request.param}")
-    dags = Path(__file__).parent / "dags"
+    dags = Path(__file__).parents[1] / "system" / "dags"
     settings = {"API__SERVER_TYPE": request.param}
     flags = ("--workers", "2")
     with (
