@@ -212,9 +212,8 @@ class TestLosingAndFindingIt:
             finally:
                 os.kill(pid, signal.SIGCONT)
 
-    def test_a_server_that_is_restarted(self, session_pids: set[int]) -> None:
+    def test_a_server_that_is_restarted(self) -> None:
         with postgres_server(services.bundled_postgres()) as server, using(server.url("postgres")) as engine:
-            session_pids.add(server.pid)
             schema.migrate(engine)
             heard = Heard()
             with watching(Store(engine).watch(heard)) as watch:
@@ -222,7 +221,6 @@ class TestLosingAndFindingIt:
                 server.stop()
                 wait_until(lambda: not watch.hears)
                 server.restart()
-                session_pids.add(server.pid)
                 wait_until(lambda: watch.hears, 30)
                 engine.dispose()
                 heard.changes.clear()

@@ -120,6 +120,10 @@ class Databases:
             self._pids.add(self._servers[kind].pid)
         return self._servers[kind]
 
+    def server_pid(self, kind: str) -> int:
+        """Process id of the server of a kind of PostgreSQL."""
+        return self._server(kind).pid
+
     @contextmanager
     def _admin(self, kind: str) -> Iterator[sa.Connection]:
         url = self._server(kind).url("postgres")
