@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from heapq import heapify, heapreplace
 
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.store.records import Assignment, Candidate, Capacity
@@ -22,21 +23,63 @@ def choose(jobs: Iterable[Candidate], capacities: Sequence[Capacity]) -> list[As
     Returns:
         Assignments that respect queues, teams, credentials and every worker's free slots.
     """
-    free: dict[WorkerName, int] = {one.principal.worker: one.free for one in capacities}
+    seats = _Seats(capacities)
     chosen: list[Assignment] = []
     for job in sorted(jobs, key=lambda job: not job.is_callback):
-        serving = [one for one in capacities if one.serves(job) and free[one.principal.worker] > 0]
-        fitting = [one for one in serving if free[one.principal.worker] >= job.slots]
-        if fitting:
-            best = max(fitting, key=lambda one: (free[one.principal.worker], one.principal.worker))
-            free[best.principal.worker] -= job.slots
+        if not seats.left:
+            break
+        best = seats.freest(job)
+        if best is None:
+            continue
+        if seats.free[best.principal.worker] >= job.slots:
+            seats.take(best, job.slots)
             chosen.append(_assign(job, best))
         elif job.waited_s >= RESERVE_AFTER_S:
-            wide = [one for one in serving if one.concurrency >= job.slots]
-            if wide:
-                # Nothing narrower goes there until the wide job fits.
-                free[max(wide, key=lambda one: free[one.principal.worker]).principal.worker] = 0
+            seats.reserve(job)
     return chosen
+
+
+class _Seats:
+    """The free slots while jobs are seated."""
+
+    def __init__(self, capacities: Sequence[Capacity]) -> None:
+        self._capacities = capacities
+        self.free: dict[WorkerName, int] = {one.principal.worker: one.free for one in capacities}
+        self.left = sum(self.free.values())
+        self._heaps: dict[tuple[str, str | None], list[tuple[int, WorkerName, Capacity]]] = {}
+        """For each queue and team its workers, the freest first. Jobs of others take slots too, so an entry
+        may be out of date: it is put right when it comes first."""
+
+    def freest(self, job: Candidate) -> Capacity | None:
+        """Return the worker with the most free slots of those that serve the job, None if there is none."""
+        kind = job.queue, job.team
+        heap = self._heaps.get(kind)
+        if heap is None:
+            heap = [
+                (-self.free[one.principal.worker], one.principal.worker, one)
+                for one in self._capacities
+                if one.serves(job)
+            ]
+            heapify(heap)
+            self._heaps[kind] = heap
+        while heap:
+            negative, name, one = heap[0]
+            if -negative == self.free[name]:
+                return one if negative else None
+            heapreplace(heap, (-self.free[name], name, one))
+        return None
+
+    def take(self, one: Capacity, slots: int) -> None:
+        """Take slots of a worker."""
+        self.free[one.principal.worker] -= slots
+        self.left -= slots
+
+    def reserve(self, job: Candidate) -> None:
+        """Keep narrower jobs from the worker that will soonest have room for this one."""
+        wide = [one for one in self._capacities if one.serves(job) and one.concurrency >= job.slots]
+        if wide:
+            best = max(wide, key=lambda one: self.free[one.principal.worker])
+            self.take(best, self.free[best.principal.worker])
 
 
 def _assign(job: Candidate, to: Capacity) -> Assignment:

@@ -27,5 +27,9 @@ class GatewaySettings:
     """A worker that takes no bytes for so long is cut off."""
     backup_scan_s: float = 15.0
     """Dispatch looks at the database at least this often, woken or not."""
+    move_lease_s: float = 60.0
+    """For so long one gateway alone moves a log; then it counts as dead and another begins again."""
+    upload_lease_s: float = 600.0
+    """The same for sending it to the remote store, which gives no sign of life."""
     keep_ended_s: float = 300.0
     """Ended and reported rows are deleted after this (edge3: 5 minutes)."""

@@ -136,8 +136,8 @@ class Workers:
         )
         link.connection_id = registered.connection
         link.inventory = hello.inventory
-        link.concurrency, link.queues = hello.inventory.concurrency, hello.inventory.queues
-        link.slots = {one.claim: one.slots for one in registered.open}
+        link.apply(hello.inventory.concurrency, hello.inventory.queues)
+        link.hold((one.claim, one.slots) for one in registered.open)
         link.wish_revision = registered.wish.revision
         wish = Wish(
             revision=registered.wish.revision,

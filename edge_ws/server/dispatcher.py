@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 import anyio
@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 WINDOW = 1000
 """Candidates read at a time, at the most."""
-SMALLEST_WINDOW = 50
+BEYOND_FREE = 50
+"""Candidates read beyond what is free, in case the first ones suit nobody."""
 AWAY_PAUSE_S = 1.0
 """Between tries while the database is away."""
 SHORTEST_LOOK_S = 0.02
@@ -155,12 +156,10 @@ class Dispatcher:
         if not capacities or asked == frozenset():
             return False
         # What waits beyond what is free is read only where the first ones suit nobody.
-        window = (
-            WINDOW if self._wide else min(WINDOW, SMALLEST_WINDOW + 2 * sum(one.free for one in capacities))
-        )
+        free = sum(one.free for one in capacities)
+        window = WINDOW if self._wide else min(WINDOW, free + BEYOND_FREE)
         jobs, chosen, claimed = await self._desk.run(self._claim, capacities, asked, window)
-        for one in claimed:
-            self._offer(one)
+        self._offer(claimed)
         gone = {one.key for one in claimed}
         self._backlog.left(job.queue for job in jobs if job.key not in gone)
         if len(jobs) >= window:
@@ -190,20 +189,20 @@ class Dispatcher:
         lease_s = self._settings.timers.offer_lease_s
         return jobs, chosen, self._store.claim(self._gateway, chosen, lease_s)
 
-    def _offer(self, one: Claimed) -> None:
-        link = self._hub.get(one.worker)
-        if link is None:
-            # Its connection closed meanwhile; the claim is freed by its lease.
-            return
-        link.slots[one.claim] = one.slots
-        link.send(Offer(claim=one.claim, slots=one.slots, payload=one.payload))
+    def _offer(self, claimed: Iterable[Claimed]) -> None:
+        for one in claimed:
+            link = self._hub.get(one.worker)
+            # If its connection closed meanwhile, the claim is freed by its lease.
+            if link is not None:
+                link.hold([(one.claim, one.slots)])
+                link.send(Offer(claim=one.claim, slots=one.slots, payload=one.payload))
 
 
 def _queues(capacities: list[Capacity]) -> set[str] | None:
     """Return the queues that these workers serve, None if one serves every queue."""
     served: set[str] = set()
-    for one in capacities:
-        admitted = [queues for queues in (one.queues, one.principal.queues) if queues is not None]
+    for both in {(one.queues, one.principal.queues) for one in capacities}:
+        admitted = [queues for queues in both if queues is not None]
         if not admitted:
             return None
         served |= frozenset.intersection(*admitted)

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from edge_ws.protocol.frames import Inventory, ServerFrame
 from edge_ws.protocol.ids import ClaimId, HostId, WorkerName
@@ -32,13 +32,8 @@ class Link:
         self.session = session
         self.transport = transport
         self.connection_id = ""
-        self.inventory: Inventory | None = None
-        self.queues: tuple[str, ...] | None = None
-        self.concurrency = 0
         self.wish_revision = 0
         """Of the wish last sent."""
-        self.slots: dict[ClaimId, int] = {}
-        """Open claims of the worker, as this gateway knows them."""
         self.cancelled: set[ClaimId] = set()
         self.dead_hosts: set[HostId] = set()
         """Hosts of the worker whose death is recorded."""
@@ -47,11 +42,20 @@ class Link:
         self.closing: Close | None = None
         self.outgoing: deque[ServerFrame] = deque()
         self._ready = asyncio.Event()
+        self._inventory: Inventory | None = None
+        self._queues: tuple[str, ...] | None = None
+        self._concurrency = 0
+        self._slots: dict[ClaimId, int] = {}
+        self._taken = 0
+        self._capacity: Capacity | None = None
+        """What `capacity` last gave, while it holds."""
 
     @property
     def name(self) -> WorkerName:
         """The worker's name."""
         return self.principal.worker
+
+    # Frames to the worker
 
     def send(self, frame: ServerFrame) -> None:
         """Queue a frame; the transport writes it. A worker too slow for its queue is cut off."""
@@ -75,17 +79,79 @@ class Link:
             self._ready.clear()
             await self._ready.wait()
 
+    # What the worker has said, and what it holds
+
+    @property
+    def inventory(self) -> Inventory | None:
+        """What the worker last said of itself; None before its hello."""
+        return self._inventory
+
+    @inventory.setter
+    def inventory(self, inventory: Inventory) -> None:
+        self._inventory, self._capacity = inventory, None
+
+    @property
+    def queues(self) -> tuple[str, ...] | None:
+        """Queues in force; None: every queue."""
+        return self._queues
+
+    def apply(self, concurrency: int, queues: tuple[str, ...] | None) -> None:
+        """Note what the worker has in force; for a link of the hub by `Hub.applied` alone."""
+        self._concurrency, self._queues, self._capacity = concurrency, queues, None
+
+    @property
+    def slots(self) -> Mapping[ClaimId, int]:
+        """Open claims of the worker, as this gateway knows them, with the slots that each holds."""
+        return self._slots
+
+    def hold(self, claims: Iterable[tuple[ClaimId, int]]) -> None:
+        """Note open claims with their slots."""
+        for claim, slots in claims:
+            self._taken += slots - self._slots.get(claim, 0)
+            self._slots[claim] = slots
+        self._capacity = None
+
+    def drop(self, claim: ClaimId) -> bool:
+        """Note that the claim is over; return whether it held slots."""
+        self.cancelled.discard(claim)
+        slots = self._slots.pop(claim, None)
+        if slots is None:
+            return False
+        self._taken, self._capacity = self._taken - slots, None
+        return True
+
     def free(self) -> int:
         """Return the slots that this gateway may still fill."""
-        stale = self.inventory.stale_slots if self.inventory else 0
-        return self.concurrency - stale - sum(self.slots.values())
+        stale = self._inventory.stale_slots if self._inventory else 0
+        return self._concurrency - stale - self._taken
+
+    def capacity(self, now: float) -> Capacity | None:
+        """Return what the worker can take now, None if it may be offered nothing."""
+        inventory = self._inventory
+        if inventory is None or inventory.draining or self.closing is not None or self.free() <= 0:
+            return None
+        if now < self.not_before or not self.session.is_prompt(now):
+            return None
+        if self._capacity is None:
+            self._capacity = Capacity(
+                principal=self.principal,
+                site=inventory.site,
+                queues=frozenset(self._queues) if self._queues is not None else None,
+                concurrency=self._concurrency,
+                stale_slots=inventory.stale_slots,
+                free=self.free(),
+            )
+        return self._capacity
 
 
 class Hub:
-    """The links by worker name."""
+    """The links by worker name, and by the queues they serve."""
 
     def __init__(self, on_capacity: Callable[[], None]) -> None:
         self._links: dict[WorkerName, Link] = {}
+        self._by_queue: dict[str | None, dict[WorkerName, Link]] = {}
+        """Under None those that serve every queue."""
+        self._paused: set[Link] = set()
         self._on_capacity = on_capacity
 
     def __len__(self) -> int:
@@ -96,13 +162,28 @@ class Hub:
         older = self._links.get(link.name)
         if older is not None:
             older.close(Close(CloseCode.REPLACED, "a newer connection of this worker took over"))
+            self.remove(older)
         self._links[link.name] = link
+        self._enter(link)
         self._on_capacity()
 
     def remove(self, link: Link) -> None:
         """Forget the link unless a newer one has taken its place."""
         if self._links.get(link.name) is link:
             del self._links[link.name]
+            self._leave(link)
+            self._paused.discard(link)
+
+    def _enter(self, link: Link) -> None:
+        for queue in (None,) if link.queues is None else link.queues:
+            self._by_queue.setdefault(queue, {})[link.name] = link
+
+    def _leave(self, link: Link) -> None:
+        for queue in (None,) if link.queues is None else set(link.queues):
+            serving = self._by_queue[queue]
+            del serving[link.name]
+            if not serving:
+                del self._by_queue[queue]
 
     def holding(self) -> list[WorkerName]:
         """Return the workers here that hold a claim."""
@@ -120,20 +201,30 @@ class Hub:
         """Say that somebody may have a free slot."""
         self._on_capacity()
 
+    def applied(self, link: Link, concurrency: int, queues: tuple[str, ...] | None) -> None:
+        """Note what the worker has in force now."""
+        is_here = self._links.get(link.name) is link
+        if is_here:
+            self._leave(link)
+        link.apply(concurrency, queues)
+        if is_here:
+            self._enter(link)
+        self._on_capacity()
+
     def release(self, link: Link, claim: ClaimId) -> None:
         """Note that the claim holds its slots no more."""
-        link.cancelled.discard(claim)
-        if link.slots.pop(claim, None) is not None:
+        if link.drop(claim):
             self._on_capacity()
 
     def pause(self, link: Link, pause_s: float) -> None:
         """Offer the worker nothing for a while."""
         link.not_before = time.monotonic() + pause_s
+        self._paused.add(link)
 
     def next_chance(self, now: float) -> float | None:
         """Return when the next pause after a refusal ends, None if there is none."""
-        pauses = [link.not_before for link in self._links.values() if link.not_before > now]
-        return min(pauses, default=None)
+        self._paused = {link for link in self._paused if link.not_before > now}
+        return min((link.not_before for link in self._paused), default=None)
 
     def capacities(self, now: float, queues: Collection[str] | None = None) -> list[Capacity]:
         """Return what each worker that may be offered jobs now can take.
@@ -142,25 +233,12 @@ class Hub:
             now: as the event loop counts.
             queues: leave out workers that serve none of these.
         """
-        found = []
-        for link in self._links.values():
-            if queues is not None and link.queues is not None and not any(q in queues for q in link.queues):
-                continue
-            inventory = link.inventory
-            free = link.free()
-            heard = link.session.is_prompt(now)
-            if inventory is None or inventory.draining or link.closing is not None or free <= 0:
-                continue
-            if not heard or now < link.not_before:
-                continue
-            found.append(
-                Capacity(
-                    principal=link.principal,
-                    site=inventory.site,
-                    queues=frozenset(link.queues) if link.queues is not None else None,
-                    concurrency=link.concurrency,
-                    stale_slots=inventory.stale_slots,
-                    free=free,
-                )
-            )
-        return found
+        if queues is None:
+            links: Iterable[Link] = self._links.values()
+        else:
+            serving: dict[WorkerName, Link] = {}
+            for queue in (*queues, None):
+                serving.update(self._by_queue.get(queue, {}))
+            links = serving.values()
+        found = (link.capacity(now) for link in links)
+        return [one for one in found if one is not None]

@@ -37,10 +37,6 @@ SHORTEST_LOOK_S = 0.1
 OVERTIME_S = 30.0
 """A task that ended by its own report may run callbacks for so long (Airflow's overtime is 20 s)."""
 PURGE_EVERY_S = 60.0
-MOVE_LEASE_S = 60.0
-"""For so long one gateway alone moves a log; then it counts as dead and another begins again."""
-UPLOAD_LEASE_S = 600.0
-"""The same for sending it to the remote store, which gives no sign of life."""
 GONE = "gone"
 """The state of a task that the centre no longer knows under its id: it was cleared or deleted."""
 _CLEARED = frozenset({GONE, "restarting"})
@@ -292,12 +288,12 @@ class Reaper:
 
     def _move(self, one: LogToStore) -> bool:
         size = self._finished_logs.size(one.log_path)
-        base = self._store.begin_move(one.claim, size, MOVE_LEASE_S)
+        base = self._store.begin_move(one.claim, size, self._settings.move_lease_s)
         if base is None:
             return False
         self._finished_logs.write(one.log_path, base, self._chunks(one.claim))
         if not one.uploaded:
-            self._store.keep_move(one.claim, UPLOAD_LEASE_S)
+            self._store.keep_move(one.claim, self._settings.upload_lease_s)
             self._finished_logs.upload(one.log_path, one.command)
         self._store.end_move(one.claim)
         return True
@@ -307,6 +303,6 @@ class Reaper:
         kept_at = time.monotonic()
         for chunk in self._store.log_chunks(claim):
             yield chunk
-            if time.monotonic() - kept_at >= MOVE_LEASE_S / 4:
-                self._store.keep_move(claim, MOVE_LEASE_S)
+            if time.monotonic() - kept_at >= self._settings.move_lease_s / 4:
+                self._store.keep_move(claim, self._settings.move_lease_s)
                 kept_at = time.monotonic()

@@ -215,8 +215,7 @@ class Reports:
             case HostDead():
                 self._buried(link, frame.host, ended[0])
             case Applied():
-                link.concurrency, link.queues = frame.concurrency, frame.queues
-                self._hub.capacity_changed()
+                self._hub.applied(link, frame.concurrency, frame.queues)
 
     def _buried(self, link: Link, host: HostId, claims: tuple[ClaimId, ...]) -> None:
         link.dead_hosts.add(host)

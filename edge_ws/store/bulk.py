@@ -1,7 +1,7 @@
-"""Many rows in one statement: arrays on PostgreSQL, prepared repetition elsewhere.
+"""Many rows in one statement: arrays on PostgreSQL, repetition elsewhere.
 
-One round trip a row is what limits a busy gateway, and SQLAlchemy's own multi-row VALUES costs five times as
-much of Python's time as an array.
+One round trip a row is what limits a busy gateway. A statement is built once, at import: SQLAlchemy takes as
+long to build one as PostgreSQL to change dozens of rows.
 """
 
 from __future__ import annotations
@@ -13,82 +13,183 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Connection
 
-
-def any_of(connection: Connection, column: sa.Column[Any], values: Sequence[Any]) -> sa.ColumnElement[bool]:
-    """Return the condition that the column has one of the values."""
-    if connection.dialect.name != "postgresql":
-        return column.in_(values)
-    return column == sa.any_(_array(column.type, values))
+PLACE = "place"
+"""Where a row lies (PostgreSQL's ctid): what finds a row that is locked, or is to be, at once."""
 
 
-def _array(kind: sa.types.TypeEngine[Any], values: Sequence[Any]) -> sa.Cast[Any]:
-    array: sa.types.TypeEngine[Any] = ARRAY(kind)
-    return sa.cast(sa.bindparam(None, list(values), type_=array, unique=True), array)
+class Tid(sa.types.UserDefinedType[str]):
+    """PostgreSQL's type of a row's place."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        """Return its name."""
+        return "tid"
 
 
-def values_of(
-    table: sa.Table, names: Sequence[str], rows: Sequence[Mapping[str, Any]]
-) -> sa.TableValuedAlias:
-    """Return the rows as a table of PostgreSQL's, with the types of those columns of `table`."""
-    arrays = [_array(table.c[name].type, [row[name] for row in rows]) for name in names]
-    columns = [sa.column(name, table.c[name].type) for name in names]
+class _ArrayText(sa.types.TypeDecorator[Sequence[Any]]):
+    """A list, sent as the text of an array.
+
+    Drivers that put values into the statement themselves write a list as an expression for each element:
+    the server then parses and plans thousands of them.
+    """
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Sequence[Any] | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
+        """Return PostgreSQL's text of the array."""
+        return None if value is None else "{" + ",".join(map(_element, value)) + "}"
+
+
+def _element(value: object) -> str:
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return "NULL" if value is None else str(value)
+
+
+def _array(kind: sa.types.TypeEngine[Any], name: str) -> sa.Cast[Any]:
+    # Strings without their length: to hold each to it costs time, and the column does it anyway.
+    element = sa.Text() if isinstance(kind, sa.String) else kind
+    return sa.cast(sa.bindparam(name, type_=_ArrayText), ARRAY(element))
+
+
+def one_of(dialect: str, column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
+    """Return the condition that the column has one of the values of the parameter `name`, a list."""
+    if dialect != "postgresql":
+        return column.in_(sa.bindparam(name, expanding=True))
+    return column == sa.any_(_array(column.type, name))
+
+
+def place_of(dialect: str, table: sa.Table) -> sa.ColumnElement[Any]:
+    """Return where a row of the table lies; NULL where a database does not tell."""
+    kinds: dict[str, tuple[str, sa.types.TypeEngine[Any]]] = {
+        "postgresql": ("ctid", Tid()),
+        "sqlite": ("rowid", sa.Integer()),
+    }
+    if dialect not in kinds:
+        return sa.null()
+    place: sa.ColumnClause[Any] = sa.column(*kinds[dialect])
+    place.table = table
+    return place
+
+
+def _values(table: sa.Table, names: Sequence[str]) -> sa.TableValuedAlias:
+    """Return the rows given as a table of PostgreSQL's, with the types of those columns of `table`."""
+    kinds = {name: Tid() if name == PLACE else table.c[name].type for name in names}
+    arrays = [_array(kind, f"given_{name}") for name, kind in kinds.items()]
+    columns = [sa.column(name, kind) for name, kind in kinds.items()]
     return sa.func.unnest(*arrays).table_valued(*columns).render_derived(name="given")
 
 
-def insert_many(
-    connection: Connection,
-    table: sa.Table,
-    rows: Sequence[Mapping[str, Any]],
-    **same: Any,  # noqa: ANN401 - any SQL expression or value
-) -> None:
-    """Insert the rows, which have the same columns; `same` gives further columns one value in all of them."""
-    if not rows:
-        return
-    names = list(rows[0])
-    if connection.dialect.name == "postgresql":
-        given = values_of(table, names, rows)
+def _as_arrays(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"given_{name}": [row[name] for row in rows] for name in names}
+
+
+class InsertMany:
+    """Inserts rows with the same columns."""
+
+    def __init__(self, table: sa.Table, names: Sequence[str], **same: Any) -> None:  # noqa: ANN401
+        """Build it.
+
+        Args:
+            table: where to.
+            names: columns that each row gives.
+            same: further columns with the value or expression that all rows get.
+        """
+        self._names = tuple(names)
+        given = _values(table, self._names)
         shared = [
             value if isinstance(value, sa.ColumnElement) else sa.literal(value) for value in same.values()
         ]
-        query = sa.select(*(given.c[name] for name in names), *shared)
-        connection.execute(table.insert().from_select([*names, *same], query))
-        return
-    statement = table.insert().values(**{name: sa.bindparam(name) for name in names}, **same)
-    connection.execute(statement, [dict(row) for row in rows])
+        query = sa.select(*(given.c[name] for name in self._names), *shared)
+        self._by_arrays = table.insert().from_select([*self._names, *same], query)
+        self._by_row = table.insert().values(**{name: sa.bindparam(name) for name in self._names}, **same)
+
+    def run(
+        self,
+        connection: Connection,
+        rows: Sequence[Mapping[str, Any]],
+        **parameters: Any,  # noqa: ANN401
+    ) -> None:
+        """Insert the rows; `parameters` are for the expressions in `same`."""
+        if not rows:
+            return
+        if connection.dialect.name == "postgresql":
+            connection.execute(self._by_arrays, {**_as_arrays(self._names, rows), **parameters})
+        else:
+            own = [{name: row[name] for name in self._names} for row in rows]
+            connection.execute(self._by_row, [{**row, **parameters} for row in own])
 
 
-def update_many(
-    connection: Connection,
-    table: sa.Table,
-    key: str | Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    **same: Any,  # noqa: ANN401 - any SQL expression or value
-) -> None:
-    """Update one row of `table` for each of `rows`.
+class UpdateMany:
+    """Changes one row of a table for each row given."""
 
-    Args:
-        connection: in a transaction.
-        table: the table.
-        key: the column (or columns) by which a row is found.
-        rows: for each, the key and the columns to set; all with the same columns.
-        same: columns that get the same value or expression in all of them.
-    """
-    if not rows:
-        return
-    keys = [key] if isinstance(key, str) else list(key)
-    names = [name for name in rows[0] if name not in keys]
-    if connection.dialect.name == "postgresql":
-        given = values_of(table, [*keys, *names], rows)
-        found = sa.and_(*(table.c[name] == given.c[name] for name in keys))
-        connection.execute(
-            table.update().where(found).values(**{name: given.c[name] for name in names}, **same)
+    def __init__(
+        self,
+        table: sa.Table,
+        key: Sequence[str],
+        names: Sequence[str],
+        *,
+        by_place: bool = False,
+        **same: Any,  # noqa: ANN401
+    ) -> None:
+        """Build it.
+
+        Args:
+            table: the table.
+            key: the columns by which a row is found.
+            names: columns to set to what each row gives; a callable in `same` of that name makes an
+                expression of it.
+            by_place: find rows by PLACE, which each gives too, where the database knows it.
+            same: further columns with a value or an expression; as a function it is given the row's values.
+        """
+        self._names = tuple(names)
+        self._key = tuple(key)
+        finders = (PLACE,) if by_place else self._key
+        self._given = (*finders, *self._names)
+        given = _values(table, self._given)
+        place = place_of("postgresql", table)
+        found = given.c[PLACE] == place if by_place else _matches(table, given.c, self._key)
+        self._by_arrays = table.update().where(found).values(**_settings(given.c, self._names, same))
+        new: dict[str, sa.ColumnElement[Any]] = {
+            name: sa.bindparam(f"new_{name}", type_=table.c[name].type) for name in self._names
+        }
+        keys = {name: sa.bindparam(f"key_{name}", type_=table.c[name].type) for name in self._key}
+        self._by_row = (
+            table.update().where(_matches(table, keys, self._key)).values(**_settings(new, self._names, same))
         )
-        return
-    found = sa.and_(*(table.c[name] == sa.bindparam(f"key_{name}") for name in keys))
-    statement = table.update().where(found)
-    statement = statement.values(**{name: sa.bindparam(f"new_{name}") for name in names}, **same)
-    parameters = [
-        {**{f"key_{name}": row[name] for name in keys}, **{f"new_{name}": row[name] for name in names}}
-        for row in rows
-    ]
-    connection.execute(statement, parameters)
+
+    def run(
+        self,
+        connection: Connection,
+        rows: Sequence[Mapping[str, Any]],
+        **parameters: Any,  # noqa: ANN401
+    ) -> None:
+        """Change the rows; `parameters` are for the expressions in `same`."""
+        if not rows:
+            return
+        if connection.dialect.name == "postgresql":
+            connection.execute(self._by_arrays, {**_as_arrays(self._given, rows), **parameters})
+            return
+        each = [
+            {
+                **{f"key_{name}": row[name] for name in self._key},
+                **{f"new_{name}": row[name] for name in self._names},
+                **parameters,
+            }
+            for row in rows
+        ]
+        connection.execute(self._by_row, each)
+
+
+_Columns = Mapping[str, sa.ColumnElement[Any]] | sa.ColumnCollection[str, Any]
+
+
+def _matches(table: sa.Table, given: _Columns, key: Sequence[str]) -> sa.ColumnElement[bool]:
+    return sa.and_(*(table.c[name] == given[name] for name in key))
+
+
+def _settings(given: _Columns, names: Sequence[str], same: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {name: given[name] for name in names if name not in same}
+    return {**plain, **{name: value(given) if callable(value) else value for name, value in same.items()}}

@@ -7,16 +7,16 @@ which holds one.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Connection, Row
 
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName, new_id
 from edge_ws.protocol.states import Phase
-from edge_ws.store.bulk import any_of, insert_many, update_many
-from edge_ws.store.command import Parsed, parse
+from edge_ws.store.bulk import InsertMany, UpdateMany, one_of, place_of
+from edge_ws.store.command import parse
 from edge_ws.store.database import Database
 from edge_ws.store.live import (
     CLAIMED,
@@ -26,6 +26,8 @@ from edge_ws.store.live import (
     OPEN_STATES,
     QUEUED,
     REMOVED,
+    as_dict,
+    as_tuple,
     find_live,
     held,
     is_job,
@@ -33,7 +35,6 @@ from edge_ws.store.live import (
     key_of,
     row_state,
     set_job,
-    these_jobs,
 )
 from edge_ws.store.records import (
     Assignment,
@@ -52,14 +53,48 @@ _ALIVE_STATES = ("idle", "running", "starting", "unknown")
 """Worker states that a heartbeat may turn into idle or running; others are an operator's request."""
 
 
-class _Tid(sa.types.UserDefinedType[str]):
-    """PostgreSQL's type of a row's place."""
+_INSERT_CLAIMS = InsertMany(
+    claim,
+    ("id", *KEY_COLUMNS, "subject", "worker", "site", "slots", "log_path"),
+    gateway=sa.bindparam("gateway_id", type_=claim.c.gateway.type),
+    phase=Phase.OFFERED.value,
+    created_at=epoch_now(),
+    lease_until=epoch_now() + sa.bindparam("lease_s", type_=sa.Double),
+)
+_CLAIM_JOBS = UpdateMany(
+    edge_job,
+    KEY_COLUMNS,
+    ("edge_worker", "edge_ws_claim"),
+    by_place=True,
+    state=CLAIMED,
+    last_update=utc_now(),
+)
 
-    cache_ok = True
 
-    def get_col_spec(self, **_: object) -> str:
-        """Return its name."""
-        return "tid"
+@cache
+def _lock_workers_query(dialect: str) -> sa.Select[Any]:
+    query = sa.select(worker.c.worker_name).where(one_of(dialect, worker.c.worker_name, "names"))
+    return query.order_by(worker.c.worker_name).with_for_update()
+
+
+@cache
+def _open_slots_query(dialect: str) -> sa.Select[Any]:
+    query = sa.select(claim.c.worker, sa.func.sum(claim.c.slots)).join(edge_job, held)
+    return query.where(one_of(dialect, claim.c.worker, "names")).group_by(claim.c.worker)
+
+
+@cache
+def _lock_queued_query(dialect: str) -> sa.Select[Any]:
+    """Return the query for those of the rows at `places` that are still queued and nobody else holds."""
+    if dialect in {"postgresql", "sqlite"}:
+        # A search by six columns for each costs ten times as much. A place may be another row's by now; that
+        # one has another key, and nobody has chosen it.
+        there = one_of(dialect, place_of(dialect, edge_job), "places")
+    else:
+        there = sa.tuple_(*key_columns).in_(sa.bindparam("keys", expanding=True))
+    query = sa.select(*key_columns, edge_job.c.command).where(there, edge_job.c.state == QUEUED)
+    # In key order, as everywhere: two who lock the same rows lock them in the same order.
+    return query.order_by(*key_columns).with_for_update(skip_locked=True)
 
 
 class GatewayVerbs:
@@ -155,7 +190,7 @@ class GatewayVerbs:
         A row whose command is no workload is failed here, so that its executor reports it.
         """
         claimed: list[Claimed] = []
-        paths: dict[ClaimId, Parsed] = {}
+        rows: list[dict[str, Any]] = []
         with self._database.write() as connection:
             taken = self._locked_slots(connection, {one.worker for one in chosen})
             queued = self._lock_queued(connection, chosen)
@@ -169,7 +204,20 @@ class GatewayVerbs:
                     self._fail_unreadable(connection, one.key)
                     continue
                 claim_id = ClaimId(new_id())
-                paths[claim_id] = parsed
+                rows.append(
+                    {
+                        "id": claim_id,
+                        **as_dict(one.key),
+                        "subject": parsed.subject,
+                        "worker": one.worker,
+                        "site": one.site,
+                        "slots": one.slots,
+                        "log_path": parsed.log_path,
+                        "place": one.place,
+                        "edge_worker": one.worker,
+                        "edge_ws_claim": claim_id,
+                    }
+                )
                 claimed.append(
                     Claimed(
                         claim=claim_id,
@@ -181,55 +229,33 @@ class GatewayVerbs:
                     )
                 )
                 taken[one.worker] += one.slots
-            self._insert_claims(connection, gateway_id, claimed, paths, lease_s)
+            _INSERT_CLAIMS.run(connection, rows, gateway_id=gateway_id, lease_s=lease_s)
+            _CLAIM_JOBS.run(connection, rows)
         return claimed
 
     @staticmethod
     def _locked_slots(connection: Connection, names: Iterable[WorkerName]) -> dict[str, int]:
         """Lock the workers, so that no other gateway claims for them now, and sum their open claims."""
-        wanted = sorted(names)
-        locked = connection.execute(
-            sa.select(worker.c.worker_name)
-            .where(any_of(connection, worker.c.worker_name, wanted))
-            .order_by(worker.c.worker_name)
-            .with_for_update()
-        ).scalars()
-        taken = dict.fromkeys(locked, 0)
-        open_slots = (
-            sa.select(claim.c.worker, sa.func.sum(claim.c.slots))
-            .join(edge_job, held)
-            .where(any_of(connection, claim.c.worker, wanted))
-            .group_by(claim.c.worker)
-        )
-        for name, slots in connection.execute(open_slots).all():
+        dialect, wanted = connection.dialect.name, {"names": sorted(names)}
+        taken = dict.fromkeys(connection.execute(_lock_workers_query(dialect), wanted).scalars(), 0)
+        for name, slots in connection.execute(_open_slots_query(dialect), wanted).all():
             taken[name] = int(slots)
         return taken
 
-    def _lock_queued(self, connection: Connection, chosen: Sequence[Assignment]) -> dict[JobKey, str]:
+    @staticmethod
+    def _lock_queued(connection: Connection, chosen: Sequence[Assignment]) -> dict[JobKey, str]:
         """Lock those of the rows that are still queued and nobody else holds; return their commands."""
+        dialect = connection.dialect.name
+        many = len(chosen) if dialect == "postgresql" else MANY_KEYS
         found: dict[JobKey, str] = {}
-        many = len(chosen) if self._database.dialect == "postgresql" else MANY_KEYS
         for start in range(0, len(chosen), many):
             some = chosen[start : start + many]
-            if self._database.dialect == "postgresql":
-                # By its place a row is found at once, where a search by six columns for each costs ten times
-                # as much. A row that was changed since it was read lies elsewhere: it is lost to us.
-                places = sa.literal([one.place for one in some], ARRAY(sa.Text))
-                there = sa.literal_column("edge_job.ctid") == sa.any_(sa.cast(places, ARRAY(_Tid)))
-            elif self._database.dialect == "sqlite" and all(one.place for one in some):
-                # The search by columns would read all queued rows. A place may be another row's by now; that
-                # one has another key, and nobody has chosen it.
-                there = sa.literal_column("edge_job.rowid").in_([int(one.place or 0) for one in some])
+            if dialect == "mysql":
+                asked: dict[str, Any] = {"keys": [as_tuple(one.key) for one in some]}
             else:
-                there = these_jobs([one.key for one in some])
-            query = (
-                sa.select(*key_columns, edge_job.c.command)
-                .where(there, edge_job.c.state == QUEUED)
-                # In key order, as everywhere: two gateways lock the same rows in the same order.
-                .order_by(*key_columns)
-            )
-            for row in connection.execute(self._database.locked(query)):
-                found[key_of(row)] = row.command
+                asked = {"places": [one.place for one in some]}
+            for row in connection.execute(_lock_queued_query(dialect), asked):
+                found[JobKey(*row[:-1])] = row[-1]
         return found
 
     @staticmethod
@@ -239,46 +265,6 @@ class GatewayVerbs:
             .where(is_job(key), edge_job.c.state == QUEUED)
             .values(state=FAILED, last_update=utc_now())
         )
-
-    @staticmethod
-    def _insert_claims(
-        connection: Connection,
-        gateway_id: GatewayId,
-        claimed: Sequence[Claimed],
-        parsed: Mapping[ClaimId, Parsed],
-        lease_s: float,
-    ) -> None:
-        """Write the claims, and into their locked rows whose they are."""
-        if not claimed:
-            return
-        rows = [
-            {
-                "id": one.claim,
-                **{name: getattr(one.key, name) for name in KEY_COLUMNS},
-                "subject": parsed[one.claim].subject,
-                "worker": one.worker,
-                "site": one.site,
-                "slots": one.slots,
-                "log_path": parsed[one.claim].log_path,
-            }
-            for one in claimed
-        ]
-        same = {
-            "gateway": gateway_id,
-            "phase": Phase.OFFERED.value,
-            "created_at": epoch_now(),
-            "lease_until": epoch_now() + lease_s,
-        }
-        insert_many(connection, claim, rows, **same)
-        jobs = [
-            {
-                **{name: getattr(one.key, name) for name in KEY_COLUMNS},
-                "edge_worker": one.worker,
-                "edge_ws_claim": one.claim,
-            }
-            for one in claimed
-        ]
-        update_many(connection, edge_job, KEY_COLUMNS, jobs, state=CLAIMED, last_update=utc_now())
 
     # Wishes
 
@@ -320,16 +306,17 @@ class GatewayVerbs:
             claim.c.phase.in_((Phase.ACCEPTED.value, Phase.STARTED.value))
         ]
         with self._database.read() as connection:
-            if workers is not None:
-                conditions.append(any_of(connection, claim.c.worker, workers))
-            return open_claims(connection, *conditions)
+            if workers is None:
+                return open_claims(connection, *conditions)
+            conditions.append(one_of(self._database.dialect, claim.c.worker, "workers"))
+            return open_claims(connection, *conditions, workers=list(workers))
 
     def open_ids(self, workers: Sequence[WorkerName]) -> set[ClaimId]:
         """Return the ids of these workers' live claims."""
         with self._database.read() as connection:
             query = sa.select(claim.c.id).join(edge_job, held)
-            rows = connection.execute(query.where(any_of(connection, claim.c.worker, workers)))
-            return {ClaimId(row.id) for row in rows}
+            query = query.where(one_of(self._database.dialect, claim.c.worker, "workers"))
+            return {ClaimId(row.id) for row in connection.execute(query, {"workers": list(workers)})}
 
     def requeue(self, one: OpenClaim, detail: str) -> bool:
         """Free the job of a claim that cannot start any more; False if it has moved on meanwhile."""

@@ -47,7 +47,12 @@ key_columns = tuple(edge_job.c[name] for name in KEY_COLUMNS)
 
 def as_tuple(key: JobKey) -> tuple[object, ...]:
     """Return the key's columns in their order."""
-    return tuple(getattr(key, name) for name in KEY_COLUMNS)
+    return key.dag_id, key.task_id, key.run_id, key.map_index, key.try_number, key.task_instance_id
+
+
+def as_dict(key: JobKey) -> dict[str, object]:
+    """Return the key's columns by name."""
+    return dict(zip(KEY_COLUMNS, as_tuple(key), strict=True))
 
 
 def these_jobs(keys: Sequence[JobKey]) -> sa.ColumnElement[bool]:

@@ -6,8 +6,9 @@ repeated or come late; for a claim that is not live it changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from sqlalchemy.engine import Connection
 from edge_ws.protocol.frames import Accept, Finished, Log, NotStarted, PhaseIs, Refuse, Started
 from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase, phases_before
-from edge_ws.store.bulk import any_of, update_many
+from edge_ws.store.bulk import UpdateMany, one_of, place_of
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database
 from edge_ws.store.live import (
@@ -24,9 +25,9 @@ from edge_ws.store.live import (
     KEY_COLUMNS,
     OPEN_STATES,
     QUEUED,
-    RUNNING,
     SUCCESS,
     held,
+    key_columns,
     row_state,
 )
 from edge_ws.store.records import CALLBACK_DAG_ID, Accepted, Principal, Verdict
@@ -37,7 +38,77 @@ Outcome = Accepted | Verdict
 
 MANY = 500
 """Reports in one transaction, at the most."""
-_NEW_JOB_STATES = {SUCCESS: SUCCESS, FAILED: FAILED}
+_END_STATES = (SUCCESS, FAILED)
+
+
+_Given = Mapping[str, sa.ColumnElement[Any]]
+
+
+def _lease(given: _Given) -> sa.ColumnElement[Any]:
+    """An accept renews the lease, given in seconds from now; other reports leave it until the start."""
+    renewed = sa.func.coalesce(epoch_now() + given["lease_until"], claim.c.lease_until)
+    return sa.case((given["phase"].in_((Phase.OFFERED.value, Phase.ACCEPTED.value)), renewed))
+
+
+_WRITE_CLAIMS = UpdateMany(
+    claim,
+    ("id",),
+    ("phase", "host", "result", "detail", "log_uploaded", "lease_until"),
+    lease_until=_lease,
+    ended_at=lambda given: sa.case((given["phase"] == Phase.ENDED.value, epoch_now())),
+)
+_WRITE_JOBS = UpdateMany(
+    edge_job,
+    KEY_COLUMNS,
+    ("state",),
+    by_place=True,
+    edge_worker=lambda given: sa.case((given["state"] != QUEUED, edge_job.c.edge_worker)),
+    edge_ws_claim=lambda given: sa.case((given["state"] != QUEUED, edge_job.c.edge_ws_claim)),
+    last_update=utc_now(),
+)
+_END_JOBS = UpdateMany(edge_job, KEY_COLUMNS, ("state", "command"), by_place=True, last_update=utc_now())
+_INSERT_LOGS = log.insert()
+_GROW_LOGS = UpdateMany(claim, ("id",), ("log_end",), log_state="held")
+
+
+@cache
+def _live_query(dialect: str) -> sa.Select[Any]:
+    """Return the query for live claims of `ids`, their jobs locked, with the commands of those in `ending`.
+
+    In key order, as everywhere: two who lock the same rows lock them in the same order.
+    """
+    return (
+        sa.select(
+            claim.c.id,
+            claim.c.worker,
+            claim.c.subject,
+            claim.c.phase,
+            claim.c.host,
+            claim.c.result,
+            claim.c.detail,
+            edge_job.c.state,
+            sa.case((one_of(dialect, claim.c.id, "ending"), edge_job.c.command)),
+            place_of(dialect, edge_job),
+            *key_columns,
+        )
+        .join(edge_job, held)
+        .where(one_of(dialect, claim.c.id, "ids"))
+        .order_by(*key_columns)
+        .with_for_update(of=[edge_job, claim])
+    )
+
+
+@cache
+def _logs_query(dialect: str) -> sa.Select[Any]:
+    query = sa.select(claim.c.id, claim.c.worker, claim.c.log_end).join(edge_job, held)
+    query = query.where(one_of(dialect, claim.c.id, "ids")).order_by(*key_columns)
+    return query.with_for_update(of=claim)
+
+
+@cache
+def _ended_query(dialect: str) -> sa.Select[Any]:
+    query = sa.select(claim.c.id, claim.c.worker).where(one_of(dialect, claim.c.id, "ids"))
+    return query.where(claim.c.result.in_((SUCCESS, FAILED)))
 
 
 @dataclass(slots=True)
@@ -47,21 +118,34 @@ class _Claim:
     id: ClaimId
     worker: str
     subject: str
-    is_callback: bool
     phase: Phase
     host: str | None
     result: str | None
+    detail: str
     job_state: str
-    detail: str = ""
+    command: str | None
+    """Its job's, if a report of this batch may end it."""
+    place: str | None
+    key: tuple[Any, ...]
     log_uploaded: bool = False
     lease: bool = False
     """A token is to be minted: nobody else gets the job while it lives."""
     changed: bool = False
+    starts: bool = False
+
+    @property
+    def is_callback(self) -> bool:
+        """Tell whether the job is a callback."""
+        return bool(self.key[0] == CALLBACK_DAG_ID)
 
     @property
     def ended_before(self) -> bool:
         """Tell whether this batch has ended it."""
         return self.phase is Phase.ENDED
+
+    def job_row(self) -> dict[str, Any]:
+        """Return what finds the job's row."""
+        return {"place": self.place, **dict(zip(KEY_COLUMNS, self.key, strict=True))}
 
 
 class ReportVerbs:
@@ -81,13 +165,11 @@ class ReportVerbs:
             (also when the same host accepts again: its `go` was lost).
         """
         with self._database.write() as connection:
-            live = _find_live(connection, [report.claim for _, report in batch])
+            live = _find_live(connection, [report for _, report in batch])
             outcomes = [_judge(live.get(report.claim), who, report) for who, report in batch]
             changed = [one for one in live.values() if one.changed]
-            _write_accepted(connection, changed, start_within_s)
-            _write_started(connection, changed)
-            _write_ended(connection, changed)
-            _write_marks(connection, changed)
+            _write_claims(connection, changed, start_within_s)
+            _write_jobs(connection, changed)
             self._recognise_repeated(connection, batch, outcomes)
         return outcomes
 
@@ -103,10 +185,8 @@ class ReportVerbs:
         }
         if not asked:
             return
-        query = sa.select(claim.c.id, claim.c.worker).where(
-            any_of(connection, claim.c.id, list(asked)), claim.c.result.in_((SUCCESS, FAILED))
-        )
-        for row in connection.execute(query).all():
+        query = _ended_query(connection.dialect.name)
+        for row in connection.execute(query, {"ids": list(asked)}).all():
             if batch[asked[row.id]][0].worker == row.worker:
                 outcomes[asked[row.id]] = Verdict.DONE
 
@@ -156,9 +236,8 @@ class ReportVerbs:
             For each: the bytes that the store now has, where the worker goes on; or STALE.
         """
         with self._database.write() as connection:
-            query = sa.select(claim.c.id, claim.c.worker, claim.c.log_end).join(edge_job, held)
-            query = query.where(any_of(connection, claim.c.id, list({frame.claim for _, frame in batch})))
-            rows = connection.execute(query.with_for_update(of=claim)).all()
+            ids = list({frame.claim for _, frame in batch})
+            rows = connection.execute(_logs_query(connection.dialect.name), {"ids": ids}).all()
             ends = {row.id: int(row.log_end) for row in rows}
             workers = {row.id: row.worker for row in rows}
             before = dict(ends)
@@ -175,9 +254,9 @@ class ReportVerbs:
                     ends[frame.claim] = end + len(new)
                 outcomes.append(ends[frame.claim])
             if chunks:
-                connection.execute(log.insert(), chunks)
+                connection.execute(_INSERT_LOGS, chunks)
                 grown = [{"id": one, "log_end": end} for one, end in ends.items() if end != before[one]]
-                update_many(connection, claim, "id", grown, log_state="held")
+                _GROW_LOGS.run(connection, grown)
         return outcomes
 
     def append_log(self, principal: Principal, claim_id: ClaimId, offset: int, data: bytes) -> int | Verdict:
@@ -185,36 +264,16 @@ class ReportVerbs:
         return self.append_logs([(principal, Log(claim=claim_id, offset=offset, data=data))])[0]
 
 
-def _find_live(connection: Connection, ids: Sequence[ClaimId]) -> dict[ClaimId, _Claim]:
-    """Return those of the claims that are live, their jobs locked, in key order as everywhere."""
-    query = (
-        sa.select(
-            claim.c.id,
-            claim.c.worker,
-            claim.c.subject,
-            claim.c.dag_id,
-            claim.c.phase,
-            claim.c.host,
-            claim.c.result,
-            edge_job.c.state,
-        )
-        .join(edge_job, held)
-        .where(any_of(connection, claim.c.id, sorted(set(ids))))
-        .order_by(*(edge_job.c[name] for name in KEY_COLUMNS))
-        .with_for_update(of=edge_job)
-    )
+def _find_live(connection: Connection, reports: Sequence[ClaimReport]) -> dict[ClaimId, _Claim]:
+    """Return those of the claims that are live, their jobs locked."""
+    ids = {report.claim for report in reports}
+    ending = {report.claim for report in reports if isinstance(report, Finished)}
+    asked = {"ids": list(ids), "ending": list(ending)}
     return {
-        row.id: _Claim(
-            id=row.id,
-            worker=row.worker,
-            subject=row.subject,
-            is_callback=row.dag_id == CALLBACK_DAG_ID,
-            phase=Phase(row.phase),
-            host=row.host,
-            result=row.result,
-            job_state=row.state,
+        row[0]: _Claim(
+            row[0], row[1], row[2], Phase(row[3]), row[4], row[5], row[6], row[7], row[8], row[9], row[10:]
         )
-        for row in connection.execute(query)
+        for row in connection.execute(_live_query(connection.dialect.name), asked)
     }
 
 
@@ -246,7 +305,7 @@ def _judge(one: _Claim | None, who: Principal, report: ClaimReport) -> Outcome:
 
 def _start(one: _Claim, host: HostId | None) -> None:
     if one.phase in phases_before(Phase.STARTED):
-        one.phase, one.result, one.changed = Phase.STARTED, None, True
+        one.phase, one.result, one.starts, one.changed = Phase.STARTED, None, True, True
         one.host = host or one.host
 
 
@@ -273,79 +332,34 @@ def _end(one: _Claim, result: str, detail: str) -> None:
     one.phase, one.result, one.detail, one.changed = Phase.ENDED, result, detail, True
 
 
-def _write_accepted(connection: Connection, changed: Sequence[_Claim], start_within_s: float) -> None:
-    accepted = [one for one in changed if one.phase is Phase.ACCEPTED and one.lease]
-    rows = [{"id": one.id, "host": one.host} for one in accepted]
-    until = epoch_now() + start_within_s
-    update_many(connection, claim, "id", rows, phase=Phase.ACCEPTED.value, lease_until=until)
-
-
-def _write_started(connection: Connection, changed: Sequence[_Claim]) -> None:
-    started = [one for one in changed if one.phase is Phase.STARTED and one.result is None]
-    rows = [{"id": one.id, "host": one.host} for one in started]
-    update_many(connection, claim, "id", rows, phase=Phase.STARTED.value, lease_until=None, result=None)
-    jobs = [{"edge_ws_claim": one.id} for one in started]
-    _update_jobs(connection, jobs, state=RUNNING)
-
-
-def _write_ended(connection: Connection, changed: Sequence[_Claim]) -> None:
-    """End claims: those that ran end their jobs for good, with the stored token blanked; others free them."""
-    ended = [one for one in changed if one.phase is Phase.ENDED]
+def _write_claims(connection: Connection, changed: Sequence[_Claim], start_within_s: float) -> None:
     rows = [
         {
             "id": one.id,
+            "phase": one.phase.value,
+            "host": one.host,
             "result": one.result,
             "detail": one.detail[:1000],
             "log_uploaded": one.log_uploaded,
-            "host": one.host,
+            "lease_until": start_within_s if one.lease else None,
         }
-        for one in ended
+        for one in changed
     ]
-    update_many(
-        connection,
-        claim,
-        "id",
-        rows,
-        phase=Phase.ENDED.value,
-        ended_at=epoch_now(),
-        lease_until=None,
-        log_state=sa.case((claim.c.log_end > 0, "held"), else_="none"),
-    )
-    over = {one.id: one.result for one in ended if one.result in _NEW_JOB_STATES}
-    if over:
-        query = sa.select(edge_job.c.edge_ws_claim, edge_job.c.command)
-        commands = connection.execute(query.where(any_of(connection, edge_job.c.edge_ws_claim, list(over))))
-        jobs = []
-        for row in commands.all():
-            parsed = parse(row.command)
-            command = parsed.payload if parsed else row.command
-            jobs.append(
-                {"edge_ws_claim": row.edge_ws_claim, "state": over[row.edge_ws_claim], "command": command}
-            )
-        update_many(connection, edge_job, "edge_ws_claim", jobs, last_update=utc_now())
-    free = [{"edge_ws_claim": one.id} for one in ended if one.id not in over]
-    _update_jobs(connection, free, state=QUEUED, edge_worker=None, edge_ws_claim=None)
+    _WRITE_CLAIMS.run(connection, rows)
 
 
-def _write_marks(connection: Connection, changed: Sequence[_Claim]) -> None:
-    """Write what is known of the end of claims that are still open, and put their jobs' states back."""
-    marked = [one for one in changed if one.phase is not Phase.ENDED and one.result is not None]
-    rows = [{"id": one.id, "result": one.result, "detail": one.detail[:1000]} for one in marked]
-    update_many(connection, claim, "id", rows)
-    for state in OPEN_STATES:
-        strange = [
-            {"edge_ws_claim": one.id}
-            for one in changed
-            if one.phase is not Phase.ENDED
-            and one.job_state not in OPEN_STATES
-            and row_state(one.phase) == state
-        ]
-        _update_jobs(connection, strange, state=state)
-
-
-def _update_jobs(connection: Connection, rows: Sequence[dict[str, Any]], **same: Any) -> None:  # noqa: ANN401
-    """Change the rows of jobs, found by their claims (whose jobs are locked)."""
-    if rows:
-        claims = [row["edge_ws_claim"] for row in rows]
-        where = any_of(connection, edge_job.c.edge_ws_claim, claims)
-        connection.execute(edge_job.update().where(where).values(last_update=utc_now(), **same))
+def _write_jobs(connection: Connection, changed: Sequence[_Claim]) -> None:
+    """Write the jobs' states: those that ran end for good, with the stored token blanked; others are free."""
+    over, others = [], []
+    for one in changed:
+        if one.phase is Phase.ENDED and one.result in _END_STATES:
+            assert one.command is not None
+            parsed = parse(one.command)
+            command = parsed.payload if parsed else one.command
+            over.append({**one.job_row(), "state": one.result, "command": command})
+        elif one.phase is Phase.ENDED:
+            others.append({**one.job_row(), "state": QUEUED})
+        elif one.starts or one.job_state not in OPEN_STATES:
+            others.append({**one.job_row(), "state": row_state(one.phase)})
+    _WRITE_JOBS.run(connection, others)
+    _END_JOBS.run(connection, over)

@@ -17,6 +17,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from edge_ws.store.bulk import place_of
 from edge_ws.store.live import KEY_COLUMNS, key_columns
 from edge_ws.store.records import CALLBACK_DAG_ID, Candidate, JobKey
 from edge_ws.store.tables import edge_job
@@ -52,8 +53,6 @@ def _age_mysql(element: _age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noq
     return f"(timestampdiff(microsecond, {time}, utc_timestamp(6)) / 1e6)"
 
 
-_PLACES = {"postgresql": "ctid", "sqlite": "rowid"}
-"""Where a row lies: what finds it again at once."""
 _KEY = len(KEY_COLUMNS)
 _columns = (
     *key_columns,
@@ -107,8 +106,7 @@ def read_waiting(
 @lru_cache(maxsize=32)
 def _query(dialect: str, given: frozenset[str]) -> sa.Select[Any]:
     """Return the statement with a parameter for each of the given; made once: that takes a millisecond."""
-    name = _PLACES.get(dialect)
-    place = sa.cast(sa.literal_column(f"edge_job.{name}"), sa.Text) if name else sa.null()
+    place = sa.cast(place_of(dialect, edge_job), sa.Text)
     parts = []
     for part in (_is_callback, sa.not_(_is_callback)):
         query = sa.select(*_columns, place.label("place")).where(_queued, part)

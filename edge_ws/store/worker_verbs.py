@@ -75,8 +75,12 @@ def end_claim(connection: Connection, row: Row[Any], *, result: str, state: str,
     set_job(connection, key_of(row), row.id, state=state, command=parsed.payload if parsed else command)
 
 
-def open_claims(connection: Connection, *where: sa.ColumnElement[bool]) -> tuple[OpenClaim, ...]:
-    """Return the live claims that fulfil the conditions."""
+def open_claims(
+    connection: Connection,
+    *where: sa.ColumnElement[bool],
+    **parameters: Any,  # noqa: ANN401
+) -> tuple[OpenClaim, ...]:
+    """Return the live claims that fulfil the conditions, whose parameters are given by name."""
     now = epoch_now()
     query = (
         sa.select(
@@ -103,7 +107,7 @@ def open_claims(connection: Connection, *where: sa.ColumnElement[bool]) -> tuple
             overdue=bool(row.overdue),
             worker_lost=bool(row.lost),
         )
-        for row in connection.execute(query)
+        for row in connection.execute(query, parameters)
     )
 
 

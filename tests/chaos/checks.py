@@ -60,11 +60,13 @@ def _bodies(fleet: Fleet, task: Task) -> list[str]:
     with suppress(FileNotFoundError):
         lines = [line.split() for line in (fleet.notes / f"{task.name}.trace").read_text().splitlines()]
         found = [f"{task.name}: {' '.join(line)}" for line in lines if line[0] in {"overlap", "overcommit"}]
+        begins = Counter(line[1] for line in lines if line[0] == "begin")
         ends = Counter(line[1] for line in lines if line[0] == "end")
         found += [
-            f"{task.name} ended {ends[one.id]} times in try {one.number} of {task.rounds} rounds: {lines}"
+            f"{task.name} began {begins[one.id]} times and ended {ends[one.id]} times"
+            f" in try {one.number} of {task.rounds} rounds: {lines}"
             for one in task.attempts
-            if ends[one.id] > task.rounds or (one.state == "success" and ends[one.id] != task.rounds)
+            if begins[one.id] > task.rounds or (one.state == "success" and ends[one.id] != task.rounds)
         ]
         return found
     return [f"{task.name} never ran"]

@@ -44,8 +44,10 @@ class Faults:
             "daemon killed": (4, self._kill_daemon),
             "daemon frozen": (3, self._freeze_daemon),
             "host killed": (3, self._kill_host),
-            "host frozen": (2, self._freeze_host),
-            "backend terminated": (3, self._terminate_one),
+            "host frozen": (3, self._freeze_host),
+            "machine killed": (1, self._kill_machine),
+            "LISTEN terminated": (2, self._terminate_listening),
+            "backend terminated": (2, self._terminate_one),
             "backends terminated": (2, self._terminate_all),
             "backend crashed": (1, self._crash_backend),
             "database restarted": (2, lambda: self._restart_database(signal.SIGINT)),
@@ -62,6 +64,10 @@ class Faults:
         names = list(self._kinds)
         return self._random.choices(names, [weight for weight, _ in self._kinds.values()], k=number)
 
+    def counts(self) -> dict[str, int]:
+        """Return how often each kind was made, those that never were too."""
+        return {name: self._counts.get(name, 0) for name in self._kinds}
+
     def make(self, name: str) -> Done | None:
         """Make one now; None if there was nothing to make it on."""
         done = self._kinds[name][1]()
@@ -69,9 +75,9 @@ class Faults:
             self._counts[name] = self._counts.get(name, 0) + 1
         return done
 
-    def _while_s(self, longest_s: float) -> float:
+    def _while_s(self, longest_s: float, shortest_s: float = 0.0) -> float:
         # Mostly short: what is interesting happens while others still believe in the victim.
-        return self._random.choice([0.0, 0.3 * longest_s, longest_s]) * self._random.random()
+        return shortest_s + self._random.choice([0.0, 0.3 * longest_s, longest_s]) * self._random.random()
 
     # Processes
 
@@ -96,7 +102,7 @@ class Faults:
         if not one.is_running:
             return None
         one.signal(signal.SIGSTOP)
-        return Done(f"{one.name} SIGSTOP", lambda: one.signal(signal.SIGCONT), self._while_s(8.0))
+        return Done(f"{one.name} SIGSTOP", lambda: one.signal(signal.SIGCONT), self._while_s(8.0, 0.2))
 
     def _kill_gateway(self) -> Done | None:
         return self._kill(self._random.choice(self._fleet.gateways), signal.SIGKILL)
@@ -137,13 +143,22 @@ class Faults:
             if worker.hosts().get(host) == pid:
                 os.kill(pid, signal.SIGCONT)
 
-        return Done(f"{worker.name}'s host {host} SIGSTOP", heal, self._while_s(8.0))
+        return Done(f"{worker.name}'s host {host} SIGSTOP", heal, self._while_s(8.0, 0.2))
+
+    def _kill_machine(self) -> Done | None:
+        """All that lives of a site dies at once."""
+        worker = self._random.choice(self._fleet.workers)
+        if not worker.is_running:
+            return None
+        worker.kill_all()
+        return Done(f"{worker.name} and all its processes SIGKILL", worker.start, self._while_s(3.0), worker)
 
     # PostgreSQL
 
-    def _backends(self) -> list[int]:
+    def _backends(self, condition: str = "true") -> list[int]:
         query = sa.text(
-            "SELECT pid FROM pg_stat_activity WHERE application_name <> 'chaos' AND datname IS NOT NULL"
+            "SELECT pid FROM pg_stat_activity"
+            f" WHERE application_name <> 'chaos' AND datname IS NOT NULL AND {condition}"
         )
         with self._fleet.engine.connect() as connection:
             return sorted(connection.scalars(query))
@@ -155,6 +170,11 @@ class Faults:
             for pid in pids:
                 connection.execute(sa.select(sa.func.pg_terminate_backend(pid)))
         return Done(f"{len(pids)} backends terminated")
+
+    def _terminate_listening(self) -> Done | None:
+        pids = self._backends("query LIKE 'LISTEN %'")
+        done = self._terminate([self._random.choice(pids)] if pids else [])
+        return done and Done("a listening backend terminated")
 
     def _terminate_one(self) -> Done | None:
         pids = self._backends()
@@ -193,7 +213,7 @@ class Faults:
         forwarder.silence()
         # What was held is delivered late, or never.
         heal = self._random.choice([forwarder.resume, lambda: forwarder.cut() and None])
-        return Done("links silent", heal, self._while_s(8.0))
+        return Done("links silent", heal, self._while_s(8.0, 0.2))
 
     # Writers that know no claims
 

@@ -44,6 +44,8 @@ class Program:
     command: list[str]
     environment: dict[str, str]
     log: Path
+    folder: Path
+    """Its own, and that of all that it starts."""
     popen: subprocess.Popen[bytes] | None = None
     lives: int = 0
 
@@ -61,7 +63,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd=self.log.parent,
+                cwd=self.folder,
             )
 
     def signal(self, number: signal.Signals) -> None:
@@ -79,7 +81,6 @@ class Program:
 class Worker(Program):
     """A daemon and its site."""
 
-    folder: Path = Path()
     slots: int = 0
 
     @property
@@ -104,6 +105,12 @@ class Worker(Program):
         known = {*self.hosts().values(), self.popen.pid if self.popen is not None else 0}
         return [one for one in _of_home(self.folder) if one.pid not in known]
 
+    def kill_all(self) -> None:
+        """Kill the daemon, its hosts and their jobs, as when the machine goes down."""
+        self.kill()
+        # One that forked meanwhile has left a child: once nothing is found, nothing is left.
+        wait_until(lambda: not [one for one in _of_home(self.folder) if not _kill(one)])
+
     def dead_hosts(self) -> set[str]:
         """Return the hosts that the daemon has buried."""
         return set(re.findall(r"job host (\S+) died", self.log.read_text()))
@@ -114,12 +121,22 @@ class Worker(Program):
 
 
 def _of_home(folder: Path) -> list[psutil.Process]:
+    """Return what lives in that folder (a process that gives itself a title has no readable environment)."""
     found = []
     for one in psutil.process_iter():
         with suppress(psutil.Error):
-            if one.environ().get("HOME") == str(folder) and one.status() != psutil.STATUS_ZOMBIE:
+            if one.cwd() == str(folder) and one.status() != psutil.STATUS_ZOMBIE:
                 found.append(one)
     return found
+
+
+def _kill(one: psutil.Process) -> bool:
+    """Kill it; tell whether it was gone already."""
+    try:
+        one.kill()
+    except psutil.NoSuchProcess:
+        return True
+    return False
 
 
 @dataclass
@@ -151,6 +168,8 @@ _GATEWAY_TIMERS = {
     "--token-life-s": TOKEN_LIFE_S,
     "--token-leeway-s": LEEWAY_S,
     "--backup-scan-s": 2.0,
+    # More than a gateway is ever frozen here: then it does count as dead.
+    "--log-lease-s": 12.0,
 }
 
 
@@ -213,7 +232,8 @@ def _gateway(folder: Path, number: int, port: int, url: sa.URL, execution_api_ur
     command += [word for name, value in _GATEWAY_TIMERS.items() for word in (name, str(value))]
     home = folder / f"gateway-{number}"
     home.mkdir()
-    return Program(f"gateway-{number}", command, clean_environment(home), folder / f"gateway-{number}.log")
+    name = home.name
+    return Program(name, command, clean_environment(home), folder / f"{name}.log", home)
 
 
 def _worker(folder: Path, name: str, port: int, token: str, slots: int) -> Worker:
@@ -236,7 +256,7 @@ def _worker(folder: Path, name: str, port: int, token: str, slots: int) -> Worke
         SITE_WORKER=name,
         SITE_SLOTS=str(slots),
     )
-    return Worker(name, command, environment, folder / f"{name}.log", folder=home, slots=slots)
+    return Worker(name, command, environment, folder / f"{name}.log", home, slots=slots)
 
 
 def _stop(fleet: Fleet) -> None:

@@ -116,3 +116,13 @@ def test_nothing_is_left_that_could_be_seated(jobs: list[Candidate], workers: li
     for one in narrow:
         if one.key not in seated:
             assert not any(w.serves(one) and left[w.principal.worker] >= one.slots for w in workers)
+
+
+@given(JOBS, WORKERS)
+def test_each_job_goes_to_one_of_the_freest(jobs: list[Candidate], workers: list[Capacity]) -> None:
+    by_key = {one.key: one for one in jobs}
+    left = {one.principal.worker: one.free for one in workers}
+    for one in choose([one for one in jobs if one.waited_s == 0.0], workers):
+        serving = [w.principal.worker for w in workers if w.serves(by_key[one.key])]
+        assert left[one.worker] == max(left[name] for name in serving)
+        left[one.worker] -= one.slots

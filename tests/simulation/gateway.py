@@ -20,7 +20,7 @@ from edge_ws.protocol.frames import (
     Welcome,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import GatewayId, WorkerName
+from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.protocol.session import Close, ServerSession
 from edge_ws.protocol.states import Connection
 from edge_ws.server.config import GatewaySettings
@@ -119,9 +119,16 @@ class SimLink(Link):
         session: ServerSession,
         transport: str,
         write: Callable[[SimLink], None],
+        *,
+        current: Link | None = None,
     ) -> None:
         super().__init__(Principal(worker=worker), session, transport)
-        self._gateway, self._write = gateway, write
+        self._gateway, self._write, self._current = gateway, write, current
+        if current is not None and current.inventory is not None:
+            self.dead_hosts, self.inventory = current.dead_hosts, current.inventory
+
+    def drop(self, claim: ClaimId) -> bool:
+        return super().drop(claim) if self._current is None else self._current.drop(claim)
 
     def send(self, frame: ServerFrame) -> None:
         if isinstance(frame, Query) and not self._gateway.rules.queries:
@@ -452,15 +459,8 @@ class Gateway:
             self.world.at(held_s, give)
 
     async def _send(self, worker: WorkerName, frames: list[WorkerFrame], respond: Respond) -> None:
-        link = SimLink(self, worker, self._ready(), "longpoll", lambda _: None)
         current = self.hub.get(worker)
-        if current is not None:
-            link.slots, link.dead_hosts = current.slots, current.dead_hosts
-            link.inventory, link.concurrency, link.queues = (
-                current.inventory,
-                current.concurrency,
-                current.queues,
-            )
+        link = SimLink(self, worker, self._ready(), "longpoll", lambda _: None, current=current)
         for frame in frames:
             if isinstance(frame, Log) or not isinstance(frame, Hello | Bye):
                 await self.workers.take(link, frame)

@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--token-life-s", type=float, default=60.0)
     parser.add_argument("--token-leeway-s", type=float, default=10.0)
     parser.add_argument("--backup-scan-s", type=float, default=15.0)
+    parser.add_argument("--log-lease-s", type=float, default=60.0)
     told = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     settings = GatewaySettings(
@@ -94,6 +95,8 @@ def main() -> None:
         token_life_s=told.token_life_s,
         token_leeway_s=told.token_leeway_s,
         backup_scan_s=told.backup_scan_s,
+        move_lease_s=told.log_lease_s,
+        upload_lease_s=told.log_lease_s,
     )
     # As Airflow makes it: its pool, and a ping before each use.
     engine = sa.create_engine(told.database, pool_pre_ping=True, connect_args={"application_name": "edge-ws"})

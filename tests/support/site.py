@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +90,14 @@ class Site:
                 cwd=self.home,
             )
         process = self.processes[name] = Process(name, popen, log)
+        return process
+
+    def serve(self, *words: str) -> Process:
+        """Start the api-server with these further flags."""
+        process = self.spawn("api-server", "airflow", "api-server", *words)
+        process.wait_for("Application startup complete", READY_S)
+        with httpx2.Client(timeout=30) as client:
+            self.token = client.get(f"{self.url}/auth/token").json()["access_token"]
         return process
 
     def worker(self, name: str, *words: str, **settings: str) -> Process:
@@ -196,12 +204,12 @@ def running_site(
     database_url: str | None = None,
     *,
     triggerer: bool = True,
-    api_server: Sequence[str] = (),
+    api_server: bool = True,
     **settings: str,
 ) -> Iterator[Site]:
     """Run Airflow with our executor and plugin; `settings` are AIRFLOW__ variables without that prefix.
 
-    `api_server` are further flags for it.
+    Without `api_server` the test starts it: see `Site.serve`.
     """
     home, notes = folder / "airflow", folder / "notes"
     home.mkdir()
@@ -229,12 +237,10 @@ def running_site(
     site = Site(home, dags, notes, environment, port)
     try:
         site.airflow("db", "migrate")
-        parts = ["api-server", "scheduler", "dag-processor", *(["triggerer"] if triggerer else [])]
-        for part in parts:
-            site.spawn(part, "airflow", part, *(api_server if part == "api-server" else ()))
-        site.processes["api-server"].wait_for("Application startup complete", READY_S)
-        with httpx2.Client(timeout=30) as client:
-            site.token = client.get(f"{site.url}/auth/token").json()["access_token"]
+        for part in ("scheduler", "dag-processor", *(["triggerer"] if triggerer else [])):
+            site.spawn(part, "airflow", part)
+        if api_server:
+            site.serve()
         yield site
     finally:
         _kill(site)
