@@ -81,15 +81,15 @@ def encode(frame: Frame) -> bytes:
     Raises:
         LocalProtocolError: it would be larger than `MAX_FRAME`, or holds what JSON cannot say.
     """
-    body: dict[str, object] = {"type": frame_type(frame)}
-    body |= {field.name: getattr(frame, field.name) for field in dataclasses.fields(frame)}
     try:
         try:
-            data = orjson.dumps(body, default=_plain)
+            fields = orjson.dumps(frame, default=_plain)
         except orjson.JSONEncodeError:
-            data = orjson.dumps(_mended(body), default=_plain)
+            fields = orjson.dumps(_mended(frame), default=_plain)
     except orjson.JSONEncodeError as error:
         raise LocalProtocolError(f"a {frame_type(frame)} frame cannot be written: {error}") from error
+    head = b'{"type":"%b"' % frame_type(frame).encode()
+    data = head + b"," + fields[1:] if len(fields) > len(b"{}") else head + b"}"
     if len(data) > MAX_FRAME:
         raise LocalProtocolError(f"a {frame_type(frame)} frame of {len(data)} bytes is over {MAX_FRAME}")
     return data

@@ -6,6 +6,7 @@ Both sides use the same tables. PROTOCOL.md draws them; a test compares.
 from __future__ import annotations
 
 from enum import Enum
+from functools import cache
 
 
 class Phase(Enum):
@@ -33,6 +34,7 @@ def reaches(now: Phase, then: Phase) -> bool:
     return any(step is then or reaches(step, then) for step in CLAIM_MOVES.get(now, frozenset()))
 
 
+@cache
 def phases_before(then: Phase) -> frozenset[Phase]:
     """Return the phases from which `then` can be reached."""
     return frozenset(phase for phase in CLAIM_MOVES if reaches(phase, then))

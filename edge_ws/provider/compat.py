@@ -6,14 +6,17 @@ never version numbers compared. Knows nothing of jobs and claims.
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
+import time
 import uuid
 from collections.abc import Collection, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from airflow import __version__ as AIRFLOW_VERSION  # noqa: N812 - a constant, whatever its name there
 from airflow import settings
@@ -188,6 +191,53 @@ def token_generator() -> Any:  # noqa: ANN401 - Airflow's own class
         issuer=conf.get("api_auth", "jwt_issuer", fallback=None),
         **signing,
     )
+
+
+class TokenSigner:
+    """Signs task tokens with what Airflow's generator is made of.
+
+    A gateway at work mints thousands a second. The generator's own method prepares the secret and writes the
+    header anew for each, which takes six times as long.
+    """
+
+    def __init__(self, generator: Any) -> None:  # noqa: ANN401 - Airflow's own class
+        """Make it from `token_generator()`."""
+        import jwt  # noqa: PLC0415 - for gateways only
+
+        self._generator = generator
+        self._algorithm: Any = None
+        secret = generator.signing_arg
+        if isinstance(secret, str):
+            self._algorithm = jwt.get_algorithm_by_name(generator.algorithm)
+            self._key = self._algorithm.prepare_key(secret)
+            # The order of jwt.encode, which sorts a header.
+            header = {"alg": generator.algorithm, "kid": generator.kid, "typ": "JWT"}
+            self._head = _base64url(orjson.dumps(header))
+            who = {"iss": generator.issuer, "aud": generator.audience}
+            self._same = {name: value for name, value in who.items() if value}
+
+    def sign(self, subject: str, scope: str, valid_s: float) -> str:
+        """Return a token for the subject, valid for so many seconds from now."""
+        if self._algorithm is None:
+            # A key file: Airflow may read it again, and signing costs more than all else.
+            extras = {"sub": subject, "scope": scope}
+            return str(self._generator.generate(extras=extras, valid_for=valid_s))
+        now = int(time.time())
+        claims = {
+            "sub": subject,
+            "scope": scope,
+            "jti": uuid.uuid4().hex,
+            **self._same,
+            "nbf": now,
+            "exp": int(now + valid_s),
+            "iat": now,
+        }
+        signed = self._head + b"." + _base64url(orjson.dumps(claims))
+        return (signed + b"." + _base64url(self._algorithm.sign(signed, self._key))).decode()
+
+
+def _base64url(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
 def token_scope(*, is_callback: bool) -> str:

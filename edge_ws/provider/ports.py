@@ -38,13 +38,12 @@ class AirflowTaskTokens:
     """Tokens as Airflow's executors make them, but of a life that fits one start."""
 
     @cached_property
-    def _generator(self) -> Any:  # noqa: ANN401 - Airflow's own class
-        return compat.token_generator()
+    def _signer(self) -> compat.TokenSigner:
+        return compat.TokenSigner(compat.token_generator())
 
     def mint(self, subject: str, *, is_callback: bool, valid_s: float) -> str:
         """Return a token for that task instance (or callback), valid for `valid_s` seconds from now."""
-        extras = {"sub": subject, "scope": compat.token_scope(is_callback=is_callback)}
-        return str(self._generator.generate(extras=extras, valid_for=valid_s))
+        return self._signer.sign(subject, compat.token_scope(is_callback=is_callback), valid_s)
 
 
 class AirflowFinishedLogs:

@@ -94,6 +94,7 @@ class Gateway:
         """
         await anyio.to_thread.run_sync(self._store.announce, self.id, self._settings.hostname, os.getpid())
         self._loop = asyncio.get_running_loop()
+        self._store.keep_connections()
         self._watch.start()
         try:
             async with anyio.create_task_group() as tasks:
@@ -115,6 +116,7 @@ class Gateway:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._watch.stop)
                 await anyio.to_thread.run_sync(self._retire)
+                self._store.release_connections()
 
     def _changed(self, changes: Changes) -> None:
         """Take what the watch tells, on its thread."""

@@ -270,6 +270,8 @@ class Reaper:
                 await self._desk.run(self.move_logs)
             except UnreachableError as error:
                 log.warning("Moving logs waits: %s", error)
+            # Where jobs end one after another, this asks no more often.
+            await anyio.sleep(SHORTEST_LOOK_S)
             with anyio.move_on_after(self._settings.backup_scan_s):
                 await self._ended.wait()
 

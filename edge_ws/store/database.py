@@ -5,6 +5,8 @@ Knows no table.
 
 from __future__ import annotations
 
+import select
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +15,10 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
 
 from edge_ws.errors import UnreachableError
+
+KEEP_S = 30.0
+"""A connection that was not used for so long goes back to the pool."""
+KEEP_MANY = 4
 
 
 def shown_url(engine: Engine) -> str:
@@ -26,6 +32,55 @@ def first_line(error: BaseException) -> str:
     return (str(told).strip().splitlines() or [type(told).__name__])[0]
 
 
+class _Kept:
+    """Connections kept between transactions: each way through the pool costs a test and a reset.
+
+    A busy gateway waits for each of them; an idle one asks the server for little else.
+    """
+
+    def __init__(self) -> None:
+        self._idle: list[tuple[Connection, float]] = []
+
+    def take(self) -> Connection | None:
+        """Return one that was used lately and that the server has not closed, None if there is none."""
+        try:
+            connection, used_at = self._idle.pop()
+        except IndexError:
+            return None
+        if time.monotonic() - used_at < KEEP_S and _is_quiet(connection):
+            return connection
+        connection.close()
+        # The last one used was on top: the others have been idle for longer.
+        self.close()
+        return None
+
+    def give(self, connection: Connection) -> None:
+        """Keep the connection for the next transaction."""
+        if len(self._idle) < KEEP_MANY:
+            self._idle.append((connection, time.monotonic()))
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Give all back to the pool."""
+        while True:
+            try:
+                connection, _ = self._idle.pop()
+            except IndexError:
+                return
+            connection.close()
+
+
+def _is_quiet(connection: Connection) -> bool:
+    """Tell whether the server has sent nothing since the last answer; its goodbye would be something."""
+    poll = select.poll()
+    try:
+        poll.register(connection.connection.fileno(), select.POLLIN)
+    except (AttributeError, OSError, ValueError, exc.SQLAlchemyError):
+        return False
+    return not poll.poll(0)
+
+
 class Database:
     """Transactions on an engine that somebody else made and disposes of."""
 
@@ -33,6 +88,18 @@ class Database:
         self.engine = engine
         self.dialect = engine.dialect.name
         self.can_skip_locked = self.dialect in {"postgresql", "mysql"}
+        self._kept: _Kept | None = None
+
+    def keep_connections(self) -> None:
+        """Keep connections between transactions, until they are released."""
+        if self.dialect == "postgresql":
+            self._kept = _Kept()
+
+    def release_connections(self) -> None:
+        """Keep no connections any more."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -42,7 +109,7 @@ class Database:
             UnreachableError: the database is away, locked or broke off; nothing of the block took effect
                 (or, if the commit's answer was lost, all of it: every verb can be repeated).
         """
-        with self._told(), self.engine.begin() as connection:
+        with self._told(), self._connection() as connection, connection.begin():
             if self.dialect == "sqlite":
                 # A deferred transaction that reads first and writes later fails with "database is locked"
                 # at once when another writer came between; this one waits for its turn instead.
@@ -52,8 +119,23 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Open a transaction for reading; raises as `write` does."""
-        with self._told(), self.engine.connect() as connection:
+        with self._told(), self._connection() as connection:
             yield connection
+            connection.rollback()
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        kept = self._kept
+        connection = (kept.take() if kept is not None else None) or self.engine.connect()
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        if kept is not None and kept is self._kept:
+            kept.give(connection)
+        else:
+            connection.close()
 
     @contextmanager
     def _told(self) -> Iterator[None]:

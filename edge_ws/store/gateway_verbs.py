@@ -33,6 +33,7 @@ from edge_ws.store.live import (
     is_job,
     key_columns,
     key_of,
+    locking,
     row_state,
     set_job,
 )
@@ -291,7 +292,7 @@ class GatewayVerbs:
             if connection.execute(over.limit(1)).first() is None:
                 return 0
         with self._database.write() as connection:
-            rows = connection.execute(over.with_for_update(of=edge_job)).all()
+            rows = connection.execute(locking(over)).all()
             for row in rows:
                 back_to_queue(connection, row, "expired", "the offer was not answered in time")
         return len(rows)
@@ -362,12 +363,13 @@ class GatewayVerbs:
             edge_job.c.edge_ws_owner.is_not(None),
         )
         with self._database.read() as connection:
-            rows = connection.execute(strange).all()
+            found = connection.execute(strange.limit(1)).first()
             orphan = connection.execute(sa.select(edge_job.c.dag_id).where(never_claimed).limit(1)).first()
-        if not rows and orphan is None:
+        if found is None and orphan is None:
             return
         with self._database.write() as connection:
-            for row in rows:
+            # Read again: a claim that has ended meanwhile has its job's right state.
+            for row in connection.execute(locking(strange)).all():
                 set_job(connection, key_of(row), row.id, state=row_state(Phase(row.phase)))
             connection.execute(
                 edge_job.update().where(never_claimed).values(state=QUEUED, last_update=utc_now())

@@ -52,7 +52,14 @@ def as_tuple(key: JobKey) -> tuple[object, ...]:
 
 def as_dict(key: JobKey) -> dict[str, object]:
     """Return the key's columns by name."""
-    return dict(zip(KEY_COLUMNS, as_tuple(key), strict=True))
+    return {
+        "dag_id": key.dag_id,
+        "task_id": key.task_id,
+        "run_id": key.run_id,
+        "map_index": key.map_index,
+        "try_number": key.try_number,
+        "task_instance_id": key.task_instance_id,
+    }
 
 
 def these_jobs(keys: Sequence[JobKey]) -> sa.ColumnElement[bool]:
@@ -67,7 +74,7 @@ def is_job(key: JobKey) -> sa.ColumnElement[bool]:
 
 def key_of(row: Row[Any]) -> JobKey:
     """Return the job key in a row of either table."""
-    return JobKey(*(getattr(row, name) for name in KEY_COLUMNS))
+    return JobKey(row.dag_id, row.task_id, row.run_id, row.map_index, row.try_number, row.task_instance_id)
 
 
 def row_state(phase: Phase) -> str:
@@ -75,11 +82,20 @@ def row_state(phase: Phase) -> str:
     return RUNNING if phase is Phase.STARTED else CLAIMED
 
 
+def locking(query: sa.Select[Any]) -> sa.Select[Any]:
+    """Return the query of claims and their jobs so that it locks both, in key order as everywhere.
+
+    With the job's lock alone, the claim that is read would be the one from before the wait for that lock: an
+    offer that was accepted meanwhile would still look unanswered.
+    """
+    return query.order_by(*key_columns).with_for_update(of=[edge_job, claim])
+
+
 def find_live(connection: Connection, claim_id: ClaimId, worker: WorkerName) -> Row[Any] | None:
-    """Return the claim's row if it is live and that worker's, its job locked; else None."""
+    """Return the claim's row if it is live and that worker's, both locked; else None."""
     query = sa.select(claim, edge_job.c.state.label("job_state")).join(edge_job, held)
-    query = query.where(claim.c.id == claim_id, claim.c.worker == worker).with_for_update(of=edge_job)
-    row = connection.execute(query).one_or_none()
+    query = query.where(claim.c.id == claim_id, claim.c.worker == worker)
+    row = connection.execute(locking(query)).one_or_none()
     if row is not None and row.job_state not in OPEN_STATES:
         set_job(connection, key_of(row), claim_id, state=row_state(Phase(row.phase)))
     return row

@@ -54,19 +54,20 @@ _WRITE_CLAIMS = UpdateMany(
     claim,
     ("id",),
     ("phase", "host", "result", "detail", "log_uploaded", "lease_until"),
+    by_place=True,
     lease_until=_lease,
     ended_at=lambda given: sa.case((given["phase"] == Phase.ENDED.value, epoch_now())),
 )
 _WRITE_JOBS = UpdateMany(
     edge_job,
     KEY_COLUMNS,
-    ("state",),
+    ("state", "command"),
     by_place=True,
     edge_worker=lambda given: sa.case((given["state"] != QUEUED, edge_job.c.edge_worker)),
     edge_ws_claim=lambda given: sa.case((given["state"] != QUEUED, edge_job.c.edge_ws_claim)),
+    command=lambda given: sa.func.coalesce(given["command"], edge_job.c.command),
     last_update=utc_now(),
 )
-_END_JOBS = UpdateMany(edge_job, KEY_COLUMNS, ("state", "command"), by_place=True, last_update=utc_now())
 _INSERT_LOGS = log.insert()
 _GROW_LOGS = UpdateMany(claim, ("id",), ("log_end",), log_state="held")
 
@@ -88,6 +89,7 @@ def _live_query(dialect: str) -> sa.Select[Any]:
             claim.c.detail,
             edge_job.c.state,
             sa.case((one_of(dialect, claim.c.id, "ending"), edge_job.c.command)),
+            place_of(dialect, claim),
             place_of(dialect, edge_job),
             *key_columns,
         )
@@ -126,6 +128,7 @@ class _Claim:
     command: str | None
     """Its job's, if a report of this batch may end it."""
     place: str | None
+    job_place: str | None
     key: tuple[Any, ...]
     log_uploaded: bool = False
     lease: bool = False
@@ -142,10 +145,6 @@ class _Claim:
     def ended_before(self) -> bool:
         """Tell whether this batch has ended it."""
         return self.phase is Phase.ENDED
-
-    def job_row(self) -> dict[str, Any]:
-        """Return what finds the job's row."""
-        return {"place": self.place, **dict(zip(KEY_COLUMNS, self.key, strict=True))}
 
 
 class ReportVerbs:
@@ -271,7 +270,18 @@ def _find_live(connection: Connection, reports: Sequence[ClaimReport]) -> dict[C
     asked = {"ids": list(ids), "ending": list(ending)}
     return {
         row[0]: _Claim(
-            row[0], row[1], row[2], Phase(row[3]), row[4], row[5], row[6], row[7], row[8], row[9], row[10:]
+            row[0],
+            row[1],
+            row[2],
+            Phase(row[3]),
+            row[4],
+            row[5],
+            row[6],
+            row[7],
+            row[8],
+            row[9],
+            row[10],
+            row[11:],
         )
         for row in connection.execute(_live_query(connection.dialect.name), asked)
     }
@@ -304,6 +314,9 @@ def _judge(one: _Claim | None, who: Principal, report: ClaimReport) -> Outcome:
 
 
 def _start(one: _Claim, host: HostId | None) -> None:
+    if one.result == "lost":
+        # Its host is dead, which is never taken back: the reaper ends it by the task's state.
+        return
     if one.phase in phases_before(Phase.STARTED):
         one.phase, one.result, one.starts, one.changed = Phase.STARTED, None, True, True
         one.host = host or one.host
@@ -336,6 +349,7 @@ def _write_claims(connection: Connection, changed: Sequence[_Claim], start_withi
     rows = [
         {
             "id": one.id,
+            "place": one.place,
             "phase": one.phase.value,
             "host": one.host,
             "result": one.result,
@@ -350,16 +364,14 @@ def _write_claims(connection: Connection, changed: Sequence[_Claim], start_withi
 
 def _write_jobs(connection: Connection, changed: Sequence[_Claim]) -> None:
     """Write the jobs' states: those that ran end for good, with the stored token blanked; others are free."""
-    over, others = [], []
+    rows = []
     for one in changed:
+        row = {"place": one.job_place, **dict(zip(KEY_COLUMNS, one.key, strict=True)), "command": None}
         if one.phase is Phase.ENDED and one.result in _END_STATES:
-            assert one.command is not None
-            parsed = parse(one.command)
-            command = parsed.payload if parsed else one.command
-            over.append({**one.job_row(), "state": one.result, "command": command})
+            parsed = parse(one.command or "")
+            rows.append({**row, "state": one.result, "command": parsed and parsed.payload})
         elif one.phase is Phase.ENDED:
-            others.append({**one.job_row(), "state": QUEUED})
+            rows.append({**row, "state": QUEUED})
         elif one.starts or one.job_state not in OPEN_STATES:
-            others.append({**one.job_row(), "state": row_state(one.phase)})
-    _WRITE_JOBS.run(connection, others)
-    _END_JOBS.run(connection, over)
+            rows.append({**row, "state": row_state(one.phase)})
+    _WRITE_JOBS.run(connection, rows)

@@ -39,6 +39,14 @@ class Store(ExecutorVerbs, WorkerVerbs, ReportVerbs, GatewayVerbs, LogVerbs, Adm
         self._database = Database(engine)
         self._listen_url = listen_url
 
+    def keep_connections(self) -> None:
+        """Keep a few connections between transactions, for a process that has one after another."""
+        self._database.keep_connections()
+
+    def release_connections(self) -> None:
+        """Give the kept connections back to the engine's pool."""
+        self._database.release_connections()
+
     def watch(self, on_change: Callable[[Changes], None]) -> ChangeWatch:
         """Return a watch, not started, that calls `on_change` on a thread of its own after each change.
 

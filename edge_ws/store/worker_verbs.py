@@ -23,6 +23,7 @@ from edge_ws.store.live import (
     held,
     is_job,
     key_of,
+    locking,
     set_claim,
     set_job,
 )
@@ -245,9 +246,9 @@ class WorkerVerbs:
                     .where(edge_worker.c.worker_name == name, edge_worker.c.state.in_(_OWN_STATES))
                     .values(state="offline", jobs_active=0, last_update=utc_now())
                 )
-            query = sa.select(claim).join(edge_job, held).with_for_update(of=edge_job)
+            query = sa.select(claim).join(edge_job, held)
             offered = query.where(claim.c.worker == name, claim.c.phase == Phase.OFFERED.value)
-            for row in connection.execute(offered).all():
+            for row in connection.execute(locking(offered)).all():
                 back_to_queue(connection, row, "expired", "the worker's connection closed before it accepted")
 
     def host_dead(self, principal: Principal, host: HostId) -> tuple[ClaimId, ...]:
@@ -255,8 +256,8 @@ class WorkerVerbs:
 
         What was accepted but is not known to have started is left to the reaper, which asks the task's state.
         """
-        query = sa.select(claim).join(edge_job, held).with_for_update(of=edge_job)
-        theirs = query.where(claim.c.worker == principal.worker, claim.c.host == host)
+        query = sa.select(claim).join(edge_job, held)
+        theirs = locking(query.where(claim.c.worker == principal.worker, claim.c.host == host))
         detail = "the job host died, and its processes with it"
         with self._database.write() as connection:
             rows = connection.execute(theirs).all()

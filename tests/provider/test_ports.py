@@ -9,6 +9,7 @@ from pathlib import Path
 import jwt
 import pytest
 import sqlalchemy as sa
+from airflow.api_fastapi.auth.tokens import JWTGenerator, generate_private_key
 from airflow.configuration import conf
 
 from edge_ws.errors import EdgeWsError, UnreachableError, UsageError
@@ -57,6 +58,27 @@ class TestTaskTokens:
         assert said["sub"] == "an-id"
         assert said["scope"] == ("callback" if is_callback and compat.KEYS_ARE_IDS else "workload")
         assert said["exp"] - said["iat"] == 60
+
+    @pytest.mark.parametrize("issuer", [None, "us"])
+    def test_they_say_what_airflows_own_say(self, issuer: str | None) -> None:
+        generator = compat.token_generator()
+        generator.issuer = issuer
+        ours = compat.TokenSigner(generator).sign("an-id", "workload", 60.0)
+        theirs = generator.generate(extras={"sub": "an-id", "scope": "workload"}, valid_for=60.0)
+        assert jwt.get_unverified_header(ours) == jwt.get_unverified_header(theirs)
+        said, wanted = (jwt.decode(one, options={"verify_signature": False}) for one in (ours, theirs))
+        assert list(said) == list(wanted)
+        changing = {"jti", "nbf", "exp", "iat"}
+        assert {k: said[k] for k in said.keys() - changing} == {
+            k: wanted[k] for k in wanted.keys() - changing
+        }
+        assert said["jti"] != wanted["jti"]
+
+    def test_a_key_file_is_left_to_airflow(self) -> None:
+        generator = JWTGenerator(private_key=generate_private_key(), audience="a", valid_for=1.0)
+        token = compat.TokenSigner(generator).sign("an-id", "workload", 60.0)
+        assert jwt.get_unverified_header(token)["alg"] == generator.algorithm
+        assert jwt.decode(token, options={"verify_signature": False})["sub"] == "an-id"
 
     def test_no_secret_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "")
