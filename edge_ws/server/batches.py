@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, NoReturn, TypeVar
 
+import anyio
+
 from edge_ws.errors import UnreachableError
 from edge_ws.server.work import Desk
 
@@ -26,13 +28,15 @@ AWAY_PAUSE_S = 1.0
 
 
 class Batches(Generic[Item, Answer]):
-    """A lane of items that are written in their order, many at a time, on a thread of its own."""
+    """A lane of items that are written many at a time, in their order if there is one writer."""
 
     def __init__(
         self,
         write: Callable[[list[Item]], list[Answer]],
         answer: Callable[[list[Item], list[Answer]], None],
         most: int,
+        *,
+        writers: int = 1,
     ) -> None:
         """Make it.
 
@@ -40,11 +44,14 @@ class Batches(Generic[Item, Answer]):
             write: commits a batch and returns an answer for each item; runs on a thread.
             answer: takes what was written, with the answers; runs on the event loop.
             most: items in one batch.
+            writers: batches that are written at a time, each on a thread: while one waits for the database
+                another is made ready.
         """
         self._write = write
         self._answer = answer
         self._most = most
-        self._desk = Desk(threads=1)
+        self._writers = writers
+        self._desk = Desk(threads=writers)
         self._items: deque[Item] = deque()
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -57,10 +64,15 @@ class Batches(Generic[Item, Answer]):
         self._items.append(item)
         self._wake.set()
 
-    async def run(self) -> NoReturn:
+    async def run(self) -> None:
         """Write batches for ever."""
+        async with anyio.create_task_group() as tasks:
+            for _ in range(self._writers):
+                tasks.start_soon(self._run_writer)
+
+    async def _run_writer(self) -> NoReturn:
         while True:
-            if not self._items:
+            while not self._items:
                 self._wake.clear()
                 await self._wake.wait()
             batch = [self._items.popleft() for _ in range(min(self._most, len(self._items)))]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import NoReturn, assert_never
+from typing import assert_never
 
 from edge_ws.errors import EdgeWsError
 from edge_ws.protocol.frames import (
@@ -44,6 +44,8 @@ from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)
 
+WRITERS = 2
+"""Batches of reports that are written at a time. Their order does not matter: each report is a fact."""
 LOGS_AT_ONCE = 64
 """Log chunks in one transaction, at the most: 4 MiB."""
 
@@ -81,19 +83,19 @@ class Reports:
         self._on_ended = on_ended
         self._on_unsettled = on_unsettled
         self._desk = Desk(threads=1)
-        self._reports = Batches(self._write_reports, self._answer_reports, MANY)
+        self._reports = Batches(self._write_reports, self._answer_reports, MANY, writers=WRITERS)
         self._logs = Batches(self._write_logs, self._answer_logs, LOGS_AT_ONCE)
         self._others = Batches(self._write_others, self._answer_others, 1)
 
-    async def run_reports(self) -> NoReturn:
+    async def run_reports(self) -> None:
         """Write reports for ever."""
         await self._reports.run()
 
-    async def run_others(self) -> NoReturn:
+    async def run_others(self) -> None:
         """Write what workers say about themselves for ever."""
         await self._others.run()
 
-    async def run_logs(self) -> NoReturn:
+    async def run_logs(self) -> None:
         """Write logs for ever."""
         await self._logs.run()
 
@@ -154,7 +156,7 @@ class Reports:
                     continue
                 case Verdict.DONE:
                     self._done(link, frame)
-        if any(isinstance(frame, Finished) for _, frame in batch):
+        if any(isinstance(frame, Finished) and frame.log_end for _, frame in batch):
             self._on_ended()
 
     def _done(self, link: Link, frame: ClaimReport) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Connection
@@ -39,7 +40,11 @@ class _ArrayText(sa.types.TypeDecorator[Sequence[Any]]):
 
     def process_bind_param(self, value: Sequence[Any] | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
         """Return PostgreSQL's text of the array."""
-        return None if value is None else "{" + ",".join(map(_element, value)) + "}"
+        if value is None:
+            return None
+        # But for its brackets it is JSON, unless something is escaped: PostgreSQL knows no \n.
+        text = orjson.dumps(value).decode()
+        return "{" + (",".join(map(_element, value)) if "\\" in text else text[1:-1]) + "}"
 
 
 def _element(value: object) -> str:

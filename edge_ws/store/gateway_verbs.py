@@ -26,8 +26,6 @@ from edge_ws.store.live import (
     OPEN_STATES,
     QUEUED,
     REMOVED,
-    as_dict,
-    as_tuple,
     find_live,
     held,
     is_job,
@@ -208,7 +206,7 @@ class GatewayVerbs:
                 rows.append(
                     {
                         "id": claim_id,
-                        **as_dict(one.key),
+                        **one.key._asdict(),
                         "subject": parsed.subject,
                         "worker": one.worker,
                         "site": one.site,
@@ -252,11 +250,11 @@ class GatewayVerbs:
         for start in range(0, len(chosen), many):
             some = chosen[start : start + many]
             if dialect == "mysql":
-                asked: dict[str, Any] = {"keys": [as_tuple(one.key) for one in some]}
+                asked: dict[str, Any] = {"keys": [one.key for one in some]}
             else:
                 asked = {"places": [one.place for one in some]}
             for row in connection.execute(_lock_queued_query(dialect), asked):
-                found[JobKey(*row[:-1])] = row[-1]
+                found[JobKey._make(row[:-1])] = row[-1]
         return found
 
     @staticmethod

@@ -45,26 +45,9 @@ MANY_KEYS = 200
 key_columns = tuple(edge_job.c[name] for name in KEY_COLUMNS)
 
 
-def as_tuple(key: JobKey) -> tuple[object, ...]:
-    """Return the key's columns in their order."""
-    return key.dag_id, key.task_id, key.run_id, key.map_index, key.try_number, key.task_instance_id
-
-
-def as_dict(key: JobKey) -> dict[str, object]:
-    """Return the key's columns by name."""
-    return {
-        "dag_id": key.dag_id,
-        "task_id": key.task_id,
-        "run_id": key.run_id,
-        "map_index": key.map_index,
-        "try_number": key.try_number,
-        "task_instance_id": key.task_instance_id,
-    }
-
-
 def these_jobs(keys: Sequence[JobKey]) -> sa.ColumnElement[bool]:
     """Return the condition that selects the rows of these jobs (at most MANY_KEYS)."""
-    return sa.tuple_(*key_columns).in_([as_tuple(key) for key in keys])
+    return sa.tuple_(*key_columns).in_(keys)
 
 
 def is_job(key: JobKey) -> sa.ColumnElement[bool]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from edge_ws.protocol.frames import Inventory
 from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, SiteId, WorkerName
@@ -27,8 +28,7 @@ class Principal:
         return (self.queues is None or queue in self.queues) and (self.team is None or self.team == team)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class JobKey:
+class JobKey(NamedTuple):
     """Primary key of an `edge_job` row (edge3's; `task_instance_id` is "" before Airflow 3.4)."""
 
     dag_id: str

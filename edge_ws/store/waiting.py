@@ -91,7 +91,7 @@ def read_waiting(
     query = _query(connection.dialect.name, frozenset(values))
     return [
         Candidate(
-            key=JobKey(*row[:_KEY]),
+            key=JobKey._make(row[:_KEY]),
             queue=row[_KEY],
             slots=row[_KEY + 1],
             priority=row[_KEY + 2],

@@ -359,7 +359,7 @@ class ModelStore:
         if found is None:
             return Verdict.STALE
         claim, row = found
-        if claim.phase in phases_before(Phase.STARTED):
+        if claim.result != "lost" and claim.phase in phases_before(Phase.STARTED):
             claim.phase, claim.result, claim.lease_until = Phase.STARTED, None, None
             claim.host = host or claim.host
             self._set(row, state="running")
