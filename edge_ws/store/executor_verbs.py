@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,11 +19,12 @@ from edge_ws.store.live import (
     FAILED,
     KEY_COLUMNS,
     MANY_KEYS,
-    OPEN_STATES,
     QUEUED,
     REMOVED,
     SUCCESS,
+    has_ended,
     is_job,
+    key_columns,
     key_of,
     same_job,
     these_jobs,
@@ -36,6 +38,66 @@ SHOWN_LOG = 8 * 1024 * 1024
 """Bytes of a running job's log that are shown at the most."""
 
 
+@cache
+def _enqueue_statement(dialect: str) -> sa.Insert:
+    """Return the upsert of a row; built once, for that takes longer than to run it."""
+    if dialect == "mysql":
+        into = mysql.insert(edge_job).values(**_given, **_new_round)
+        again = {name: into.inserted[name] for name in _given if name not in KEY_COLUMNS}
+        return into.on_duplicate_key_update(**again, **_new_round)
+    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    row: sqlite.Insert | postgresql.Insert = insert(edge_job).values(**_given, **_new_round)
+    again = {name: row.excluded[name] for name in _given if name not in KEY_COLUMNS}
+    return row.on_conflict_do_update(index_elements=KEY_COLUMNS, set_={**again, **_new_round})
+
+
+_given = {
+    name: sa.bindparam(name, type_=edge_job.c[name].type)
+    for name in (
+        *KEY_COLUMNS,
+        "queue",
+        "concurrency_slots",
+        "priority_weight",
+        "command",
+        "team_name",
+        "edge_ws_owner",
+    )
+}
+_new_round: dict[str, Any] = {
+    "state": QUEUED,
+    "queued_dttm": utc_now(),
+    "last_update": utc_now(),
+    "edge_worker": None,
+    "edge_ws_claim": None,
+}
+
+_ended: sa.Select[Any] = (
+    sa.select(
+        *key_columns,
+        edge_job.c.state,
+        edge_job.c.command,
+        claim.c.detail,
+        claim.c.result,
+    )
+    # edge3 queues a row again without clearing our claim: what its worker ends has ended.
+    .outerjoin(
+        claim,
+        sa.and_(
+            claim.c.id == edge_job.c.edge_ws_claim,
+            claim.c.worker == edge_job.c.edge_worker,
+            same_job,
+        ),
+    )
+    .where(
+        edge_job.c.edge_ws_owner == sa.bindparam("owner", type_=sa.Integer),
+        edge_job.c.team_name.is_not_distinct_from(sa.bindparam("team", type_=sa.String)),
+        has_ended,
+        sa.or_(claim.c.phase.is_(None), claim.c.phase == Phase.ENDED.value),
+    )
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+
+
 class ExecutorVerbs:
     """What an executor does; a scheduler's `job_id` (owner) says whose rows are meant."""
 
@@ -43,29 +105,16 @@ class ExecutorVerbs:
 
     def enqueue(self, connection: Connection, job: NewJob) -> None:
         """Queue the job in the caller's transaction: one upsert, which begins a new round of its row."""
-        values: dict[str, Any] = {
-            **{name: getattr(job.key, name) for name in KEY_COLUMNS},
-            "state": QUEUED,
+        values = {
+            **job.key._asdict(),
             "queue": job.queue,
             "concurrency_slots": job.slots,
             "priority_weight": job.priority,
             "command": job.command,
-            "queued_dttm": utc_now(),
-            "last_update": utc_now(),
             "team_name": job.team,
-            "edge_worker": None,
-            "edge_ws_claim": None,
             "edge_ws_owner": job.owner,
         }
-        again = {name: value for name, value in values.items() if name not in KEY_COLUMNS}
-        connection.execute(self._upsert(values, again))
-
-    def _upsert(self, values: dict[str, Any], again: dict[str, Any]) -> sa.Insert:
-        if self._database.dialect == "mysql":
-            return mysql.insert(edge_job).values(values).on_duplicate_key_update(**again)
-        dialect = sqlite if self._database.dialect == "sqlite" else postgresql
-        insert: postgresql.Insert | sqlite.Insert = dialect.insert(edge_job).values(values)
-        return insert.on_conflict_do_update(index_elements=KEY_COLUMNS, set_=again)
+        connection.execute(_enqueue_statement(self._database.dialect), values)
 
     def ended(self, owner: int, team: str | None = None, limit: int = 1000) -> list[EndedJob]:
         """Return rows of that owner that have ended and are not reported, without their locks.
@@ -73,28 +122,9 @@ class ExecutorVerbs:
         A row whose claim is still open has not ended, whatever edge3 wrote into it. A scheduler has one
         executor a team, all under one owner: each sees its own team's rows only.
         """
-        query = (
-            sa.select(edge_job, claim.c.detail, claim.c.phase, claim.c.result)
-            # edge3 queues a row again without clearing our claim: what its worker ends has ended.
-            .outerjoin(
-                claim,
-                sa.and_(
-                    claim.c.id == edge_job.c.edge_ws_claim,
-                    claim.c.worker == edge_job.c.edge_worker,
-                    same_job,
-                ),
-            )
-            .where(
-                edge_job.c.edge_ws_owner == owner,
-                edge_job.c.team_name.is_not_distinct_from(team),
-                edge_job.c.state.not_in((QUEUED, *OPEN_STATES)),
-                sa.or_(claim.c.phase.is_(None), claim.c.phase == Phase.ENDED.value),
-            )
-            .limit(limit)
-        )
+        asked = {"owner": owner, "team": team, "most": limit}
         with self._database.read() as connection:
-            rows = connection.execute(query).all()
-        return [self._ended(row) for row in rows]
+            return [self._ended(row) for row in connection.execute(_ended, asked)]
 
     @staticmethod
     def _ended(row: sa.Row[Any]) -> EndedJob:
@@ -114,7 +144,7 @@ class ExecutorVerbs:
                     edge_job.update()
                     .where(
                         edge_job.c.edge_ws_owner == owner,
-                        edge_job.c.state.not_in((QUEUED, *OPEN_STATES)),
+                        has_ended,
                         these_jobs(keys[start : start + MANY_KEYS]),
                     )
                     .values(edge_ws_owner=None)
@@ -174,7 +204,7 @@ class ExecutorVerbs:
         callback = sa.and_(
             c.dag_id == CALLBACK_DAG_ID, c.run_id == sa.literal(f"{CALLBACK_DAG_ID}-").concat(c.task_id)
         )
-        ended = sa.and_(c.state.not_in((QUEUED, *OPEN_STATES)), sa.not_(callback))
+        ended = sa.and_(has_ended, sa.not_(callback))
         keys = sa.select(*(c[name] for name in KEY_COLUMNS))
         with self._database.read() as connection:
             if connection.execute(keys.where(left, sa.or_(callback, ended)).limit(1)).first() is None:

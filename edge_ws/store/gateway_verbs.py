@@ -27,12 +27,14 @@ from edge_ws.store.live import (
     QUEUED,
     REMOVED,
     find_live,
+    has_ended,
     held,
     is_job,
     key_columns,
     key_of,
     locking,
     row_state,
+    same_job,
     set_job,
 )
 from edge_ws.store.records import (
@@ -43,7 +45,16 @@ from edge_ws.store.records import (
     OpenClaim,
     WishRecord,
 )
-from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, utc_now, worker
+from edge_ws.store.tables import (
+    claim,
+    edge_job,
+    edge_worker,
+    epoch_now,
+    gateway,
+    log,
+    utc_now,
+    worker,
+)
 from edge_ws.store.waiting import read_waiting
 from edge_ws.store.wishes import changed_wishes, read_wish
 from edge_ws.store.worker_verbs import SEEN_S, back_to_queue, end_claim, open_claims
@@ -151,16 +162,19 @@ class GatewayVerbs:
                 )
             )
             # edge3's executor times out running rows of its team that nobody touches (300 s).
-            running = sa.select(claim.c.id).where(
-                claim.c.phase == Phase.STARTED.value, claim.c.worker.in_(names), claim.c.ended_at.is_(None)
+            running = sa.and_(
+                claim.c.phase == Phase.STARTED.value,
+                claim.c.worker.in_(names),
+                edge_job.c.state.in_(OPEN_STATES),
             )
-            fresh = sa.and_(edge_job.c.edge_ws_claim.in_(running), edge_job.c.state.in_(OPEN_STATES))
+            fresh = sa.select(*key_columns).join(claim, held).where(running)
             if self._database.dialect == "postgresql":
                 # What a report holds at this moment is fresh by it; waiting for it, out of key order, could
                 # be a deadlock.
-                free = sa.select(edge_job.c.edge_ws_claim).where(fresh).with_for_update(skip_locked=True)
-                fresh = edge_job.c.edge_ws_claim.in_(free)
-            connection.execute(edge_job.update().where(fresh).values(last_update=utc_now()))
+                fresh = fresh.with_for_update(of=edge_job, skip_locked=True)
+            connection.execute(
+                edge_job.update().where(sa.tuple_(*key_columns).in_(fresh)).values(last_update=utc_now())
+            )
 
     # Dispatch
 
@@ -388,20 +402,30 @@ class GatewayVerbs:
     # Purge
 
     def purge(self, keep_s: float) -> None:
-        """Delete what ended and was reported that long ago: rows of ours, claims, gateways."""
-        over = claim.c.ended_at < epoch_now() - keep_s
-        settled = claim.c.log_state.in_(("none", "moved"))
+        """Delete what ended and was reported that long ago: rows of ours, claims; and gateways that are gone.
+
+        A claim that no row carries is stale though nobody ended it: edge3 deleted its row, or queued it anew.
+        Its log is no attempt's, and goes with it.
+        """
+        before = epoch_now() - keep_s
+        carried = sa.and_(same_job, edge_job.c.edge_ws_claim == claim.c.id)
+        carrying = sa.exists().where(carried)
+        over = sa.and_(
+            claim.c.ended_at < before,
+            claim.c.phase == Phase.ENDED.value,
+            claim.c.log_state.in_(("none", "moved")),
+        )
+        stale = sa.and_(claim.c.ended_at.is_(None), claim.c.created_at < before, ~carrying)
+        with self._database.read() as connection:
+            anything = connection.execute(sa.select(claim.c.id).where(sa.or_(over, stale)).limit(1)).first()
         with self._database.write() as connection:
-            done = sa.select(claim.c.id).where(claim.c.phase == Phase.ENDED.value, over, settled)
-            connection.execute(
-                edge_job.delete().where(
-                    edge_job.c.edge_ws_claim.in_(done),
-                    edge_job.c.edge_ws_owner.is_(None),
-                    edge_job.c.state.not_in((QUEUED, *OPEN_STATES)),
+            if anything is not None:
+                done = sa.select(*(claim.c[name] for name in KEY_COLUMNS)).where(over, carried)
+                connection.execute(
+                    edge_job.delete().where(
+                        edge_job.c.edge_ws_owner.is_(None), has_ended, sa.tuple_(*key_columns).in_(done)
+                    )
                 )
-            )
-            carried = sa.select(edge_job.c.edge_ws_claim).where(edge_job.c.edge_ws_claim == claim.c.id)
-            connection.execute(
-                claim.delete().where(claim.c.phase == Phase.ENDED.value, over, settled, ~sa.exists(carried))
-            )
-            connection.execute(gateway.delete().where(gateway.c.seen_at < epoch_now() - keep_s))
+                connection.execute(log.delete().where(log.c.claim.in_(sa.select(claim.c.id).where(stale))))
+                connection.execute(claim.delete().where(sa.or_(sa.and_(over, ~carrying), stale)))
+            connection.execute(gateway.delete().where(gateway.c.seen_at < before))

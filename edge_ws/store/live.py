@@ -26,6 +26,9 @@ SUCCESS = "success"
 FAILED = "failed"
 REMOVED = "removed"
 
+has_ended = edge_job.c.state.not_in([sa.literal_column(f"'{state}'") for state in (QUEUED, *OPEN_STATES)])
+"""The row has ended. Written out: the index of an owner's ended rows is for exactly this condition."""
+
 KEY_COLUMNS = ("dag_id", "task_id", "run_id", "map_index", "try_number", "task_instance_id")
 
 same_job = sa.and_(*(claim.c[name] == edge_job.c[name] for name in KEY_COLUMNS))

@@ -181,6 +181,12 @@ claim = sa.Table(
         postgresql_where=sa.text("ended_at IS NULL"),
     ),
     sa.Index(
+        "edge_ws_claim_ended",
+        "ended_at",
+        sqlite_where=sa.text("ended_at IS NOT NULL"),
+        postgresql_where=sa.text("ended_at IS NOT NULL"),
+    ),
+    sa.Index(
         "edge_ws_claim_log",
         "ended_at",
         sqlite_where=sa.text("log_state = 'held'"),

@@ -12,6 +12,7 @@ from edge_ws.protocol.ids import ClaimId, HostId, new_id
 from edge_ws.protocol.states import Phase
 from edge_ws.store.records import Accepted, Verdict
 from edge_ws.store.store import Store
+from edge_ws.store.tables import claim, edge_job, log
 from tests.support.rows import (
     OWNER,
     FakeWorker,
@@ -367,3 +368,27 @@ def test_what_ended_long_ago_is_purged(engine: sa.Engine, store: Store, worker: 
     assert job_row(engine, reported.key) is None
     assert job_row(engine, unreported.key) is not None
     assert job_row(engine, with_log.key) is not None
+
+
+def test_claims_that_no_row_carries_are_purged_with_their_logs(
+    engine: sa.Engine, store: Store, worker: FakeWorker
+) -> None:
+    deleted, queued_again, running = new_job("deleted"), new_job("queued_again"), new_job("running")
+    enqueue(engine, deleted, queued_again, running)
+    claims = [worker.start(job) for job in (deleted, queued_again, running)]
+    for claim_id in claims:
+        store.append_log(worker.principal, claim_id, 0, b"x")
+    with engine.begin() as connection:
+        connection.execute(edge_job.delete().where(edge_job.c.task_id == "deleted"))
+        again = edge_job.update().where(edge_job.c.task_id == "queued_again")
+        connection.execute(again.values(edge_ws_claim=None, edge_worker=None, state="queued"))
+    store.purge(60.0)
+    assert ids(engine, claim) == set(claims)
+    store.purge(-1.0)
+    assert ids(engine, claim) == {claims[2]}
+    assert ids(engine, log, "claim") == {claims[2]}
+
+
+def ids(engine: sa.Engine, table: sa.Table, column: str = "id") -> set[str]:
+    with engine.connect() as connection:
+        return set(connection.scalars(sa.select(table.c[column])))

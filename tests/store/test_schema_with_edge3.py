@@ -150,8 +150,8 @@ def test_edge3_s_own_migrations_keep_our_columns_and_indexes(
             )
             conditions = {name: statement.partition(" WHERE ")[2] for name, statement in made}
             assert conditions == {
-                "edge_ws_job_owner": "edge_ws_owner IS NOT NULL",
-                "edge_ws_job_claim": "edge_ws_claim IS NOT NULL",
+                "edge_ws_job_owner": "edge_ws_owner IS NOT NULL"
+                " AND state NOT IN ('queued', 'restarting', 'running')",
                 "edge_ws_job_queued": "",
                 "edge_ws_job_callback": "state = 'queued' AND dag_id = 'ExecuteCallback'",
             }

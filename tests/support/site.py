@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -192,9 +192,12 @@ def _kill(site: Site) -> None:
             except subprocess.TimeoutExpired:
                 os.killpg(process.popen.pid, signal.SIGKILL)
                 process.popen.wait()
-    for one in psutil.process_iter(["environ"]):
-        if (one.info["environ"] or {}).get("HOME", "").startswith(str(site.home.parent)):
-            one.kill()
+    # One that gives itself a title has no readable environment.
+    for one in psutil.process_iter(["environ", "cwd"]):
+        places = (one.info["environ"] or {}).get("HOME", ""), one.info["cwd"] or ""
+        if any(place.startswith(str(site.home.parent)) for place in places):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 @contextmanager
