@@ -94,15 +94,16 @@ def _open_slots_query(dialect: str) -> sa.Select[Any]:
 
 
 @cache
-def _lock_queued_query(dialect: str) -> sa.Select[Any]:
-    """Return the query for those of the rows at `places` that are still queued and nobody else holds."""
-    if dialect in {"postgresql", "sqlite"}:
-        # A search by six columns for each costs ten times as much. A place may be another row's by now; that
-        # one has another key, and nobody has chosen it.
-        there = one_of(dialect, place_of(dialect, edge_job), "places")
-    else:
-        there = sa.tuple_(*key_columns).in_(sa.bindparam("keys", expanding=True))
-    query = sa.select(*key_columns, edge_job.c.command).where(there, edge_job.c.state == QUEUED)
+def _lock_queued_query(dialect: str, *, by_place: bool) -> sa.Select[Any]:
+    """Return the query for those of the rows that are still queued and nobody else holds.
+
+    A search by six columns for each costs ten times as much as one by places. A place may be another row's by
+    now; that one has another key, and nobody has chosen it.
+    """
+    place = place_of(dialect, edge_job)
+    keys = sa.tuple_(*key_columns).in_(sa.bindparam("keys", expanding=True))
+    there = one_of(dialect, place, "places") if by_place else keys
+    query = sa.select(*key_columns, edge_job.c.command, place).where(there, edge_job.c.state == QUEUED)
     # In key order, as everywhere: two who lock the same rows lock them in the same order.
     return query.order_by(*key_columns).with_for_update(skip_locked=True)
 
@@ -208,10 +209,11 @@ class GatewayVerbs:
             taken = self._locked_slots(connection, {one.worker for one in chosen})
             queued = self._lock_queued(connection, chosen)
             for one in chosen:
-                command = queued.get(one.key)
+                locked = queued.get(one.key)
                 room = one.concurrency - one.stale_slots - taken.get(one.worker, one.concurrency)
-                if command is None or one.slots > room:
+                if locked is None or one.slots > room:
                     continue
+                command, place = locked
                 parsed = parse(command)
                 if parsed is None:
                     self._fail_unreadable(connection, one.key)
@@ -226,7 +228,7 @@ class GatewayVerbs:
                         "site": one.site,
                         "slots": one.slots,
                         "log_path": parsed.log_path,
-                        "place": one.place,
+                        "place": place,
                         "edge_worker": one.worker,
                         "edge_ws_claim": claim_id,
                     }
@@ -256,19 +258,20 @@ class GatewayVerbs:
         return taken
 
     @staticmethod
-    def _lock_queued(connection: Connection, chosen: Sequence[Assignment]) -> dict[JobKey, str]:
-        """Lock those of the rows that are still queued and nobody else holds; return their commands."""
+    def _lock_queued(
+        connection: Connection, chosen: Sequence[Assignment]
+    ) -> dict[JobKey, tuple[str, str | None]]:
+        """Lock those of the rows that are still queued and nobody else holds; return commands and places."""
         dialect = connection.dialect.name
-        many = len(chosen) if dialect == "postgresql" else MANY_KEYS
-        found: dict[JobKey, str] = {}
+        by_place = all(one.place is not None for one in chosen)
+        query = _lock_queued_query(dialect, by_place=by_place)
+        many = len(chosen) if by_place and dialect == "postgresql" else MANY_KEYS
+        found: dict[JobKey, tuple[str, str | None]] = {}
         for start in range(0, len(chosen), many):
             some = chosen[start : start + many]
-            if dialect == "mysql":
-                asked: dict[str, Any] = {"keys": [one.key for one in some]}
-            else:
-                asked = {"places": [one.place for one in some]}
-            for row in connection.execute(_lock_queued_query(dialect), asked):
-                found[JobKey._make(row[:-1])] = row[-1]
+            asked = {"places": [one.place for one in some]} if by_place else {"keys": [o.key for o in some]}
+            for *key, command, place in connection.execute(query, asked):
+                found[JobKey._make(key)] = command, place
         return found
 
     @staticmethod
