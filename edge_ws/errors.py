@@ -6,6 +6,7 @@ An error takes data and builds its own sentence: what failed, where, what to do.
     ├── UsageError               2  a flag, a setting or a file of settings is wrong
     ├── RefusedError             3  the other side refused this credential, name or version
     ├── UnreachableError         4  the server, or the database, cannot be reached
+    │   └── ConflictError        4  the database broke off one of two that waited for each other
     ├── SchemaError              5  the database lacks our tables, or has others in their place
     ├── MissingExtraError        6  the installed package lacks the extra that the verb needs
     ├── TimedOutError            7  what was waited for did not happen in time
@@ -45,6 +46,10 @@ class UnreachableError(EdgeWsError):
     """No answer from where one was expected, or an answer that is not ours."""
 
     exit_code = 4
+
+
+class ConflictError(UnreachableError):
+    """Two transactions stood in each other's way and this one was broken off: to be repeated at once."""
 
 
 class SchemaError(EdgeWsError):

@@ -13,7 +13,7 @@ from typing import Generic, NoReturn, TypeVar
 
 import anyio
 
-from edge_ws.errors import UnreachableError
+from edge_ws.errors import ConflictError, UnreachableError
 from edge_ws.server.work import Desk
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,9 @@ class Batches(Generic[Item, Answer]):
             self._room.set()
             try:
                 await self._write_some(batch)
+            except ConflictError:
+                # The other one has what it waited for. Later ones may go first: order does not matter.
+                self._items.extendleft(reversed(batch))
             except UnreachableError as error:
                 # Nothing was answered, so the workers say it again.
                 log.warning("%d statements wait for the database: %s", len(batch), error)

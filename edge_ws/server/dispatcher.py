@@ -55,6 +55,8 @@ class Dispatcher:
         """Others took all that was chosen in the last look."""
         self._wide = False
         """The next look reads as much as one may."""
+        self._widest = 0
+        """Slots of the widest worker at the last look: no wider job is read."""
         self.cycles = 0
 
     # What is told, on the event loop's thread
@@ -149,6 +151,10 @@ class Dispatcher:
     async def _hand_out(self) -> bool:
         """Claim and offer one window of jobs; return whether another look is worth it."""
         self._lost_all = False
+        if self._hub.widest() > self._widest:
+            # Jobs too wide for all others were not counted as waiting.
+            self._backlog.forget()
+        self._widest = self._hub.widest()
         if not self._backlog.is_due:
             return False
         capacities = self._hub.capacities(anyio.current_time(), self._backlog.named())
@@ -158,10 +164,11 @@ class Dispatcher:
         # What waits beyond what is free is read only where the first ones suit nobody.
         free = sum(one.free for one in capacities)
         window = WINDOW if self._wide else min(WINDOW, free + BEYOND_FREE)
-        jobs, chosen, claimed = await self._desk.run(self._claim, capacities, asked, window)
+        jobs, others, chosen, claimed = await self._desk.run(self._claim, capacities, asked, window)
         self._offer(claimed)
         gone = {one.key for one in claimed}
         self._backlog.left(job.queue for job in jobs if job.key not in gone)
+        self._backlog.left(others)
         if len(jobs) >= window:
             self._left_beyond(asked)
         self._lost_all = bool(chosen) and not claimed
@@ -180,14 +187,16 @@ class Dispatcher:
 
     def _claim(
         self, capacities: list[Capacity], queues: frozenset[str] | None, window: int
-    ) -> tuple[list[Candidate], list[Assignment], list[Claimed]]:
-        widest = max(one.concurrency for one in capacities)
-        jobs = self._store.candidates(queues, window, teams=_teams(capacities), widest=widest)
+    ) -> tuple[list[Candidate], set[str], list[Assignment], list[Claimed]]:
+        """Return what waits, in which queues others' jobs do, what was chosen and what claimed (blocking)."""
+        teams = _teams(capacities)
+        jobs = self._store.candidates(queues, window, teams=teams, widest=self._widest)
+        others = self._store.queues_of_others(queues, teams) if teams is not None else set()
         chosen = choose(jobs, capacities) if jobs else []
         if not chosen:
-            return jobs, [], []
+            return jobs, others, [], []
         lease_s = self._settings.timers.offer_lease_s
-        return jobs, chosen, self._store.claim(self._gateway, chosen, lease_s)
+        return jobs, others, chosen, self._store.claim(self._gateway, chosen, lease_s)
 
     def _offer(self, claimed: Iterable[Claimed]) -> None:
         for one in claimed:

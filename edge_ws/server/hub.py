@@ -91,6 +91,11 @@ class Link:
         self._inventory, self._capacity = inventory, None
 
     @property
+    def concurrency(self) -> int:
+        """Slots in force, taken or not."""
+        return self._concurrency
+
+    @property
     def queues(self) -> tuple[str, ...] | None:
         """Queues in force; None: every queue."""
         return self._queues
@@ -152,6 +157,7 @@ class Hub:
         self._by_queue: dict[str | None, dict[WorkerName, Link]] = {}
         """Under None those that serve every queue."""
         self._paused: set[Link] = set()
+        self._widest: int | None = None
         self._on_capacity = on_capacity
 
     def __len__(self) -> int:
@@ -175,15 +181,23 @@ class Hub:
             self._paused.discard(link)
 
     def _enter(self, link: Link) -> None:
+        self._widest = None
         for queue in (None,) if link.queues is None else link.queues:
             self._by_queue.setdefault(queue, {})[link.name] = link
 
     def _leave(self, link: Link) -> None:
+        self._widest = None
         for queue in (None,) if link.queues is None else set(link.queues):
             serving = self._by_queue[queue]
             del serving[link.name]
             if not serving:
                 del self._by_queue[queue]
+
+    def widest(self) -> int:
+        """Return the most slots that any worker here has in all; a wider job suits nobody."""
+        if self._widest is None:
+            self._widest = max((link.concurrency for link in self._links.values()), default=0)
+        return self._widest
 
     def holding(self) -> list[WorkerName]:
         """Return the workers here that hold a claim."""

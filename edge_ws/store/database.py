@@ -14,11 +14,13 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
 
-from edge_ws.errors import UnreachableError
+from edge_ws.errors import ConflictError, UnreachableError
 
 KEEP_S = 30.0
 """A connection that was not used for so long goes back to the pool."""
 KEEP_MANY = 4
+_CONFLICTS = frozenset({"40001", "40P01"})
+"""PostgreSQL's serialization_failure and deadlock_detected."""
 
 
 def shown_url(engine: Engine) -> str:
@@ -30,6 +32,12 @@ def first_line(error: BaseException) -> str:
     """Return the first line of what the driver said."""
     told = error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
     return (str(told).strip().splitlines() or [type(told).__name__])[0]
+
+
+def _sqlstate(error: exc.SQLAlchemyError) -> str | None:
+    origin = error.orig if isinstance(error, exc.DBAPIError) else None
+    # psycopg2's name for it, and psycopg's.
+    return getattr(origin, "pgcode", None) or getattr(origin, "sqlstate", None)
 
 
 class _Kept:
@@ -142,9 +150,8 @@ class Database:
         try:
             yield
         except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
-            raise UnreachableError(
-                f"the database {shown_url(self.engine)} failed: {first_line(error)}"
-            ) from error
+            kind = ConflictError if _sqlstate(error) in _CONFLICTS else UnreachableError
+            raise kind(f"the database {shown_url(self.engine)} failed: {first_line(error)}") from error
         except exc.DBAPIError as error:
             if not error.connection_invalidated:
                 raise

@@ -55,7 +55,7 @@ from edge_ws.store.tables import (
     utc_now,
     worker,
 )
-from edge_ws.store.waiting import read_waiting
+from edge_ws.store.waiting import queues_of_others, read_waiting
 from edge_ws.store.wishes import changed_wishes, read_wish
 from edge_ws.store.worker_verbs import SEEN_S, back_to_queue, end_claim, open_claims
 
@@ -197,6 +197,11 @@ class GatewayVerbs:
         """
         with self._database.read() as connection:
             return read_waiting(connection, queues, limit, teams=teams, widest=widest)
+
+    def queues_of_others(self, queues: Collection[str] | None, teams: Collection[str]) -> set[str]:
+        """Return in which of the queues (None: of all) jobs wait that belong to none of these teams."""
+        with self._database.read() as connection:
+            return queues_of_others(connection, queues, teams)
 
     def claim(self, gateway_id: GatewayId, chosen: Sequence[Assignment], lease_s: float) -> list[Claimed]:
         """Claim the chosen rows by compare-and-set; leave out what others took or what no longer fits.

@@ -103,6 +103,29 @@ def read_waiting(
     ]
 
 
+def queues_of_others(
+    connection: Connection, queues: Collection[str] | None, teams: Collection[str]
+) -> set[str]:
+    """Return in which of the queues jobs wait that belong to none of these teams.
+
+    Args:
+        connection: an open transaction.
+        queues: of these; None: of all.
+        teams: whose jobs do not count.
+    """
+    other = sa.or_(edge_job.c.team_name.is_(None), edge_job.c.team_name.not_in(sorted(teams)))
+    query = sa.select(edge_job.c.queue).where(_queued, other).distinct()
+    if queues is not None and connection.dialect.name == "postgresql":
+        # One is enough to know: a backlog is not read.
+        names = sa.func.unnest(sa.literal(sorted(queues), ARRAY(sa.Text))).table_valued("queue")
+        names = names.render_derived()
+        some = sa.exists().where(_queued, other, edge_job.c.queue == names.c.queue)
+        query = sa.select(names.c.queue).where(some)
+    elif queues is not None:
+        query = query.where(edge_job.c.queue.in_(sorted(queues)))
+    return set(connection.scalars(query))
+
+
 @lru_cache(maxsize=32)
 def _query(dialect: str, given: frozenset[str]) -> sa.Select[Any]:
     """Return the statement with a parameter for each of the given; made once: that takes a millisecond."""

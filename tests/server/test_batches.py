@@ -7,8 +7,8 @@ import threading
 import anyio
 import pytest
 
-from edge_ws.errors import UnreachableError
-from edge_ws.server.batches import Batches
+from edge_ws.errors import ConflictError, UnreachableError
+from edge_ws.server.batches import AWAY_PAUSE_S, Batches
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -28,12 +28,16 @@ class Writer:
         self.gate = threading.Event()
         self.gate.set()
         self.away = False
+        self.conflicts = 0
         self.bad: set[int] = set()
 
     def write(self, batch: list[int]) -> list[int]:
         self.gate.wait(10)
         if self.away:
             raise UnreachableError("away")
+        if self.conflicts:
+            self.conflicts -= 1
+            raise ConflictError("in the way")
         if self.bad & set(batch):
             raise ValueError("bad")
         self.batches.append(batch)
@@ -89,4 +93,35 @@ async def test_a_database_that_is_away_gets_no_answers_and_a_pause() -> None:
         writer.away = False
         await batches.put(2)
         await until(lambda: writer.answers == [(2, 4)])
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_conflict_is_tried_again_at_once() -> None:
+    writer = Writer()
+    writer.conflicts = 3
+    batches = Batches(writer.write, writer.answer, 5)
+    with anyio.fail_after(AWAY_PAUSE_S / 2):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(batches.run)
+            await batches.put(1)
+            await batches.put(2)
+            await until(lambda: sorted(writer.answers) == [(1, 2), (2, 4)])
+            tasks.cancel_scope.cancel()
+
+
+async def test_two_writers_do_not_wait_for_each_other() -> None:
+    writer = Writer()
+    async with anyio.create_task_group() as tasks:
+        first, second = threading.Event(), threading.Event()
+
+        def write(batch: list[int]) -> list[int]:
+            (first if batch == [1] else second).set()
+            assert (second if batch == [1] else first).wait(10)
+            return batch
+
+        both = Batches(write, writer.answer, 1, writers=2)
+        tasks.start_soon(both.run)
+        await both.put(1)
+        await both.put(2)
+        await until(lambda: sorted(writer.answers) == [(1, 1), (2, 2)])
         tasks.cancel_scope.cancel()

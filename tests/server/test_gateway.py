@@ -106,6 +106,36 @@ async def test_a_backlog_fills_free_slots_only(
         assert (await peer.expect(Offer)).claim not in {offer.claim for offer in offers}
 
 
+async def test_a_job_of_another_team_is_not_forgotten(
+    engine: sa.Engine, store: Store, gateway: RunningGateway
+) -> None:
+    a, b = (make_token(store, f"{team}*", team=team) for team in "ab")
+    async with (
+        connected(gateway, b, name="b1", concurrency=1) as full,
+        connected(gateway, a, name="a1") as other,
+    ):
+        enqueue(engine, new_job("first", team="b"))
+        claim = await run_to_started(full)
+        enqueue(engine, new_job("second", team="b"), new_job("of a", team="a"))
+        mine = await run_to_started(other)
+        await other.send(Finished(claim=mine, exit_code=0, log_end=0))
+        await other.expect(Ack)
+        await full.send(Finished(claim=claim, exit_code=0, log_end=0))
+        await full.expect(Offer)
+
+
+async def test_a_job_too_wide_for_all_is_not_forgotten(
+    engine: sa.Engine, store: Store, gateway: RunningGateway
+) -> None:
+    token = make_token(store)
+    async with connected(gateway, token) as narrow:
+        enqueue(engine, new_job("wide", slots=5))
+        with pytest.raises(TimeoutError):
+            await narrow.expect(Offer, within_s=0.3)
+        async with connected(gateway, token, name="w2", concurrency=5) as wide:
+            assert (await wide.expect(Offer)).slots == 5
+
+
 async def test_a_wish_travels_and_is_acknowledged(
     engine: sa.Engine, store: Store, gateway: RunningGateway
 ) -> None:
