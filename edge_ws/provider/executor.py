@@ -210,7 +210,8 @@ class EdgeWsExecutor(compat.ExecutorBase):
         """Take over the jobs of a scheduler that is dead; return the tasks that are to be reset.
 
         A job that ended while nobody watched is taken over if its task believes itself running: `sync` then
-        reports it. One whose task is still queued would only be failed, so it is reset.
+        reports it. One whose task is still queued would only be failed, so it is reset. A running task whose
+        row is gone (edge3 deletes rows) is left to Airflow's heartbeat: reset, it would run twice.
         """
         rows = {workload.task_row(ti, ti.try_number): ti for ti in tis}
         states = self._adopt(
@@ -218,13 +219,14 @@ class EdgeWsExecutor(compat.ExecutorBase):
         )
         rejected = []
         for key, ti in rows.items():
-            if states.get(key) in _OPEN_STATES or (key in states and ti.state == "running"):
+            is_anothers = key in states and states[key] is None
+            if states.get(key) in _OPEN_STATES or (ti.state == "running" and not is_anothers):
                 self.running.add(compat.ti_key(ti))
             else:
                 rejected.append(ti)
         return rejected
 
-    def _adopt(self, wanted: dict[JobKey, str], session: Session | None) -> dict[JobKey, str]:
+    def _adopt(self, wanted: dict[JobKey, str], session: Session | None) -> dict[JobKey, str | None]:
         if session is None:
             return self._store.adopt(self._owner, wanted)
         # In the scheduler's transaction: it commits both takings-over or neither, and SQLite has but one

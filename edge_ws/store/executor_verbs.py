@@ -160,7 +160,7 @@ class ExecutorVerbs:
 
     def adopt(
         self, owner: int, wanted: Mapping[JobKey, str], *, connection: Connection | None = None
-    ) -> dict[JobKey, str]:
+    ) -> dict[JobKey, str | None]:
         """Make `owner` report the rows whose workload is for the given task instance id.
 
         Args:
@@ -169,9 +169,10 @@ class ExecutorVerbs:
             connection: the caller's transaction, where it has one open that writes (SQLite has one writer).
 
         Returns:
-            The adopted rows' keys with their states.
+            The adopted rows' keys with their states, and with None the keys of rows that are another
+            attempt's.
         """
-        adopted: dict[JobKey, str] = {}
+        found: dict[JobKey, str | None] = {}
         keys = list(wanted)
         with self._database.write() if connection is None else nullcontext(connection) as caller:
             for start in range(0, len(keys), MANY_KEYS):
@@ -180,10 +181,11 @@ class ExecutorVerbs:
                 for row in caller.execute(query).all():
                     parsed, key = parse(row.command), key_of(row)
                     if parsed is None or parsed.subject != wanted[key]:
+                        found[key] = None
                         continue
-                    adopted[key] = row.state
+                    found[key] = row.state
                     caller.execute(edge_job.update().where(is_job(key)).values(edge_ws_owner=owner))
-        return adopted
+        return found
 
     def inherit(self, owner: int, living: Collection[int]) -> set[JobKey]:
         """Settle what schedulers that are gone have left, as far as nobody asks for it by `adopt`.

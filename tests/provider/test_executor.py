@@ -463,10 +463,16 @@ class TestAdoption:
         end(centre, ti, "failed")
         assert self.adopt(executor) == (set(), {ti.run_id})
 
-    def test_a_task_without_a_row_is_reset(self, centre: Centre, executor: EdgeWsExecutor) -> None:
-        ti = centre.task(state="running")
+    def test_a_queued_task_without_a_row_is_reset(self, centre: Centre, executor: EdgeWsExecutor) -> None:
+        ti = centre.task(state="queued")
         assert self.adopt(executor) == (set(), {ti.run_id})
         assert executor.running == set()
+
+    def test_a_running_task_without_a_row_is_left_running(
+        self, centre: Centre, executor: EdgeWsExecutor
+    ) -> None:
+        ti = centre.task(state="running")
+        assert self.adopt(executor) == ({ti.run_id}, set())
 
     def test_a_row_of_the_same_try_under_another_id_is_not_the_tasks(
         self, centre: Centre, executor: EdgeWsExecutor, clock: Clock

@@ -259,7 +259,8 @@ class Airflow:
         ]
         states = self._store.adopt(heir.owner, {ti.key: ti.id for ti in mine})
         for ti in mine:
-            if states.get(ti.key) in (*OPEN, "queued") or (ti.key in states and ti.state == "running"):
+            is_anothers = ti.key in states and states[ti.key] is None
+            if states.get(ti.key) in (*OPEN, "queued") or (ti.state == "running" and not is_anothers):
                 self._world.note("scheduler %s adopts %s", heir.owner, ti.id)
                 ti.queued_by = heir.owner
             else:

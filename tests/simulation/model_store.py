@@ -224,14 +224,16 @@ class ModelStore:
     def owned(self, owner: int) -> set[JobKey]:
         return {row.key for row in self.rows.values() if row.owner == owner}
 
-    def adopt(self, owner: int, wanted: Mapping[JobKey, str]) -> dict[JobKey, str]:
-        adopted = {}
+    def adopt(self, owner: int, wanted: Mapping[JobKey, str]) -> dict[JobKey, str | None]:
+        found: dict[JobKey, str | None] = {}
         for key, subject in wanted.items():
             row = self.rows.get(key)
-            if row is not None and row.subject == subject:
+            if row is None:
+                continue
+            found[key] = row.state if row.subject == subject else None
+            if row.subject == subject:
                 row.owner = owner
-                adopted[key] = row.state
-        return adopted
+        return found
 
     def inherit(self, owner: int, living: Collection[int]) -> set[JobKey]:
         for row in self.rows.values():

@@ -174,7 +174,8 @@ def test_adoption_follows_the_task_instance(engine: sa.Engine, store: Store) -> 
     one, two = new_job("one", ti_id="id-1"), new_job("two", ti_id="id-2")
     enqueue(engine, one, two)
     absent = JobKey("dag", "absent", "run", -1, 1)
-    assert store.adopt(9, {one.key: "id-1", two.key: "another", absent: "x"}) == {one.key: "queued"}
+    found = store.adopt(9, {one.key: "id-1", two.key: "another", absent: "x"})
+    assert found == {one.key: "queued", two.key: None}
     assert store.owned(9) == {one.key}
     assert store.owned(OWNER) == {two.key}
     assert store.adopt(9, {}) == {}
