@@ -50,7 +50,7 @@ class Gateway:
         self.id = GatewayId(new_id())
         self._store = store
         self._settings = settings
-        self._hub = Hub(on_capacity=self._capacity_changed)
+        self._hub = Hub(self._capacity_changed, self._queues_served)
         self._dispatcher = Dispatcher(store, self._hub, settings, self.id)
         self._reaper = Reaper(
             store,
@@ -84,6 +84,9 @@ class Gateway:
 
     def _capacity_changed(self) -> None:
         self._dispatcher.capacity_changed()
+
+    def _queues_served(self, queues: tuple[str, ...] | None) -> None:
+        self._dispatcher.queues_served(queues)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

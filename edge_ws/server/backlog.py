@@ -16,6 +16,8 @@ class Backlog:
         self._exceptions: set[str] = set()
         """Queues that are not as the others."""
         self._due = True
+        self._can_take_more = False
+        """Somebody got a free slot since the last look began."""
 
     @property
     def is_due(self) -> bool:
@@ -27,19 +29,25 @@ class Backlog:
         if self.left(queues):
             self._due = True
 
-    def forget(self) -> None:
-        """Note that nothing is known any more."""
-        self._others_are_empty = False
-        self._exceptions.clear()
+    def forget(self, served: Collection[str] | None = None) -> None:
+        """Note that nothing is known any more.
+
+        Args:
+            served: the queues that anybody here serves: what waits in others is nobody's business; None: any.
+        """
+        self._others_are_empty = served is not None
+        self._exceptions = set(served or ())
         self._due = True
 
     def look_again(self) -> None:
         """Note that somebody may take now what nobody took before."""
+        self._can_take_more = True
         self._due = self._due or not self._others_are_empty or bool(self._exceptions)
 
     def left(self, queues: Iterable[str]) -> bool:
         """Note that jobs were left in these queues; return whether there were any."""
         named = set(queues)
+        self._due = self._due or (bool(named) and self._can_take_more)
         if self._others_are_empty:
             self._exceptions |= named
         else:
@@ -59,7 +67,7 @@ class Backlog:
         Returns:
             None: every queue.
         """
-        self._due = False
+        self._due = self._can_take_more = False
         if served is None:
             asked = self.named()
             self._others_are_empty = True

@@ -70,18 +70,26 @@ class Dispatcher:
         """Say what has changed."""
         if changes.everything:
             self._look_at_all()
-        self._backlog.filled(changes.queues)
+        self._backlog.filled(self._hub.served(changes.queues) or ())
         self._wished |= changes.workers
         if changes.everything or changes.queues or changes.workers:
             self._wake.set()
 
     def capacity_changed(self) -> None:
-        """Say that a worker may have a free slot, or is new."""
+        """Say that a worker may have a free slot."""
         self._backlog.look_again()
         self._wake.set()
 
+    def queues_served(self, queues: tuple[str, ...] | None) -> None:
+        """Say that a worker serves these queues (None: every queue) from now on."""
+        if queues is None:
+            self._backlog.forget()
+        else:
+            self._backlog.filled(queues)
+        self._wake.set()
+
     def _look_at_all(self) -> None:
-        self._backlog.forget()
+        self._backlog.forget(self._hub.served())
         self._all_wishes = True
 
     # The loop
@@ -134,11 +142,11 @@ class Dispatcher:
         return found
 
     async def _send_wishes(self) -> None:
-        links = {
-            link.name: link for link in self._hub.links() if self._all_wishes or link.name in self._wished
-        }
         if self._all_wishes:
+            links = {link.name: link for link in self._hub.links()}
             self._wished.clear()
+        else:
+            links = {name: link for name in self._wished if (link := self._hub.get(name)) is not None}
         self._all_wishes = False
         if not links:
             return
@@ -153,7 +161,7 @@ class Dispatcher:
         self._lost_all = False
         if self._hub.widest() > self._widest:
             # Jobs too wide for all others were not counted as waiting.
-            self._backlog.forget()
+            self._backlog.forget(self._hub.served())
         self._widest = self._hub.widest()
         if not self._backlog.is_due:
             return False
@@ -181,7 +189,7 @@ class Dispatcher:
     def _left_beyond(self, asked: frozenset[str] | None) -> None:
         """Note that the window did not hold all: any queue that was asked for may have more."""
         if asked is None:
-            self._backlog.forget()
+            self._backlog.forget(self._hub.served())
         else:
             self._backlog.left(asked)
 

@@ -152,13 +152,24 @@ class Link:
 class Hub:
     """The links by worker name, and by the queues they serve."""
 
-    def __init__(self, on_capacity: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        on_capacity: Callable[[], None],
+        on_queues: Callable[[tuple[str, ...] | None], None],
+    ) -> None:
+        """Make it.
+
+        Args:
+            on_capacity: called when somebody may have a free slot.
+            on_queues: called with the queues that a worker serves from now on; None: every queue.
+        """
         self._links: dict[WorkerName, Link] = {}
         self._by_queue: dict[str | None, dict[WorkerName, Link]] = {}
         """Under None those that serve every queue."""
         self._paused: set[Link] = set()
         self._widest: int | None = None
         self._on_capacity = on_capacity
+        self._on_queues = on_queues
 
     def __len__(self) -> int:
         return len(self._links)
@@ -171,7 +182,6 @@ class Hub:
             self.remove(older)
         self._links[link.name] = link
         self._enter(link)
-        self._on_capacity()
 
     def remove(self, link: Link) -> None:
         """Forget the link unless a newer one has taken its place."""
@@ -184,6 +194,8 @@ class Hub:
         self._widest = None
         for queue in (None,) if link.queues is None else link.queues:
             self._by_queue.setdefault(queue, {})[link.name] = link
+        self._on_queues(link.queues)
+        self._on_capacity()
 
     def _leave(self, link: Link) -> None:
         self._widest = None
@@ -192,6 +204,16 @@ class Hub:
             del serving[link.name]
             if not serving:
                 del self._by_queue[queue]
+
+    def served(self, queues: Collection[str] | None = None) -> Collection[str] | None:
+        """Return which of the queues anybody here serves.
+
+        Args:
+            queues: of these; None: of all that there are, which gives None if somebody serves every queue.
+        """
+        if queues is None:
+            return None if None in self._by_queue else [one for one in self._by_queue if one is not None]
+        return queues if None in self._by_queue else [one for one in queues if one in self._by_queue]
 
     def widest(self) -> int:
         """Return the most slots that any worker here has in all; a wider job suits nobody."""
@@ -223,7 +245,6 @@ class Hub:
         link.apply(concurrency, queues)
         if is_here:
             self._enter(link)
-        self._on_capacity()
 
     def release(self, link: Link, claim: ClaimId) -> None:
         """Note that the claim holds its slots no more."""

@@ -11,7 +11,7 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("filled"), some),
         st.tuples(st.just("left"), some),
-        st.tuples(st.just("forget"), st.none()),
+        st.tuples(st.just("forget"), st.one_of(some, st.none())),
         st.tuples(st.just("take"), st.one_of(some, st.none())),
     )
 )
@@ -61,6 +61,18 @@ def test_what_arrives_during_a_look_is_looked_at_again() -> None:
     assert take_all(backlog, {"a"}) == {"a"}
 
 
+def test_a_slot_that_comes_free_during_a_look_is_looked_at_again() -> None:
+    backlog = Backlog()
+    backlog.take({"a"})
+    backlog.left({"a"})
+    assert not backlog.is_due
+    backlog.look_again()
+    backlog.take({"a"})
+    backlog.look_again()
+    backlog.left({"a"})
+    assert backlog.is_due
+
+
 @given(steps)
 def test_it_asks_for_all_that_may_hold_jobs_and_for_nothing_else(
     history: list[tuple[str, set[str] | None]],
@@ -68,8 +80,8 @@ def test_it_asks_for_all_that_may_hold_jobs_and_for_nothing_else(
     backlog, may_hold = Backlog(), set(QUEUES)
     for verb, queues in history:
         if verb == "forget":
-            backlog.forget()
-            may_hold = set(QUEUES)
+            backlog.forget(queues)
+            may_hold = set(QUEUES) if queues is None else set(queues)
         elif verb == "take":
             asked = backlog.take(queues)
             served = set(QUEUES) if queues is None else queues

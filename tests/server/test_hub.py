@@ -39,7 +39,7 @@ def free(hub: Hub, queues: set[str] | None = None, now: float = NOW) -> dict[str
 
 
 def test_workers_are_found_by_their_queues() -> None:
-    hub = Hub(lambda: None)
+    hub = Hub(lambda: None, lambda _: None)
     a, b, every = link("a", ("x", "x", "y")), link("b", ("y",)), link("c")
     for one in (a, b, every):
         hub.add(one)
@@ -54,7 +54,7 @@ def test_workers_are_found_by_their_queues() -> None:
 
 
 def test_a_newer_connection_takes_the_older_ones_place() -> None:
-    hub = Hub(lambda: None)
+    hub = Hub(lambda: None, lambda _: None)
     older, newer = link("a", ("x",)), link("a", ("y",))
     hub.add(older)
     hub.add(newer)
@@ -66,7 +66,7 @@ def test_a_newer_connection_takes_the_older_ones_place() -> None:
 
 
 def test_who_is_silent_refused_or_leaves_is_left_out() -> None:
-    hub = Hub(lambda: None)
+    hub = Hub(lambda: None, lambda _: None)
     one = link("a")
     hub.add(one)
     assert free(hub, now=NOW + 60) == {}
@@ -82,7 +82,7 @@ def test_who_is_silent_refused_or_leaves_is_left_out() -> None:
     )
 )
 def test_free_slots_are_always_what_is_left(steps: list[tuple[str, int, int]]) -> None:
-    hub, one = Hub(lambda: None), link("a", concurrency=8)
+    hub, one = Hub(lambda: None, lambda _: None), link("a", concurrency=8)
     hub.add(one)
     held: dict[ClaimId, int] = {}
     concurrency, stale = 8, 0

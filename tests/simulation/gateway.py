@@ -231,7 +231,7 @@ class Gateway:
         self.rules = rules
         self._waking = self._looking = False
         self._whole_at = -100.0
-        self.hub = Hub(on_capacity=self.capacity_changed)
+        self.hub = Hub(self.capacity_changed, self.queues_served)
         self.reports = SimReports(self)
         self.workers = Workers(store, self.hub, self.reports, SETTINGS, self.id)  # type: ignore[arg-type]
         self.workers._desk = Desk()  # type: ignore[assignment]
@@ -293,6 +293,9 @@ class Gateway:
         return self.away_until
 
     # Loops
+
+    def queues_served(self, queues: tuple[str, ...] | None) -> None:
+        self._dispatcher.queues_served(queues)
 
     def capacity_changed(self) -> None:
         self._dispatcher.capacity_changed()
