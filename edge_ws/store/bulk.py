@@ -7,7 +7,7 @@ long to build one as PostgreSQL to change dozens of rows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 import sqlalchemy as sa
@@ -82,13 +82,55 @@ def place_of(dialect: str, table: sa.Table) -> sa.ColumnElement[Any]:
 def _values(table: sa.Table, names: Sequence[str]) -> sa.TableValuedAlias:
     """Return the rows given as a table of PostgreSQL's, with the types of those columns of `table`."""
     kinds = {name: Tid() if name == PLACE else table.c[name].type for name in names}
-    arrays = [_array(kind, f"given_{name}") for name, kind in kinds.items()]
+    arrays = [_array(kind, f"{table.name}_{name}") for name, kind in kinds.items()]
     columns = [sa.column(name, kind) for name, kind in kinds.items()]
     return sa.func.unnest(*arrays).table_valued(*columns).render_derived(name="given")
 
 
-def _as_arrays(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {f"given_{name}": [row[name] for row in rows] for name in names}
+def _arrays(table: sa.Table, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{table.name}_{name}": [row[name] for row in rows] for name in names}
+
+
+class Write(Protocol):
+    """A write of many rows."""
+
+    @property
+    def by_arrays(self) -> sa.Insert | sa.Update:
+        """The statement for PostgreSQL."""
+
+    def arrays(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return its parameters for these rows."""
+
+    def run(
+        self,
+        connection: Connection,
+        rows: Sequence[Mapping[str, Any]],
+        **parameters: Any,  # noqa: ANN401
+    ) -> None:
+        """Write the rows."""
+
+
+class Both:
+    """Two writes to two tables: in one statement where the database can, for each is a round trip."""
+
+    def __init__(self, first: Write, second: Write) -> None:
+        self._first, self._second = first, second
+        self._together = second.by_arrays.add_cte(first.by_arrays.cte("first"))
+
+    def run(
+        self,
+        connection: Connection,
+        first: Sequence[Mapping[str, Any]],
+        second: Sequence[Mapping[str, Any]],
+        **parameters: Any,  # noqa: ANN401
+    ) -> None:
+        """Write the rows of each; `parameters` are for the first's expressions."""
+        if first and second and connection.dialect.name == "postgresql":
+            values = {**self._first.arrays(first), **self._second.arrays(second), **parameters}
+            connection.execute(self._together, values)
+        else:
+            self._first.run(connection, first, **parameters)
+            self._second.run(connection, second)
 
 
 class InsertMany:
@@ -102,14 +144,18 @@ class InsertMany:
             names: columns that each row gives.
             same: further columns with the value or expression that all rows get.
         """
-        self._names = tuple(names)
+        self._table, self._names = table, tuple(names)
         given = _values(table, self._names)
         shared = [
             value if isinstance(value, sa.ColumnElement) else sa.literal(value) for value in same.values()
         ]
         query = sa.select(*(given.c[name] for name in self._names), *shared)
-        self._by_arrays = table.insert().from_select([*self._names, *same], query)
+        self.by_arrays: sa.Insert = table.insert().from_select([*self._names, *same], query)
         self._by_row = table.insert().values(**{name: sa.bindparam(name) for name in self._names}, **same)
+
+    def arrays(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the parameters of `by_arrays` for these rows."""
+        return _arrays(self._table, self._names, rows)
 
     def run(
         self,
@@ -121,7 +167,7 @@ class InsertMany:
         if not rows:
             return
         if connection.dialect.name == "postgresql":
-            connection.execute(self._by_arrays, {**_as_arrays(self._names, rows), **parameters})
+            connection.execute(self.by_arrays, {**self.arrays(rows), **parameters})
         else:
             own = [{name: row[name] for name in self._names} for row in rows]
             connection.execute(self._by_row, [{**row, **parameters} for row in own])
@@ -149,14 +195,15 @@ class UpdateMany:
             by_place: find rows by PLACE, which each gives too, where the database knows it.
             same: further columns with a value or an expression; as a function it is given the row's values.
         """
-        self._names = tuple(names)
-        self._key = tuple(key)
+        self._table, self._names, self._key = table, tuple(names), tuple(key)
         finders = (PLACE,) if by_place else self._key
         self._given = (*finders, *self._names)
         given = _values(table, self._given)
         place = place_of("postgresql", table)
         found = given.c[PLACE] == place if by_place else _matches(table, given.c, self._key)
-        self._by_arrays = table.update().where(found).values(**_settings(given.c, self._names, same))
+        self.by_arrays: sa.Update = (
+            table.update().where(found).values(**_settings(given.c, self._names, same))
+        )
         new: dict[str, sa.ColumnElement[Any]] = {
             name: sa.bindparam(f"new_{name}", type_=table.c[name].type) for name in self._names
         }
@@ -164,6 +211,10 @@ class UpdateMany:
         self._by_row = (
             table.update().where(_matches(table, keys, self._key)).values(**_settings(new, self._names, same))
         )
+
+    def arrays(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the parameters of `by_arrays` for these rows."""
+        return _arrays(self._table, self._given, rows)
 
     def run(
         self,
@@ -175,7 +226,7 @@ class UpdateMany:
         if not rows:
             return
         if connection.dialect.name == "postgresql":
-            connection.execute(self._by_arrays, {**_as_arrays(self._given, rows), **parameters})
+            connection.execute(self.by_arrays, {**self.arrays(rows), **parameters})
             return
         each = [
             {

@@ -6,7 +6,7 @@ which holds one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Row
 
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName, new_id
 from edge_ws.protocol.states import Phase
-from edge_ws.store.bulk import InsertMany, UpdateMany, one_of, place_of
+from edge_ws.store.bulk import Both, InsertMany, UpdateMany, one_of, place_of
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database
 from edge_ws.store.live import (
@@ -79,33 +79,37 @@ _CLAIM_JOBS = UpdateMany(
     state=CLAIMED,
     last_update=utc_now(),
 )
-
-
-@cache
-def _lock_workers_query(dialect: str) -> sa.Select[Any]:
-    query = sa.select(worker.c.worker_name).where(one_of(dialect, worker.c.worker_name, "names"))
-    return query.order_by(worker.c.worker_name).with_for_update()
+_CLAIM = Both(_INSERT_CLAIMS, _CLAIM_JOBS)
 
 
 @cache
 def _open_slots_query(dialect: str) -> sa.Select[Any]:
-    query = sa.select(claim.c.worker, sa.func.sum(claim.c.slots)).join(edge_job, held)
-    return query.where(one_of(dialect, claim.c.worker, "names")).group_by(claim.c.worker)
+    """Return the query for the slots of the open claims of each of the workers `names`."""
+    taken = sa.select(claim.c.worker, claim.c.slots).join(edge_job, held)
+    taken_here = taken.where(one_of(dialect, claim.c.worker, "names")).subquery()
+    query = sa.select(worker.c.worker_name, sa.func.coalesce(sa.func.sum(taken_here.c.slots), 0))
+    query = query.outerjoin(taken_here, taken_here.c.worker == worker.c.worker_name)
+    return query.where(one_of(dialect, worker.c.worker_name, "names")).group_by(worker.c.worker_name)
 
 
 @cache
-def _lock_queued_query(dialect: str, *, by_place: bool) -> sa.Select[Any]:
-    """Return the query for those of the rows that are still queued and nobody else holds.
+def _lock_query(dialect: str, *, by_place: bool) -> sa.Select[Any]:
+    """Return the query that locks the workers `names`, then those of the rows that are still free.
 
     A search by six columns for each costs ten times as much as one by places. A place may be another row's by
     now; that one has another key, and nobody has chosen it.
     """
+    names = one_of(dialect, worker.c.worker_name, "names")
+    workers = sa.select(worker.c.worker_name).where(names).order_by(worker.c.worker_name)
+    locked = sa.select(sa.func.count()).select_from(workers.with_for_update().cte("workers"))
     place = place_of(dialect, edge_job)
     keys = sa.tuple_(*key_columns).in_(sa.bindparam("keys", expanding=True))
     there = one_of(dialect, place, "places") if by_place else keys
-    query = sa.select(*key_columns, edge_job.c.command, place).where(there, edge_job.c.state == QUEUED)
+    query = sa.select(*key_columns, edge_job.c.command, place)
+    # The count holds for any number: it is there to have the workers locked, and first.
+    query = query.where(there, edge_job.c.state == QUEUED, locked.scalar_subquery() >= 0)
     # In key order, as everywhere: two who lock the same rows lock them in the same order.
-    return query.order_by(*key_columns).with_for_update(skip_locked=True)
+    return query.order_by(*key_columns).with_for_update(of=edge_job, skip_locked=True)
 
 
 class GatewayVerbs:
@@ -211,8 +215,7 @@ class GatewayVerbs:
         claimed: list[Claimed] = []
         rows: list[dict[str, Any]] = []
         with self._database.write() as connection:
-            taken = self._locked_slots(connection, {one.worker for one in chosen})
-            queued = self._lock_queued(connection, chosen)
+            taken, queued = self._lock(connection, chosen)
             for one in chosen:
                 locked = queued.get(one.key)
                 room = one.concurrency - one.stale_slots - taken.get(one.worker, one.concurrency)
@@ -249,35 +252,32 @@ class GatewayVerbs:
                     )
                 )
                 taken[one.worker] += one.slots
-            _INSERT_CLAIMS.run(connection, rows, gateway_id=gateway_id, lease_s=lease_s)
-            _CLAIM_JOBS.run(connection, rows)
+            _CLAIM.run(connection, rows, rows, gateway_id=gateway_id, lease_s=lease_s)
         return claimed
 
     @staticmethod
-    def _locked_slots(connection: Connection, names: Iterable[WorkerName]) -> dict[str, int]:
-        """Lock the workers, so that no other gateway claims for them now, and sum their open claims."""
-        dialect, wanted = connection.dialect.name, {"names": sorted(names)}
-        taken = dict.fromkeys(connection.execute(_lock_workers_query(dialect), wanted).scalars(), 0)
-        for name, slots in connection.execute(_open_slots_query(dialect), wanted).all():
-            taken[name] = int(slots)
-        return taken
-
-    @staticmethod
-    def _lock_queued(
+    def _lock(
         connection: Connection, chosen: Sequence[Assignment]
-    ) -> dict[JobKey, tuple[str, str | None]]:
-        """Lock those of the rows that are still queued and nobody else holds; return commands and places."""
+    ) -> tuple[dict[WorkerName, int], dict[JobKey, tuple[str, str | None]]]:
+        """Lock the workers, so that no other gateway claims for them now, and those rows that are still free.
+
+        Returns:
+            The sum of the workers' open claims; the rows' commands and places.
+        """
         dialect = connection.dialect.name
+        names = sorted({one.worker for one in chosen})
         by_place = all(one.place is not None for one in chosen)
-        query = _lock_queued_query(dialect, by_place=by_place)
+        query = _lock_query(dialect, by_place=by_place)
         many = len(chosen) if by_place and dialect == "postgresql" else MANY_KEYS
         found: dict[JobKey, tuple[str, str | None]] = {}
         for start in range(0, len(chosen), many):
             some = chosen[start : start + many]
             asked = {"places": [one.place for one in some]} if by_place else {"keys": [o.key for o in some]}
-            for *key, command, place in connection.execute(query, asked):
+            for *key, command, place in connection.execute(query, {"names": names, **asked}):
                 found[JobKey._make(key)] = command, place
-        return found
+        # Once they are locked: what another gateway has claimed for them is committed and seen.
+        taken = connection.execute(_open_slots_query(dialect), {"names": names}).all()
+        return {name: int(slots) for name, slots in taken}, found
 
     @staticmethod
     def _fail_unreadable(connection: Connection, key: JobKey) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from edge_ws.protocol.frames import Accept, Finished, Log, NotStarted, PhaseIs, Refuse, Started
 from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase, phases_before
-from edge_ws.store.bulk import UpdateMany, one_of, place_of
+from edge_ws.store.bulk import Both, UpdateMany, one_of, place_of
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database
 from edge_ws.store.live import (
@@ -68,6 +68,7 @@ _WRITE_JOBS = UpdateMany(
     command=lambda given: sa.func.coalesce(given["command"], edge_job.c.command),
     last_update=utc_now(),
 )
+_WRITE = Both(_WRITE_CLAIMS, _WRITE_JOBS)
 _INSERT_LOGS = log.insert()
 _GROW_LOGS = UpdateMany(claim, ("id",), ("log_end",), log_state="held")
 
@@ -167,8 +168,7 @@ class ReportVerbs:
             live = _find_live(connection, [report for _, report in batch])
             outcomes = [_judge(live.get(report.claim), who, report) for who, report in batch]
             changed = [one for one in live.values() if one.changed]
-            _write_claims(connection, changed, start_within_s)
-            _write_jobs(connection, changed)
+            _WRITE.run(connection, _claim_rows(changed, start_within_s), _job_rows(changed))
             self._recognise_repeated(connection, batch, outcomes)
         return outcomes
 
@@ -345,8 +345,8 @@ def _end(one: _Claim, result: str, detail: str) -> None:
     one.phase, one.result, one.detail, one.changed = Phase.ENDED, result, detail, True
 
 
-def _write_claims(connection: Connection, changed: Sequence[_Claim], start_within_s: float) -> None:
-    rows = [
+def _claim_rows(changed: Sequence[_Claim], start_within_s: float) -> list[dict[str, Any]]:
+    return [
         {
             "id": one.id,
             "place": one.place,
@@ -359,11 +359,10 @@ def _write_claims(connection: Connection, changed: Sequence[_Claim], start_withi
         }
         for one in changed
     ]
-    _WRITE_CLAIMS.run(connection, rows)
 
 
-def _write_jobs(connection: Connection, changed: Sequence[_Claim]) -> None:
-    """Write the jobs' states: those that ran end for good, with the stored token blanked; others are free."""
+def _job_rows(changed: Sequence[_Claim]) -> list[dict[str, Any]]:
+    """Return the jobs' states: those that ran end for good, their token blanked; others are free."""
     rows = []
     for one in changed:
         row = {"place": one.job_place, **dict(zip(KEY_COLUMNS, one.key, strict=True)), "command": None}
@@ -374,4 +373,4 @@ def _write_jobs(connection: Connection, changed: Sequence[_Claim]) -> None:
             rows.append({**row, "state": QUEUED})
         elif one.starts or one.job_state not in OPEN_STATES:
             rows.append({**row, "state": row_state(one.phase)})
-    _WRITE_JOBS.run(connection, rows)
+    return rows
