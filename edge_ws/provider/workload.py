@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from edge_ws.provider import compat
-from edge_ws.store.records import CALLBACK_DAG_ID, JobKey, NewJob
+from edge_ws.store.records import CALLBACK_DAG_ID, CALLBACK_PRIORITY, JobKey, NewJob
 
 _CALLBACK_MAP_INDEX = -1
 _CALLBACK_TRY = 0
@@ -40,7 +40,7 @@ def new_job(workload: Any, *, owner: int, team: str | None, default_queue: str) 
             key=callback_row(str(workload.callback.id)),
             queue=default_queue,
             slots=1,
-            priority=1,
+            priority=CALLBACK_PRIORITY,
             command=workload.model_dump_json(),
             team=team,
             owner=owner,

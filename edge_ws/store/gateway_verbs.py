@@ -191,7 +191,7 @@ class GatewayVerbs:
         teams: Collection[str] | None = None,
         widest: int | None = None,
     ) -> list[Candidate]:
-        """Read queued rows without locks, callbacks first, then by priority and age.
+        """Read queued rows without locks, by priority and age.
 
         Args:
             queues: only of these; None: of every queue.

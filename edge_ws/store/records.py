@@ -41,6 +41,8 @@ class JobKey(NamedTuple):
 
 CALLBACK_DAG_ID = "ExecuteCallback"
 """edge3's `dag_id` for callback rows (edge3 models/types.py)."""
+CALLBACK_PRIORITY = 2**31 - 1
+"""So that callbacks go before tasks, as in Airflow's own executors, whoever hands them out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -256,7 +256,7 @@ VERSION_TABLE = "alembic_version_edge_ws"
 EDGE3_VERSION_TABLE = "alembic_version_edge3"
 EDGE3_HEAD = "d5a2f8b41c07"
 """edge3 5.1.0's migration head: the shape we create and adopt."""
-JOB_INDEXES = ("edge_ws_job_owner", "edge_ws_job_queued", "edge_ws_job_callback")
+JOB_INDEXES = ("edge_ws_job_owner", "edge_ws_job_queued")
 """Our indexes on `edge_job`, which the migrations make."""
 TRIGGERS = {
     "edge_ws_job_queued": "edge_job",

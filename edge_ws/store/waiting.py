@@ -19,13 +19,12 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from edge_ws.store.bulk import place_of
 from edge_ws.store.live import KEY_COLUMNS, key_columns
-from edge_ws.store.records import CALLBACK_DAG_ID, Candidate, JobKey
+from edge_ws.store.records import Candidate, JobKey
 from edge_ws.store.tables import edge_job
 
 # Literals, not parameters: the index is of these rows only, and a statement that is prepared before its
 # parameters are known cannot tell that it may use it.
 _queued = edge_job.c.state == sa.literal_column("'queued'")
-_is_callback = edge_job.c.dag_id == sa.literal_column(f"'{CALLBACK_DAG_ID}'")
 
 
 class _age_s(FunctionElement[float]):  # noqa: N801 - used as a SQL function
@@ -72,7 +71,7 @@ def read_waiting(
     teams: Collection[str] | None,
     widest: int | None,
 ) -> list[Candidate]:
-    """Return queued jobs, callbacks first, then by priority and age.
+    """Return queued jobs by priority and age.
 
     Args:
         connection: an open transaction.
@@ -130,22 +129,17 @@ def queues_of_others(
 def _query(dialect: str, given: frozenset[str]) -> sa.Select[Any]:
     """Return the statement with a parameter for each of the given; made once: that takes a millisecond."""
     place = sa.cast(place_of(dialect, edge_job), sa.Text)
-    parts = []
-    for part in (_is_callback, sa.not_(_is_callback)):
-        query = sa.select(*_columns, place.label("place")).where(_queued, part)
-        query = query.order_by(*_in_order(edge_job.c)).limit(sa.bindparam("most", type_=sa.Integer))
-        if "teams" in given:
-            query = query.where(edge_job.c.team_name.in_(sa.bindparam("teams", expanding=True)))
-        if "widest" in given:
-            query = query.where(edge_job.c.concurrency_slots <= sa.bindparam("widest", type_=sa.Integer))
-        if "queues" in given:
-            query = _of_each(query) if dialect == "postgresql" else _of_all(query, dialect)
-        parts.append(query.subquery().select())
-    both = sa.union_all(*parts).subquery()
-    shown = [column for column in both.c if column.name != "queued_dttm"]
-    found = sa.select(*shown, _age_s(both.c.queued_dttm).label("waited_s"))
-    found = found.order_by(both.c.dag_id != sa.literal_column(f"'{CALLBACK_DAG_ID}'"), *_in_order(both.c))
-    return found.limit(sa.bindparam("most", type_=sa.Integer))
+    query = sa.select(*_columns, place.label("place")).where(_queued)
+    query = query.order_by(*_in_order(edge_job.c)).limit(sa.bindparam("most", type_=sa.Integer))
+    if "teams" in given:
+        query = query.where(edge_job.c.team_name.in_(sa.bindparam("teams", expanding=True)))
+    if "widest" in given:
+        query = query.where(edge_job.c.concurrency_slots <= sa.bindparam("widest", type_=sa.Integer))
+    if "queues" in given:
+        query = _of_each(query) if dialect == "postgresql" else _of_all(query, dialect)
+    found = query.subquery()
+    shown = [column for column in found.c if column.name != "queued_dttm"]
+    return sa.select(*shown, _age_s(found.c.queued_dttm).label("waited_s")).order_by(*_in_order(found.c))
 
 
 def _in_order(columns: sa.ColumnCollection[str, Any]) -> tuple[sa.ColumnElement[Any], ...]:

@@ -58,8 +58,6 @@ TRIGGERS = {
 INDEXES = {
     # A queue's jobs in the order in which they are handed out: other queues' backlogs are not read.
     "edge_ws_job_queued": (["queue", sa.text("priority_weight DESC"), "queued_dttm"], "state = 'queued'"),
-    # Callbacks go before tasks; a queue's many tasks are not read to find that it has none.
-    "edge_ws_job_callback": (["queue"], "state = 'queued' AND dag_id = 'ExecuteCallback'"),
 }
 # edge3's migrations make the table anew on SQLite, and stumble over an order or a column that they drop; and
 # its planner takes an index for the number of columns that it knows, not for the rows that are in it.

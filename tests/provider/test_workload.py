@@ -19,7 +19,7 @@ from airflow.models.taskinstancekey import TaskInstanceKey
 
 from edge_ws.provider import compat, workload
 from edge_ws.store.command import parse
-from edge_ws.store.records import JobKey
+from edge_ws.store.records import CALLBACK_PRIORITY, JobKey
 
 TI_ID = uuid.uuid4()
 CALLBACK_ID = str(uuid.uuid4())
@@ -71,7 +71,13 @@ def test_a_task_becomes_a_row_as_edge3_writes_it() -> None:
 def test_a_callback_becomes_a_row_as_edge3_writes_it() -> None:
     job = new_job(callback())
     assert job.key == JobKey("ExecuteCallback", CALLBACK_ID, f"ExecuteCallback-{CALLBACK_ID}", -1, 0, "")
-    assert (job.queue, job.slots, job.priority, job.team, job.owner) == ("anywhere", 1, 1, "red", 7)
+    assert (job.queue, job.slots, job.priority, job.team, job.owner) == (
+        "anywhere",
+        1,
+        CALLBACK_PRIORITY,
+        "red",
+        7,
+    )
 
 
 @pytest.mark.parametrize("make", [task, callback])

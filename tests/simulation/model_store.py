@@ -495,7 +495,7 @@ class ModelStore:
             and (teams is None or row.team in teams)
             and (widest is None or row.slots <= widest)
         ]
-        queued.sort(key=lambda row: (row.key.dag_id != CALLBACK_DAG_ID, -row.priority, row.queued_at))
+        queued.sort(key=lambda row: (-row.priority, row.queued_at))
         return [
             Candidate(
                 key=row.key,

@@ -153,7 +153,6 @@ def test_edge3_s_own_migrations_keep_our_columns_and_indexes(
                 "edge_ws_job_owner": "edge_ws_owner IS NOT NULL"
                 " AND state NOT IN ('queued', 'restarting', 'running')",
                 "edge_ws_job_queued": "",
-                "edge_ws_job_callback": "state = 'queued' AND dag_id = 'ExecuteCallback'",
             }
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 
-from edge_ws.store.records import CALLBACK_DAG_ID, JobKey
+from edge_ws.store.records import CALLBACK_DAG_ID, CALLBACK_PRIORITY, JobKey
 from edge_ws.store.store import Store
 from tests.support.rows import enqueue, new_job
 
@@ -51,9 +51,9 @@ def names(store: Store, *queues: str, limit: int = 10, **more: object) -> list[s
 
 @pytest.mark.parametrize("queues", [{"q"}, {"q", "p", "o"}, {f"q{number}" for number in range(200)} | {"q"}])
 def test_a_dead_queues_backlog_is_not_read(engine: sa.Engine, store: Store, queues: set[str]) -> None:
-    enqueue(engine, new_job(), new_job("cb", key=JobKey(CALLBACK_DAG_ID, "cb", "r", -1, 0)))
+    enqueue(engine, new_job(), new_job("first", priority=2))
     with last_statement(engine) as seen:
-        assert [one.key.task_id for one in store.candidates(queues, 100)] == ["cb", "t"]
+        assert [one.key.task_id for one in store.candidates(queues, 100)] == ["first", "t"]
     statement, parameters = seen[-1]
     with engine.connect() as connection:
         plan = connection.exec_driver_sql(_EXPLAIN[engine.dialect.name] + statement, parameters)
@@ -63,16 +63,13 @@ def test_a_dead_queues_backlog_is_not_read(engine: sa.Engine, store: Store, queu
 
 
 def test_order_and_limits(engine: sa.Engine, store: Store) -> None:
-    def callback(name: str) -> JobKey:
-        return JobKey(CALLBACK_DAG_ID, name, "r", -1, 0)
-
     enqueue(
         engine,
         new_job("old"),
         new_job("high", priority=9),
         new_job("young"),
         new_job("p-high", queue="p", priority=8),
-        new_job("cb", key=callback("cb")),
+        new_job("cb", key=JobKey(CALLBACK_DAG_ID, "cb", "r", -1, 0), priority=CALLBACK_PRIORITY),
         new_job("wide", slots=5),
         new_job("a's", team="a", priority=3),
         new_job("b's", team="b", priority=2),
