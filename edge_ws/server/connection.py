@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -47,6 +46,10 @@ from edge_ws.store.store import Store
 log = logging.getLogger(__name__)
 
 CLOSE_WITHIN_S = 1.0
+GREETED_AT_ONCE = 50
+"""Connections that are being let in; more would wait for so long that their workers give up and try again."""
+COME_BACK_PER_S = 100.0
+"""Others are told when to come back, so many a second: thousands return at once after a restart."""
 TICK_S = 0.5
 """How late a timer may be."""
 _STATUS = {Refusal.TOKEN: 401, Refusal.NOT_ADMITTED: 403, Refusal.UNAVAILABLE: 503}
@@ -74,9 +77,38 @@ class Workers:
         self._gateway = gateway
         self._desk = Desk(threads=2)
         self._conversations: set[_Conversation] = set()
+        self._greeting = 0
+        """Connections that are being let in."""
+        self._next_turn = 0.0
+        """When the next one that is turned away may come back."""
 
     async def serve(self, websocket: WebSocket) -> None:
         """Authenticate, accept, and serve until the connection ends."""
+        if self._greeting >= GREETED_AT_ONCE:
+            now = time.monotonic()
+            self._next_turn = max(now + 1.0, self._next_turn + 1.0 / COME_BACK_PER_S)
+            sentence = "the gateway is letting many workers in at the moment"
+            busy = refusal_response(Refusal.UNAVAILABLE, sentence, round(self._next_turn - now, 2))
+            await websocket.send_denial_response(busy)
+            return
+        self._greeting += 1
+        conversation = None
+        try:
+            conversation = await self._let_in(websocket)
+        finally:
+            if conversation is None:
+                self._greeting -= 1
+        if conversation is None:
+            return
+        self._conversations.add(conversation)
+        try:
+            await conversation.run()
+        finally:
+            self._conversations.discard(conversation)
+            self.greeted(conversation)
+
+    async def _let_in(self, websocket: WebSocket) -> _Conversation | None:
+        """Accept the connection of a worker whose credential is good; else refuse it."""
         try:
             principal = await self._desk.run(
                 auth.authenticate,
@@ -86,19 +118,20 @@ class Workers:
             )
         except RefusedError as error:
             await websocket.send_denial_response(refusal_response(Refusal(error.code), str(error)))
-            return
+            return None
         except UnreachableError as error:
             log.warning("A worker is told to come back: %s", error)
             sentence = "the gateway cannot reach its database"
             await websocket.send_denial_response(refusal_response(Refusal.UNAVAILABLE, sentence, 5.0))
-            return
+            return None
         await websocket.accept()
-        conversation = _Conversation(self, websocket, principal)
-        self._conversations.add(conversation)
-        try:
-            await conversation.run()
-        finally:
-            self._conversations.discard(conversation)
+        return _Conversation(self, websocket, principal)
+
+    def greeted(self, conversation: _Conversation) -> None:
+        """Note that the worker is let in, or has gone before it was."""
+        if conversation.is_greeting:
+            conversation.is_greeting = False
+            self._greeting -= 1
 
     async def tick_for_ever(self) -> NoReturn:
         """Serve the timers of all connections: one task for all costs a thousand idle ones nothing."""
@@ -196,6 +229,7 @@ class _Conversation:
         self._websocket = websocket
         self._session = ServerSession(time.monotonic())
         self._link = Link(principal, self._session, "websocket")
+        self.is_greeting = True
 
     async def run(self) -> None:
         reader, writer = asyncio.create_task(self._read()), asyncio.create_task(self._write())
@@ -233,6 +267,7 @@ class _Conversation:
                     if isinstance(frame, Hello):
                         registered = await self._workers.greet(self._link, frame)
                         await self._workers.joined(self._link, registered)
+                        self._workers.greeted(self)
                     else:
                         await self._workers.take(self._link, frame)
         except WebSocketDisconnect:
@@ -272,7 +307,7 @@ class _Conversation:
         try:
             while True:
                 await link.wait_outgoing()
-                frames, link.outgoing = link.outgoing, deque()
+                frames, link.outgoing = link.outgoing, []
                 await self._send(frames)
                 if link.closing is not None:
                     await self._close(link.closing)

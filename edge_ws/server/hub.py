@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from edge_ws.protocol.frames import Inventory, ServerFrame
@@ -34,14 +33,15 @@ class Link:
         self.connection_id = ""
         self.wish_revision = 0
         """Of the wish last sent."""
-        self.cancelled: set[ClaimId] = set()
-        self.dead_hosts: set[HostId] = set()
+        self.cancelled: frozenset[ClaimId] = frozenset()
+        self.dead_hosts: frozenset[HostId] = frozenset()
         """Hosts of the worker whose death is recorded."""
         self.not_before = 0.0
         self.left = False
         self.closing: Close | None = None
-        self.outgoing: deque[ServerFrame] = deque()
-        self._ready = asyncio.Event()
+        # A list and a future: an idle link's deque and Event would take 2 KiB.
+        self.outgoing: list[ServerFrame] = []
+        self._waiter: asyncio.Future[None] | None = None
         self._inventory: Inventory | None = None
         self._queues: tuple[str, ...] | None = None
         self._concurrency = 0
@@ -65,19 +65,23 @@ class Link:
             self.close(Close(CloseCode.TOO_SLOW, f"{QUEUE_FRAMES} frames wait to be taken"))
             return
         self.outgoing.append(frame)
-        self._ready.set()
+        self._wake()
 
     def close(self, close: Close) -> None:
         """Ask the transport to write what is queued and close."""
         if self.closing is None:
             self.closing = close
-            self._ready.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def wait_outgoing(self) -> None:
-        """Return when there is a frame to write or the connection is to close."""
+        """Return when there is a frame to write or the connection is to close; for one task only."""
         while not self.outgoing and self.closing is None:
-            self._ready.clear()
-            await self._ready.wait()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
 
     # What the worker has said, and what it holds
 
@@ -118,7 +122,7 @@ class Link:
 
     def drop(self, claim: ClaimId) -> bool:
         """Note that the claim is over; return whether it held slots."""
-        self.cancelled.discard(claim)
+        self.cancelled -= {claim}
         slots = self._slots.pop(claim, None)
         if slots is None:
             return False

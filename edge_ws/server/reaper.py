@@ -230,7 +230,7 @@ class Reaper:
         link = self._hub.get(one.worker)
         if link is None or one.claim in link.cancelled:
             return
-        link.cancelled.add(one.claim)
+        link.cancelled |= {one.claim}
         cleared = state in _CLEARED
         why = "the task was cleared or deleted" if cleared else f"the task's state is {state}"
         link.send(Cancel(claim=one.claim, reason=why))

@@ -220,7 +220,7 @@ class Reports:
                 self._hub.applied(link, frame.concurrency, frame.queues)
 
     def _buried(self, link: Link, host: HostId, claims: tuple[ClaimId, ...]) -> None:
-        link.dead_hosts.add(host)
+        link.dead_hosts |= {host}
         for claim in claims:
             link.send(Ack(claim=claim, phase=Phase.ENDED))
             self._hub.release(link, claim)
@@ -250,4 +250,7 @@ class Reports:
             elif held.phase is Phase.STARTED and known[claim_id].phase is not Phase.STARTED:
                 await self._desk.run(self._store.started, link.principal, claim_id, held.host)
         for claim_id in known.keys() - stated.keys():
-            link.send(Query(claim=claim_id))
+            # Another site's answer proves nothing: this machine took the name over, and the other one may
+            # be at it still.
+            if known[claim_id].site == link.inventory.site:
+                link.send(Query(claim=claim_id))

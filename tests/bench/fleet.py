@@ -7,6 +7,7 @@ once to its end: accept, `go`, started, its ack, finished, its ack.
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import sys
 import time
@@ -178,6 +179,9 @@ class Worker:
                 await self._serve()
             except InvalidStatus as error:
                 self._fleet.errors[f"HTTP {error.response.status_code}"] += 1
+                if (retry_after := error.response.headers.get("retry-after")) is not None:
+                    await asyncio.sleep(float(retry_after) * random.uniform(1.0, 1.5))
+                    continue
             except ConnectionClosed as error:
                 code = error.rcvd.code if error.rcvd else 1006
                 self._fleet.errors[f"closed {code}"] += 1

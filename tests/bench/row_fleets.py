@@ -174,7 +174,8 @@ def reconnect(bench: Bench) -> list[Result]:
     unexpected = sum(
         times
         for error, times in back["errors"].items()
-        if error not in {"closed 1012", "closed 1001", "ConnectionRefusedError"}
+        # 503: told when to come back.
+        if error not in {"closed 1012", "closed 1001", "ConnectionRefusedError", "HTTP 503"}
     )
     name = f"{count:,} workers after a gateway's restart"
     return [

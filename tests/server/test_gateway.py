@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 
+import anyio
 import httpx2
 import pytest
 import sqlalchemy as sa
@@ -36,6 +39,7 @@ from edge_ws.protocol.frames import (
 )
 from edge_ws.protocol.ids import ClaimId, new_id
 from edge_ws.protocol.states import Phase
+from edge_ws.server.connection import GREETED_AT_ONCE
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker
 from tests.support.gateway import Peer, RunningGateway, connected, make_token, serving
@@ -217,6 +221,20 @@ async def test_a_reconnect_says_what_is_stale_and_asks_for_the_rest(
         assert told == {Stale: foreign, Query: claim}
         await peer.send(PhaseIs(claim=claim, phase=Phase.UNKNOWN))
         await until(lambda: any(one.result == "not_started" for one in store.unsettled()))
+
+
+async def test_another_site_of_the_name_is_not_asked(
+    engine: sa.Engine, store: Store, gateway: RunningGateway
+) -> None:
+    """It would say `unknown` of a job that its predecessor may be running."""
+    token = make_token(store)
+    async with connected(gateway, token) as peer:
+        enqueue(engine, new_job())
+        await run_to_started(peer)
+    async with connected(gateway, token) as other:
+        assert other.inventory.site != peer.inventory.site
+        with pytest.raises(TimeoutError):
+            await other.expect(Query, within_s=0.3)
 
 
 async def test_a_started_that_was_lost_is_learnt_from_the_inventory(
@@ -413,3 +431,36 @@ async def test_a_death_that_was_not_heard_is_learnt_from_the_inventory(
         site, dead = peer.inventory.site, (peer.host,)
     async with connected(gateway, token, site=site, dead_hosts=dead):
         await until(lambda: job_row(engine, job.key).state == "failed")
+
+
+async def test_many_who_come_at_once_are_let_in_by_turns(store: Store, gateway: RunningGateway) -> None:
+    token = make_token(store)
+    headers = {"edge-ws-token": token, "edge-ws-worker": "w1"}
+    told: list[dict[str, object]] = []
+
+    async def come(name: str) -> None:
+        for _ in range(20):
+            try:
+                async with connected(gateway, token, name):
+                    return
+            except InvalidStatus as error:
+                told.append(json.loads(error.response.body))
+                await anyio.sleep(told[-1]["retry_after_s"])
+        raise AssertionError(f"{name} never got in")
+
+    async with AsyncExitStack() as stack:
+        # Silent ones hold their places until they are given up.
+        silent = [
+            await stack.enter_async_context(
+                connect(gateway.ws_url, additional_headers=headers, compression=None)
+            )
+            for _ in range(GREETED_AT_ONCE)
+        ]
+        async with anyio.create_task_group() as tasks:
+            for number in range(5):
+                tasks.start_soon(come, f"w{number + 2}")
+            await until(lambda: len(told) >= 5)
+            assert {one["error"] for one in told} == {"unavailable"}
+            assert len({one["retry_after_s"] for one in told[:5]}) > 1
+            for one in silent:
+                await one.close()

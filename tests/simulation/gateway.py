@@ -193,7 +193,7 @@ class _Conversation:
 
     def _write(self, link: SimLink) -> None:
         while link.outgoing:
-            frame = link.outgoing.popleft()
+            frame = link.outgoing.pop(0)
             if self._session.state is Connection.CLOSED:
                 continue
             self._session.sending(frame, self._gateway.world.now)
