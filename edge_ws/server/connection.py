@@ -77,35 +77,35 @@ class Workers:
         self._gateway = gateway
         self._desk = Desk(threads=2)
         self._conversations: set[_Conversation] = set()
-        self._greeting = 0
-        """Connections that are being let in."""
+        self._greeting: set[WebSocket] = set()
+        """Those that are being let in."""
         self._next_turn = 0.0
         """When the next one that is turned away may come back."""
 
     async def serve(self, websocket: WebSocket) -> None:
         """Authenticate, accept, and serve until the connection ends."""
-        if self._greeting >= GREETED_AT_ONCE:
-            now = time.monotonic()
-            self._next_turn = max(now + 1.0, self._next_turn + 1.0 / COME_BACK_PER_S)
-            sentence = "the gateway is letting many workers in at the moment"
-            busy = refusal_response(Refusal.UNAVAILABLE, sentence, round(self._next_turn - now, 2))
-            await websocket.send_denial_response(busy)
+        if len(self._greeting) >= GREETED_AT_ONCE:
+            await self._turn_away(websocket)
             return
-        self._greeting += 1
-        conversation = None
+        self._greeting.add(websocket)
         try:
             conversation = await self._let_in(websocket)
+            if conversation is not None:
+                self._conversations.add(conversation)
+                try:
+                    await conversation.run()
+                finally:
+                    self._conversations.discard(conversation)
         finally:
-            if conversation is None:
-                self._greeting -= 1
-        if conversation is None:
-            return
-        self._conversations.add(conversation)
-        try:
-            await conversation.run()
-        finally:
-            self._conversations.discard(conversation)
-            self.greeted(conversation)
+            self._greeting.discard(websocket)
+
+    async def _turn_away(self, websocket: WebSocket) -> None:
+        """Tell the worker when it is its turn, at next to no cost."""
+        now = time.monotonic()
+        self._next_turn = max(now + 1.0, self._next_turn + 1.0 / COME_BACK_PER_S)
+        sentence = "the gateway is letting many workers in at the moment"
+        retry_after_s = round(self._next_turn - now, 2)
+        await websocket.send_denial_response(refusal_response(Refusal.UNAVAILABLE, sentence, retry_after_s))
 
     async def _let_in(self, websocket: WebSocket) -> _Conversation | None:
         """Accept the connection of a worker whose credential is good; else refuse it."""
@@ -127,11 +127,9 @@ class Workers:
         await websocket.accept()
         return _Conversation(self, websocket, principal)
 
-    def greeted(self, conversation: _Conversation) -> None:
-        """Note that the worker is let in, or has gone before it was."""
-        if conversation.is_greeting:
-            conversation.is_greeting = False
-            self._greeting -= 1
+    def greeted(self, websocket: WebSocket) -> None:
+        """Note that the worker is let in: the next one may come."""
+        self._greeting.discard(websocket)
 
     async def tick_for_ever(self) -> NoReturn:
         """Serve the timers of all connections: one task for all costs a thousand idle ones nothing."""
@@ -229,7 +227,6 @@ class _Conversation:
         self._websocket = websocket
         self._session = ServerSession(time.monotonic())
         self._link = Link(principal, self._session, "websocket")
-        self.is_greeting = True
 
     async def run(self) -> None:
         reader, writer = asyncio.create_task(self._read()), asyncio.create_task(self._write())
@@ -267,7 +264,7 @@ class _Conversation:
                     if isinstance(frame, Hello):
                         registered = await self._workers.greet(self._link, frame)
                         await self._workers.joined(self._link, registered)
-                        self._workers.greeted(self)
+                        self._workers.greeted(self._websocket)
                     else:
                         await self._workers.take(self._link, frame)
         except WebSocketDisconnect:

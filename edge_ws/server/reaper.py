@@ -36,6 +36,9 @@ SHORTEST_LOOK_S = 0.1
 """The same, however much is to be judged."""
 OVERTIME_S = 30.0
 """A task that ended by its own report may run callbacks for so long (Airflow's overtime is 20 s)."""
+LEFT_S = 120.0
+"""A task that is over and whose worker's name is another machine's now is given up after so long: if its
+process still ran, Airflow's answer to its heartbeat has ended it."""
 PURGE_EVERY_S = 60.0
 GONE = "gone"
 """The state of a task that the centre no longer knows under its id: it was cleared or deleted."""
@@ -91,6 +94,8 @@ def _judge_over(one: OpenClaim, state: str | None, ended_for_s: float) -> Action
     """Decide about a claim whose task has come to its end."""
     if one.worker_lost or one.result is not None:
         return Action.REMOVE
+    if one.site_left:
+        return Action.REMOVE if ended_for_s >= LEFT_S else Action.LEAVE
     return Action.CANCEL if state in _CLEARED or ended_for_s >= OVERTIME_S else Action.LEAVE
 
 

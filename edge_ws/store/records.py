@@ -195,6 +195,8 @@ class OpenClaim:
     """What is known of the end of a claim that is not ended yet: `not_started` or `lost`."""
     overdue: bool
     """The lease (or the last token's life) is over."""
+    site_left: bool
+    """The worker's name is another site's now: nobody answers for the claim."""
     worker_lost: bool
     """No gateway has seen the worker for a long time."""
 

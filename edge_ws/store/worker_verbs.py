@@ -87,6 +87,7 @@ def open_claims(
         sa.select(
             claim,
             (claim.c.lease_until < now).label("overdue"),
+            (worker.c.site != claim.c.site).label("site_left"),
             (worker.c.seen_at < now - LOST_S).label("lost"),
         )
         .join(edge_job, held)
@@ -106,6 +107,7 @@ def open_claims(
             is_callback=row.dag_id == CALLBACK_DAG_ID,
             result=row.result,
             overdue=bool(row.overdue),
+            site_left=bool(row.site_left),
             worker_lost=bool(row.lost),
         )
         for row in connection.execute(query, parameters)

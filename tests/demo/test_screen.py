@@ -49,6 +49,9 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> No
 # Live
 
 
+_END = "\0"
+
+
 class _Terminal:
     """A pseudo-terminal, and what was written to it."""
 
@@ -58,8 +61,13 @@ class _Terminal:
         self.stream = os.fdopen(side, "w")
 
     def written(self) -> str:
+        # The kernel hands it over piece by piece, when it likes.
+        self.stream.write(_END)
         self.stream.flush()
-        return os.read(self._main, 65536).decode()
+        data = b""
+        while not data.endswith(_END.encode()):
+            data += os.read(self._main, 65536)
+        return data.decode().removesuffix(_END)
 
     def close(self) -> None:
         self.stream.close()

@@ -56,7 +56,8 @@ def test_adoption_and_the_end(postgres_centre: Centre, executor: EdgeWsExecutor)
     centre = postgres_centre
     dead = EdgeWsExecutor()
     dead.job_id = SCHEDULER - 1
-    going_on, over, never_queued = (centre.task(state="running") for _ in range(3))
+    going_on, over = (centre.task(state="running") for _ in range(2))
+    never_queued = centre.task(state="queued")
     with create_session(scoped=False) as session:
         for ti in (going_on, over):
             dead.queue_workload(centre.workload(ti), session=session)

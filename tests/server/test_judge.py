@@ -6,7 +6,7 @@ import pytest
 
 from edge_ws.protocol.ids import ClaimId, SiteId, WorkerName
 from edge_ws.protocol.states import Phase
-from edge_ws.server.reaper import GONE, OVERTIME_S, Action, judge
+from edge_ws.server.reaper import GONE, LEFT_S, OVERTIME_S, Action, judge
 from edge_ws.store.records import JobKey, OpenClaim
 
 A, S = Phase.ACCEPTED, Phase.STARTED
@@ -25,6 +25,7 @@ def claim(phase: Phase, result: str | None, *flags: str) -> OpenClaim:
         is_callback="callback" in flags,
         result=result,
         overdue="overdue" in flags,
+        site_left="site left" in flags,
         worker_lost="lost worker" in flags,
     )
 
@@ -49,6 +50,10 @@ def claim(phase: Phase, result: str | None, *flags: str) -> OpenClaim:
         (claim(A, "not_started"), "running", 0, Action.REMOVE),
         (claim(A, "not_started"), "success", 0, Action.REMOVE),
         # Its host is dead.
+        (claim(S, None, "site left"), "failed", LEFT_S - 1, Action.LEAVE),
+        (claim(S, None, "site left"), "failed", LEFT_S, Action.REMOVE),
+        (claim(S, None, "site left"), GONE, 0, Action.LEAVE),
+        (claim(S, None, "site left"), "running", LEFT_S, Action.LEAVE),
         (claim(A, "lost"), "queued", 0, Action.REQUEUE),
         (claim(A, "lost"), "running", 0, Action.FAIL),
         (claim(A, "lost"), GONE, 0, Action.REMOVE),

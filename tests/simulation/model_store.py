@@ -577,6 +577,7 @@ class ModelStore:
             is_callback=claim.key.dag_id == CALLBACK_DAG_ID,
             result=claim.result,
             overdue=claim.lease_until is not None and claim.lease_until < now,
+            site_left=self.workers[claim.worker].site != claim.site,
             worker_lost=self.workers[claim.worker].seen_at < now - LOST_S,
         )
 
