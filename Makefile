@@ -8,9 +8,9 @@ ARGS ?=
 help:
 	@echo "make demo         run a real Airflow, a worker and one DAG on this machine (KEEP=1: leave it up)"
 	@echo "make test         run all tests (ARGS='-k name' and the like go to pytest)"
-	@echo "make simulate     run 50,000 simulated histories, about 15 minutes (SEEDS=n: that many; SEED=n: that one)"
-	@echo "make chaos        200 rounds of faults on real processes, about 30 minutes (ROUNDS=n: that many; CHAOS_SEED=n)"
-	@echo "make bench        measure edge-ws beside edge3, about 25 minutes (ARGS='--quick', '--only ROW', '--no-edge3')"
+	@echo "make simulate     run 50,000 simulated histories, about 25 minutes (SEEDS=n: that many; SEED=n: that one)"
+	@echo "make chaos        200 rounds of faults on real processes, about 35 minutes (ROUNDS=n: that many; CHAOS_SEED=n)"
+	@echo "make bench        measure edge-ws beside edge3 (ARGS='--quick', '--only ROW', '--no-edge3')"
 	@echo "make check        ruff, mypy --strict, import-linter"
 	@echo "make format       let ruff format and mend what it can"
 	@echo "make install      make .venv, which every target does when it is not there"

@@ -6,8 +6,9 @@ long to build one as PostgreSQL to change dozens of rows.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 import sqlalchemy as sa
@@ -66,6 +67,11 @@ def one_of(dialect: str, column: sa.ColumnElement[Any], name: str) -> sa.ColumnE
     return column == sa.any_(_array(column.type, name))
 
 
+def rows_of(name: str, column: str) -> sa.TableValuedAlias:
+    """Return the parameter `name`, a list of strings, as a table of PostgreSQL's with that one column."""
+    return sa.func.unnest(_array(sa.Text(), name)).table_valued(column).render_derived()
+
+
 def place_of(dialect: str, table: sa.Table) -> sa.ColumnElement[Any]:
     """Return where a row of the table lies; NULL where a database does not tell."""
     kinds: dict[str, tuple[str, sa.types.TypeEngine[Any]]] = {
@@ -87,19 +93,23 @@ def _values(table: sa.Table, names: Sequence[str]) -> sa.TableValuedAlias:
     return sa.func.unnest(*arrays).table_valued(*columns).render_derived(name="given")
 
 
-def _arrays(table: sa.Table, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {f"{table.name}_{name}": [row[name] for row in rows] for name in names}
+class Write(ABC):
+    """A write of many rows, built once: over arrays for PostgreSQL, to be repeated elsewhere."""
 
+    by_arrays: sa.Insert | sa.Update
+    """What PostgreSQL is asked."""
+    _by_row: sa.Insert | sa.Update
 
-class Write(Protocol):
-    """A write of many rows."""
+    def __init__(self, table: sa.Table, given: Sequence[str]) -> None:
+        self._table, self._given = table, tuple(given)
 
-    @property
-    def by_arrays(self) -> sa.Insert | sa.Update:
-        """The statement for PostgreSQL."""
+    @abstractmethod
+    def _row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters of `_by_row` for a row."""
 
     def arrays(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return its parameters for these rows."""
+        """Return the parameters of `by_arrays` for these rows."""
+        return {f"{self._table.name}_{name}": [row[name] for row in rows] for name in self._given}
 
     def run(
         self,
@@ -107,7 +117,13 @@ class Write(Protocol):
         rows: Sequence[Mapping[str, Any]],
         **parameters: Any,  # noqa: ANN401
     ) -> None:
-        """Write the rows."""
+        """Write the rows; `parameters` are for the expressions that all of them share."""
+        if not rows:
+            return
+        if connection.dialect.name == "postgresql":
+            connection.execute(self.by_arrays, {**self.arrays(rows), **parameters})
+        else:
+            connection.execute(self._by_row, [{**self._row(row), **parameters} for row in rows])
 
 
 class Both:
@@ -133,7 +149,7 @@ class Both:
             self._second.run(connection, second)
 
 
-class InsertMany:
+class InsertMany(Write):
     """Inserts rows with the same columns."""
 
     def __init__(self, table: sa.Table, names: Sequence[str], **same: Any) -> None:  # noqa: ANN401
@@ -144,36 +160,20 @@ class InsertMany:
             names: columns that each row gives.
             same: further columns with the value or expression that all rows get.
         """
-        self._table, self._names = table, tuple(names)
-        given = _values(table, self._names)
+        super().__init__(table, names)
+        given = _values(table, self._given)
         shared = [
             value if isinstance(value, sa.ColumnElement) else sa.literal(value) for value in same.values()
         ]
-        query = sa.select(*(given.c[name] for name in self._names), *shared)
-        self.by_arrays: sa.Insert = table.insert().from_select([*self._names, *same], query)
-        self._by_row = table.insert().values(**{name: sa.bindparam(name) for name in self._names}, **same)
+        query = sa.select(*(given.c[name] for name in self._given), *shared)
+        self.by_arrays = table.insert().from_select([*self._given, *same], query)
+        self._by_row = table.insert().values(**{name: sa.bindparam(name) for name in self._given}, **same)
 
-    def arrays(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the parameters of `by_arrays` for these rows."""
-        return _arrays(self._table, self._names, rows)
-
-    def run(
-        self,
-        connection: Connection,
-        rows: Sequence[Mapping[str, Any]],
-        **parameters: Any,  # noqa: ANN401
-    ) -> None:
-        """Insert the rows; `parameters` are for the expressions in `same`."""
-        if not rows:
-            return
-        if connection.dialect.name == "postgresql":
-            connection.execute(self.by_arrays, {**self.arrays(rows), **parameters})
-        else:
-            own = [{name: row[name] for name in self._names} for row in rows]
-            connection.execute(self._by_row, [{**row, **parameters} for row in own])
+    def _row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: row[name] for name in self._given}
 
 
-class UpdateMany:
+class UpdateMany(Write):
     """Changes one row of a table for each row given."""
 
     def __init__(
@@ -190,20 +190,16 @@ class UpdateMany:
         Args:
             table: the table.
             key: the columns by which a row is found.
-            names: columns to set to what each row gives; a callable in `same` of that name makes an
-                expression of it.
+            names: columns that each row gives; they are set to that, but for those in `same`.
             by_place: find rows by PLACE, which each gives too, where the database knows it.
-            same: further columns with a value or an expression; as a function it is given the row's values.
+            same: columns with a value or an expression, or a function that makes one of what a row gives.
         """
-        self._table, self._names, self._key = table, tuple(names), tuple(key)
-        finders = (PLACE,) if by_place else self._key
-        self._given = (*finders, *self._names)
+        super().__init__(table, (*((PLACE,) if by_place else key), *names))
+        self._key, self._names = tuple(key), tuple(names)
         given = _values(table, self._given)
         place = place_of("postgresql", table)
         found = given.c[PLACE] == place if by_place else _matches(table, given.c, self._key)
-        self.by_arrays: sa.Update = (
-            table.update().where(found).values(**_settings(given.c, self._names, same))
-        )
+        self.by_arrays = table.update().where(found).values(**_settings(given.c, self._names, same))
         new: dict[str, sa.ColumnElement[Any]] = {
             name: sa.bindparam(f"new_{name}", type_=table.c[name].type) for name in self._names
         }
@@ -212,31 +208,9 @@ class UpdateMany:
             table.update().where(_matches(table, keys, self._key)).values(**_settings(new, self._names, same))
         )
 
-    def arrays(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the parameters of `by_arrays` for these rows."""
-        return _arrays(self._table, self._given, rows)
-
-    def run(
-        self,
-        connection: Connection,
-        rows: Sequence[Mapping[str, Any]],
-        **parameters: Any,  # noqa: ANN401
-    ) -> None:
-        """Change the rows; `parameters` are for the expressions in `same`."""
-        if not rows:
-            return
-        if connection.dialect.name == "postgresql":
-            connection.execute(self.by_arrays, {**self.arrays(rows), **parameters})
-            return
-        each = [
-            {
-                **{f"key_{name}": row[name] for name in self._key},
-                **{f"new_{name}": row[name] for name in self._names},
-                **parameters,
-            }
-            for row in rows
-        ]
-        connection.execute(self._by_row, each)
+    def _row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        keys = {f"key_{name}": row[name] for name in self._key}
+        return {**keys, **{f"new_{name}": row[name] for name in self._names}}
 
 
 _Columns = Mapping[str, sa.ColumnElement[Any]] | sa.ColumnCollection[str, Any]

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
 
@@ -95,7 +94,6 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.dialect = engine.dialect.name
-        self.can_skip_locked = self.dialect in {"postgresql", "mysql"}
         self._kept: _Kept | None = None
 
     def keep_connections(self) -> None:
@@ -158,7 +156,3 @@ class Database:
             raise UnreachableError(
                 f"the database {shown_url(self.engine)} failed: {first_line(error)}"
             ) from error
-
-    def locked(self, query: sa.Select[tuple[object, ...]]) -> sa.Select[tuple[object, ...]]:
-        """Return the query with row locks, leaving out rows that others hold (where that exists)."""
-        return query.with_for_update(skip_locked=True) if self.can_skip_locked else query

@@ -61,8 +61,6 @@ from edge_ws.store.worker_verbs import SEEN_S, back_to_queue, end_claim, open_cl
 
 _ALIVE_STATES = ("idle", "running", "starting", "unknown")
 """Worker states that a heartbeat may turn into idle or running; others are an operator's request."""
-
-
 _INSERT_CLAIMS = InsertMany(
     claim,
     ("id", *KEY_COLUMNS, "subject", "worker", "site", "slots", "log_path"),

@@ -28,6 +28,7 @@ from edge_ws.store.live import (
     SUCCESS,
     held,
     key_columns,
+    locking,
     row_state,
 )
 from edge_ws.store.records import CALLBACK_DAG_ID, Accepted, Principal, Verdict
@@ -39,8 +40,6 @@ Outcome = Accepted | Verdict
 MANY = 500
 """Reports in one transaction, at the most."""
 _END_STATES = (SUCCESS, FAILED)
-
-
 _Given = Mapping[str, sa.ColumnElement[Any]]
 
 
@@ -75,11 +74,8 @@ _GROW_LOGS = UpdateMany(claim, ("id",), ("log_end",), log_state="held")
 
 @cache
 def _live_query(dialect: str) -> sa.Select[Any]:
-    """Return the query for live claims of `ids`, their jobs locked, with the commands of those in `ending`.
-
-    In key order, as everywhere: two who lock the same rows lock them in the same order.
-    """
-    return (
+    """Return the query for live claims of `ids`, locked, with the commands of those in `ending`."""
+    return locking(
         sa.select(
             claim.c.id,
             claim.c.worker,
@@ -96,8 +92,6 @@ def _live_query(dialect: str) -> sa.Select[Any]:
         )
         .join(edge_job, held)
         .where(one_of(dialect, claim.c.id, "ids"))
-        .order_by(*key_columns)
-        .with_for_update(of=[edge_job, claim])
     )
 
 
@@ -116,7 +110,7 @@ def _ended_query(dialect: str) -> sa.Select[Any]:
 
 @dataclass(slots=True)
 class _Claim:
-    """A live claim while a batch is judged: what the database had, and what the batch makes of it."""
+    """A live claim while a batch is judged: what `_live_query` gave, in its order, and what becomes of it."""
 
     id: ClaimId
     worker: str
@@ -268,23 +262,8 @@ def _find_live(connection: Connection, reports: Sequence[ClaimReport]) -> dict[C
     ids = {report.claim for report in reports}
     ending = {report.claim for report in reports if isinstance(report, Finished)}
     asked = {"ids": list(ids), "ending": list(ending)}
-    return {
-        row[0]: _Claim(
-            row[0],
-            row[1],
-            row[2],
-            Phase(row[3]),
-            row[4],
-            row[5],
-            row[6],
-            row[7],
-            row[8],
-            row[9],
-            row[10],
-            row[11:],
-        )
-        for row in connection.execute(_live_query(connection.dialect.name), asked)
-    }
+    rows = connection.execute(_live_query(connection.dialect.name), asked)
+    return {row.id: _Claim(*(*row[:3], Phase(row[3]), *row[4:11], row[11:])) for row in rows}
 
 
 def _judge(one: _Claim | None, who: Principal, report: ClaimReport) -> Outcome:

@@ -7,17 +7,16 @@ no locks and judges nothing.
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from edge_ws.store.bulk import place_of
+from edge_ws.store.bulk import one_of, place_of, rows_of
 from edge_ws.store.live import KEY_COLUMNS, key_columns
 from edge_ws.store.records import Candidate, JobKey
 from edge_ws.store.tables import edge_job
@@ -112,20 +111,26 @@ def queues_of_others(
         queues: of these; None: of all.
         teams: whose jobs do not count.
     """
-    other = sa.or_(edge_job.c.team_name.is_(None), edge_job.c.team_name.not_in(sorted(teams)))
-    query = sa.select(edge_job.c.queue).where(_queued, other).distinct()
-    if queues is not None and connection.dialect.name == "postgresql":
+    values: dict[str, object] = {"teams": sorted(teams)}
+    if queues is not None:
+        values["queues"] = sorted(queues)
+    return set(connection.scalars(_others_query(connection.dialect.name, queues is not None), values))
+
+
+@cache
+def _others_query(dialect: str, some_queues: bool) -> sa.Select[Any]:
+    teams: sa.BindParameter[Any] = sa.bindparam("teams", expanding=True)
+    other = _queued, sa.or_(edge_job.c.team_name.is_(None), edge_job.c.team_name.not_in(teams))
+    if some_queues and dialect == "postgresql":
         # One is enough to know: a backlog is not read.
-        names = sa.func.unnest(sa.literal(sorted(queues), ARRAY(sa.Text))).table_valued("queue")
-        names = names.render_derived()
-        some = sa.exists().where(_queued, other, edge_job.c.queue == names.c.queue)
-        query = sa.select(names.c.queue).where(some)
-    elif queues is not None:
-        query = query.where(edge_job.c.queue.in_(sorted(queues)))
-    return set(connection.scalars(query))
+        names = rows_of("queues", "queue")
+        one = sa.exists().where(*other, edge_job.c.queue == names.c.queue)
+        return sa.select(names.c.queue).where(one)
+    query = sa.select(edge_job.c.queue).where(*other).distinct()
+    return query.where(one_of(dialect, edge_job.c.queue, "queues")) if some_queues else query
 
 
-@lru_cache(maxsize=32)
+@cache
 def _query(dialect: str, given: frozenset[str]) -> sa.Select[Any]:
     """Return the statement with a parameter for each of the given; made once: that takes a millisecond."""
     place = sa.cast(place_of(dialect, edge_job), sa.Text)
@@ -147,7 +152,7 @@ def _in_order(columns: sa.ColumnCollection[str, Any]) -> tuple[sa.ColumnElement[
 
 
 def _of_all(query: sa.Select[Any], dialect: str) -> sa.Select[Any]:
-    query = query.where(edge_job.c.queue.in_(sa.bindparam("queues", expanding=True)))
+    query = query.where(one_of(dialect, edge_job.c.queue, "queues"))
     if dialect != "sqlite":
         return query
     # The sign keeps SQLite from using edge3's index, which gives the order but holds all other queues' jobs.
@@ -160,9 +165,7 @@ def _of_each(query: sa.Select[Any]) -> sa.Select[Any]:
 
     One condition for all queues would read the whole backlog of each, and sort it.
     """
-    names = (
-        sa.func.unnest(sa.bindparam("queues", type_=ARRAY(sa.Text))).table_valued("queue").render_derived()
-    )
+    names = rows_of("queues", "queue")
     of_one = query.where(edge_job.c.queue == names.c.queue).lateral()
     found = sa.select(of_one).select_from(names.join(of_one, sa.true())).order_by(*_in_order(of_one.c))
     return found.limit(sa.bindparam("most", type_=sa.Integer))

@@ -1,7 +1,6 @@
 """`python -m tests.bench`: measures, prints a table, writes `build/bench.json`.
 
-The full form takes about 25 minutes, `--quick` about one and a half. The machine should do nothing else: what
-it does all the same is printed beside each number.
+The machine should do nothing else: what it does all the same is printed beside each number.
 """
 
 from __future__ import annotations

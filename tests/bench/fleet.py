@@ -180,6 +180,7 @@ class Worker:
             except InvalidStatus as error:
                 self._fleet.errors[f"HTTP {error.response.status_code}"] += 1
                 if (retry_after := error.response.headers.get("retry-after")) is not None:
+                    # As the daemon does (worker/link.py): the server's word goes before the backoff.
                     await asyncio.sleep(float(retry_after) * random.uniform(1.0, 1.5))
                     continue
             except ConnectionClosed as error:

@@ -112,6 +112,7 @@ class Round:
                     return
                 if now > deadline:
                     raise AssertionError(f"not settled within {deadline:g} s: {left}")
+            # The beat of the plan, whose faults come at times of their own: nothing is waited for here.
             time.sleep(0.05)
 
     def _act(self, now: float) -> None:

@@ -445,6 +445,7 @@ async def test_many_who_come_at_once_are_let_in_by_turns(store: Store, gateway: 
                     return
             except InvalidStatus as error:
                 told.append(json.loads(error.response.body))
+                # What a worker does; that it then gets in is what the test is about.
                 await anyio.sleep(told[-1]["retry_after_s"])
         raise AssertionError(f"{name} never got in")
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from edge_ws.protocol.frames import Frame, ServerFrame, WorkerFrame
-from edge_ws.protocol.ids import WorkerName
-from tests.simulation.world import World
+from edge_ws.protocol.ids import SiteId, WorkerName
+from tests.simulation.world import Violation, World
 
 
 class End(Protocol):
@@ -21,9 +21,10 @@ class End(Protocol):
 class Wire:
     """One WebSocket: two ordered directions, which end together but not at the same time."""
 
-    def __init__(self, world: World, worker: WorkerName, up: End, down: End) -> None:
-        self.worker = worker
+    def __init__(self, world: World, worker: WorkerName, site: SiteId, up: End, down: End) -> None:
+        self.worker, self.site = worker, site
         self.is_open = True
+        self.is_welcome = False
         self.swallows = False
         """A black hole: nothing passes, nobody is told."""
         self._world = world
@@ -81,8 +82,19 @@ class Network:
         self.bad = 0.0
         """How often a request is lost, late or repeated."""
         self.wires: list[Wire] = []
+        self.distrusts_wires_until = 0.0
+        """Until then the database may not know which of them are alive."""
         self.on_frame: Callable[[Frame], None] = lambda _: None
         """Told of each frame before it is sent."""
+
+    def welcomed(self, wire: Wire) -> None:
+        """Hear that a worker is let in: of two machines with its name the living one keeps the name."""
+        wire.is_welcome = True
+        for other in self.wires:
+            lives = other.is_welcome and other.is_open and not other.swallows
+            is_twin = other.worker == wire.worker and other.site != wire.site
+            if is_twin and lives and self._world.now > self.distrusts_wires_until:
+                raise Violation(f"{wire.worker} is {other.site}, and {wire.site} is let in as well")
 
     def gateway(self) -> Any | None:
         """Return any gateway that lives: a balancer has no memory."""

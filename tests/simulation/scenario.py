@@ -25,9 +25,9 @@ from edge_ws.store.records import JobKey
 from edge_ws.store.wakeup import Changes
 from tests.simulation.airflow import Airflow
 from tests.simulation.gateway import Gateway
-from tests.simulation.model_store import OPEN, ModelStore, Row, Rules
+from tests.simulation.model_store import OPEN, SEEN_S, ModelStore, Row, Rules
 from tests.simulation.network import Network
-from tests.simulation.site import Host, Site
+from tests.simulation.site import Host, Outbox, Site
 from tests.simulation.worker import SimDaemon
 from tests.simulation.world import Violation, World
 
@@ -121,6 +121,7 @@ class Scenario:
             (self._kill_daemon, 2.0),
             (self._kill_host, 2.0),
             (self._kill_machine, 0.7),
+            (self._lose_files, 0.5),
             (self._lose_machine, 0.5),
             (self._lose_machine_and_gateway, 0.5),
             (self._database_away, 1.0),
@@ -228,12 +229,15 @@ class Scenario:
     def _kill_machine(self) -> None:
         site = self.world.rng.choice(self.sites)
         self.world.note("the machine of %s dies", site.worker)
-        self._end_daemon(site)
-        for host in site.hosts:
-            if host.alive:
-                self._end_host(host, all_of_it=True)
-            for job in host.jobs.values():
-                job.process.kill()
+        self._stop(site)
+
+    def _lose_files(self) -> None:
+        """The power fails, and what the disk had of jobs and their hosts is unreadable after."""
+        site = self.world.rng.choice(self.sites)
+        self.world.note("the machine of %s dies, and its files with it", site.worker)
+        self._stop(site)
+        site.hosts.clear()
+        site.outbox = Outbox()
 
     def _lose_machine(self) -> None:
         """It is gone for good; another one may come in its place, with its name and nothing else of it."""
@@ -252,6 +256,7 @@ class Scenario:
     def _database_away(self) -> None:
         self.world.note("the database is away")
         self._away_until = self.world.now + self.world.within(0.5, 8.0)
+        self.network.distrusts_wires_until = self._away_until + SEEN_S
         for gateway in self.network.gateways:
             gateway.away_until = self._away_until
 
@@ -347,13 +352,17 @@ class Scenario:
 
     def _leave(self, site: Site) -> None:
         self.sites.remove(site)
+        self._stop(site)
+        site.hosts.clear()
+
+    def _stop(self, site: Site) -> None:
+        """All that runs on the machine ends with it."""
         self._end_daemon(site)
         for host in site.hosts:
             if host.alive:
                 self._end_host(host, all_of_it=True)
             for job in host.jobs.values():
                 job.process.kill()
-        site.hosts.clear()
 
     # The end
 
@@ -440,6 +449,8 @@ def self_records(daemon: SimDaemon) -> Iterator[str]:
 
 class Edge3Runner:
     """A job under an edge3 worker: it reports what it likes to whatever row there is."""
+
+    is_edge3 = True
 
     def __init__(self, world: World, airflow: Airflow, store: ModelStore, row: Row) -> None:
         self._world, self._airflow, self._store = world, airflow, store

@@ -83,6 +83,8 @@ class Site:
 class Process:
     """A supervisor with its task, below a host."""
 
+    is_edge3 = False
+
     def __init__(self, host: Host, claim: ClaimId, payload: str) -> None:
         body = json.loads(payload)
         self.site, self.host, self.claim = host.site, host, claim

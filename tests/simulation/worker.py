@@ -147,7 +147,7 @@ class SimLink:
             self._wire = None
             self._poll(session, hello, 0.1)
         else:
-            wire = self._wire = Wire(self._world, self._daemon.name, gateway, self)
+            wire = self._wire = Wire(self._world, self._daemon.name, self._daemon.site.id, gateway, self)
             self._network.wires.append(wire)
             gateway.opened(wire)
             wire.send(hello, up=True)
@@ -199,6 +199,8 @@ class SimLink:
             raise Violation(f"a gateway broke the protocol: {error}") from error
         if isinstance(frame, Welcome):
             self._tries = 0
+            if self._wire is not None:
+                self._network.welcomed(self._wire)
             self._daemon.welcomed(frame, 0.0, "websocket" if self._wire else "longpoll")
         elif isinstance(frame, Refused):
             self._world.note("%s is refused: %s", self._daemon.label, frame.sentence)

@@ -61,6 +61,7 @@ def chaos():
                 print(f"line {lines} of {ti.run_id} " + "x" * (lines % 200))
                 lines += 1
             else:
+                # The task's work is to last for its time, or until the others have begun.
                 time.sleep(0.05)
         say("end")
         done = sum(line.startswith(f"end {ti.id} ") for line in trace.read_text().splitlines())
