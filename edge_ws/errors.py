@@ -16,6 +16,7 @@ An error takes data and builds its own sentence: what failed, where, what to do.
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import ClassVar
 
 
@@ -42,10 +43,33 @@ class RefusedError(EdgeWsError):
         self.retry_after_s = retry_after_s
 
 
+class Unreachable(Enum):
+    """What stood in the way, for who decides whether another way is worth a try."""
+
+    NO_ANSWER = "no_answer"
+    """No such host, connection refused, or silence."""
+    PROXY = "proxy"
+    """The configured proxy cannot be reached, or does not let us through."""
+    TLS = "tls"
+    """The certificate is not trusted, or no common TLS: the same for every way."""
+    NO_UPGRADE = "no_upgrade"
+    """An HTTP answer that is not ours in place of the WebSocket."""
+    BROKE_OFF = "broke_off"
+    """It was there, and broke."""
+    TIMED_OUT = "timed_out"
+    """Something on the way did not wait for the answer."""
+    CLOSED = "closed"
+    """It was there, and the server itself closed it."""
+
+
 class UnreachableError(EdgeWsError):
     """No answer from where one was expected, or an answer that is not ours."""
 
     exit_code = 4
+
+    def __init__(self, sentence: str, *, kind: Unreachable = Unreachable.NO_ANSWER) -> None:
+        super().__init__(sentence)
+        self.kind = kind
 
 
 class ConflictError(UnreachableError):

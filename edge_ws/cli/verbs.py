@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from edge_ws.worker.config import CONFIG_VARIABLE, DEFAULT_FILE
-from edge_ws.worker.settings import SETTINGS, TOKEN_VARIABLE, Setting
+from edge_ws.worker.settings import SETTINGS, TOKEN_VARIABLE, Kind, Setting
 
 
 class Side(Enum):
@@ -84,6 +84,8 @@ def leaves(members: Sequence[Verb | Group]) -> Iterator[tuple[str, Verb]]:
 
 
 def _setting(setting: Setting) -> Argument:
+    if setting.kind is Kind.SWITCH:
+        return Argument(flags=(setting.flag,), help=setting.help, is_switch=True)
     flags = (setting.short, setting.flag) if setting.short else (setting.flag,)
     return Argument(flags=flags, metavar=setting.metavar, help=setting.help)
 
@@ -108,6 +110,12 @@ _ONE_RESULT = Argument(
     help="plain or json (default: plain)",
 )
 
+_CONFIG = Argument(
+    flags=("--config",),
+    metavar="FILE",
+    help=f"the settings file, TOML (default: {CONFIG_VARIABLE}, else {DEFAULT_FILE} if there is one)",
+)
+
 _WORKER = Verb(
     name="worker",
     help="run tasks here for an Airflow elsewhere",
@@ -122,15 +130,37 @@ _WORKER = Verb(
     works_bare="show_config",
     arguments=(
         *(_setting(setting) for setting in SETTINGS),
-        Argument(
-            flags=("--config",),
-            metavar="FILE",
-            help=f"the settings file, TOML (default: {CONFIG_VARIABLE}, else {DEFAULT_FILE} if there is one)",
-        ),
+        _CONFIG,
         Argument(
             flags=("--show-config",),
             is_switch=True,
             help="print each value and where it comes from, and stop",
+        ),
+    ),
+)
+
+_DOCTOR = Verb(
+    name="doctor",
+    help="look at all that a worker here needs, and say what is wrong",
+    description="Takes the settings of `edge-ws worker` and looks at one thing after the other: DNS, proxy, "
+    "TLS, token, WebSocket, Execution API, DAG bundles and so on, a line for each. It registers nothing: a "
+    "worker of the same name that runs meanwhile is not disturbed. The exit code is 1 if anything failed.",
+    side=Side.REMOTE,
+    implementation="edge_ws.cli.doctor:run",
+    arguments=(
+        *(_setting(setting) for setting in SETTINGS),
+        _CONFIG,
+        Argument(
+            flags=("--quick",),
+            is_switch=True,
+            help="leave out the request that is held for 30 s",
+        ),
+        Argument(
+            flags=("-o", "--output"),
+            metavar="FORMAT",
+            choices=("text", "json"),
+            default="text",
+            help="text, a line each, or json (default: text)",
         ),
     ),
 )
@@ -255,6 +285,72 @@ _SET_WORKER_CONCURRENCY = Verb(
     ),
 )
 
+_SERVER = Verb(
+    name="server",
+    help="serve the gateway in a process of its own",
+    description="The same gateway as in the api-server, on the same database, under /edge-ws/; any number of "
+    "both may run, and a worker may reach any of them. SIGTERM drains it: it sends its workers elsewhere and "
+    "ends when they are gone; a second one ends it at once. [edge_ws] api_enabled does not matter here.",
+    side=Side.CENTRE,
+    implementation="edge_ws.provider.standalone:run",
+    extra="server",
+    arguments=(
+        Argument(
+            flags=("--host",),
+            metavar="ADDRESS",
+            default="0.0.0.0",  # noqa: S104 - as Airflow's api-server
+            help="address to listen on (default: 0.0.0.0, all of IPv4)",
+        ),
+        Argument(flags=("-p", "--port"), metavar="PORT", type=int, default=8794, help="port (default: 8794)"),
+        Argument(flags=("-w", "--workers"), metavar="N", type=int, default=1, help="processes (default: 1)"),
+        Argument(
+            flags=("--ssl-cert",),
+            metavar="FILE",
+            help="certificate with its chain, PEM (default: Airflow's [api] ssl_cert; '' for none)",
+        ),
+        Argument(
+            flags=("--ssl-key",),
+            metavar="FILE",
+            help="its key, PEM (default: Airflow's [api] ssl_key; '' for none)",
+        ),
+        Argument(
+            flags=("--ssl-key-password-file",),
+            metavar="FILE",
+            help="file with the key's password, if it has one",
+        ),
+        Argument(
+            flags=("--root-path",),
+            metavar="PATH",
+            help="path below which all is served, whether a proxy takes it away or not "
+            "(default: that of Airflow's [api] base_url)",
+        ),
+        Argument(
+            flags=("--airflow-url",),
+            metavar="URL",
+            help="the api-server's own address: /execution/ is relayed to it, so that workers need no other "
+            "address (default: not relayed)",
+        ),
+        Argument(
+            flags=("--drain-timeout",),
+            metavar="SECONDS",
+            type=float,
+            default=30.0,
+            help="close what is left after this time (default: 30)",
+        ),
+    ),
+)
+
+_CHECK = Verb(
+    name="check",
+    help="tell whether all that edge-ws needs at the centre is there",
+    description="One line for each thing that is looked at: ok, or what is wrong and what to do. The exit "
+    "code is 1 if anything is wrong.",
+    side=Side.CENTRE,
+    implementation=f"{_COMMANDS}:check",
+    extra="server",
+    arguments=(_ONE_RESULT,),
+)
+
 _DEMO = Verb(
     name="demo",
     help="show the whole path on this machine: Airflow, a worker, a DAG run",
@@ -282,10 +378,13 @@ _VERSION = Verb(
 
 VERBS: tuple[Verb | Group, ...] = (
     _WORKER,
+    _DOCTOR,
     _TOKEN,
     _LIST_WORKERS,
     _SET_WORKER_CONCURRENCY,
     _DB,
+    _SERVER,
+    _CHECK,
     _DEMO,
     _VERSION,
 )

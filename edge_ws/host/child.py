@@ -31,6 +31,8 @@ class Workload:
     payload: str
     server: str
     """The Execution API's base URL."""
+    proxy: str | None
+    """The forward proxy on the way there."""
     worker: str
 
 
@@ -166,7 +168,12 @@ def _live(workload: Workload, sock: socket.socket) -> None:
     if token is None:
         return
     outcome = runner.run(
-        workload.payload, token=token, server=workload.server, worker=workload.worker, report=line
+        workload.payload,
+        token=token,
+        server=workload.server,
+        proxy=workload.proxy,
+        worker=workload.worker,
+        report=line,
     )
     if outcome.not_started is not None:
         line.say(not_started=outcome.not_started)

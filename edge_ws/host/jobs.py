@@ -123,21 +123,21 @@ class Jobs:
 
     # What the daemon wants
 
-    def prepare(self, claim: str, payload: str, server: str) -> None:
+    def prepare(self, claim: str, payload: str, server: str, proxy: str | None = None) -> None:
         """Start a process that waits for `go`."""
         job = self._jobs.get(claim)
         if job is None:
-            job = self._prepare(claim, payload, server)
+            job = self._prepare(claim, payload, server, proxy)
         if job is not None and job.phase == "prepared":
             self._host.emit({"ev": "prepared", "claim": claim, "log_path": job.log_file})
 
-    def _prepare(self, claim: str, payload: str, server: str) -> Job | None:
+    def _prepare(self, claim: str, payload: str, server: str, proxy: str | None) -> Job | None:
         if self.closed:
             self._refuse(claim, "this job host takes nothing new", invalid=False)
             return None
         try:
             described = runner.describe(payload)
-            workload = Workload(claim=claim, payload=payload, server=server, worker=self._worker)
+            workload = Workload(claim=claim, payload=payload, server=server, proxy=proxy, worker=self._worker)
             pid, sock = child.start(workload, self._close_inherited)
         except ValueError as error:
             self._refuse(claim, str(error), invalid=True)

@@ -159,8 +159,13 @@ def _load_trust() -> None:
     """Read the certificates of the authorities once: it takes half of a short job's time."""
     from airflow.sdk.api import client
 
-    if (context := getattr(client.Client, "_get_ssl_context_cached", None)) is not None:
-        context(client.API_SSL_CA_FILE_PATH, client.API_SSL_CERT_PATH)
+    _context(client)
+
+
+def _context(client: Any) -> ssl.SSLContext | None:  # noqa: ANN401
+    """Return the trust of Airflow's client, None if it does not keep it."""
+    make = getattr(client.Client, "_get_ssl_context_cached", None)
+    return None if make is None else make(client.API_SSL_CA_FILE_PATH, client.API_SSL_CERT_PATH)
 
 
 def _renew_trust() -> None:
@@ -187,6 +192,25 @@ def _trusted() -> tuple[object, ...]:
 
 
 _trusted_at_load = functools.cache(_trusted)
+
+
+def _use_proxy(proxy: str | None) -> None:
+    """Have Airflow's client, and nothing else in this process or its task, connect through that proxy."""
+    from airflow.sdk.api import client
+
+    # Its class is httpx's or, later, httpx2's.
+    library = importlib.import_module(client.Client.__bases__[0].__module__.partition(".")[0])
+    make = client.Client.__init__
+
+    def make_with_proxy(self: object, **options: Any) -> None:  # noqa: ANN401
+        # One that has a transport of its own stays in the process.
+        if proxy is not None and not options.get("dry_run") and "transport" not in options:
+            trust = _context(client) if proxy.startswith("https:") else None
+            options.setdefault("proxy", library.Proxy(proxy, ssl_context=trust))
+        # What is trusted is told in full; the environment's proxies are what is left to ignore.
+        make(self, **{"trust_env": False, **options})
+
+    client.Client.__init__ = make_with_proxy
 
 
 def set_title(title: str) -> None:
@@ -270,8 +294,11 @@ class _Start:
     refusal: str | None = None
 
 
-def run(payload: str, *, token: str, server: str, worker: str, report: Report) -> Outcome:
-    """Run the workload to its end, in a process that does nothing else and ends afterwards."""
+def run(payload: str, *, token: str, server: str, proxy: str | None, worker: str, report: Report) -> Outcome:
+    """Run the workload to its end, in a process that does nothing else and ends afterwards.
+
+    `proxy` is the only one on the way to `server`, None for none: the environment's are not for that.
+    """
     start = _Start()
     try:
         workload = _read(payload)
@@ -280,6 +307,7 @@ def run(payload: str, *, token: str, server: str, worker: str, report: Report) -
             return _end_in_log(workload.log_path, fault)
         _start_exporters()
         _renew_trust()
+        _use_proxy(proxy)
         _watch_start(report, start)
         from airflow.executors.base_executor import BaseExecutor
 
@@ -312,6 +340,23 @@ def _bundle_fault(workload: _Workload, worker: str) -> str | None:
         f"DAG bundle '{name}' is not configured on worker {worker} "
         f"(it has: {', '.join(sorted(known)) or 'none'}); add it to {setting} there and restart the worker"
     )
+
+
+def bundles() -> list[dict[str, str | None]]:
+    """Return the DAG bundles that this Airflow knows: name, path of a local one, why one cannot be made."""
+    from airflow.dag_processing.bundles.local import LocalDagBundle
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+
+    manager, found = DagBundlesManager(), []
+    for name in manager.get_all_bundle_names():
+        path = fault = None
+        try:
+            bundle = manager.get_bundle(name)
+            path = str(bundle.path) if isinstance(bundle, LocalDagBundle) else None
+        except Exception as error:  # noqa: BLE001 - a bundle's class may raise anything
+            fault = one_line(error)
+        found.append({"name": name, "path": path, "fault": fault})
+    return found
 
 
 def _end_in_log(log_path: str | None, sentence: str) -> Outcome:

@@ -235,7 +235,7 @@ class Host:
         elif verb == "ping":
             self.emit({"ev": "pong", "n": wish["n"]})
         elif verb == "prepare":
-            self._jobs.prepare(claim, str(wish["payload"]), str(wish["server"]))
+            self._jobs.prepare(claim, str(wish["payload"]), str(wish["server"]), wish.get("proxy"))
         elif verb == "go":
             self._jobs.go(claim, str(wish["token"]))
         elif verb == "drop":

@@ -106,17 +106,26 @@ def pack(batch: typing.Iterable[Frame]) -> typing.Iterator[bytes]:
     Raises:
         LocalProtocolError: one of them cannot be written; those before it have been yielded.
     """
+    return (message for message, _ in _packed(batch))
+
+
+def pack_first(batch: typing.Iterable[Frame]) -> tuple[bytes, int]:
+    """Return the first of the messages that `pack` yields, and how many of the frames it holds."""
+    return next(_packed(batch))
+
+
+def _packed(batch: typing.Iterable[Frame]) -> typing.Iterator[tuple[bytes, int]]:
     waiting: list[bytes] = []
     size = 0
     for frame in batch:
         data = encode(frame)
         if waiting and size + len(data) > MESSAGE_GOAL:
-            yield _message(waiting)
+            yield _message(waiting), len(waiting)
             waiting, size = [], 0
         waiting.append(data)
         size += len(data) + 1
     if waiting:
-        yield _message(waiting)
+        yield _message(waiting), len(waiting)
 
 
 def _message(encoded: list[bytes]) -> bytes:
@@ -349,4 +358,5 @@ __all__ = [
     "frame_type",
     "frames",
     "pack",
+    "pack_first",
 ]

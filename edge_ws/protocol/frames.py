@@ -279,6 +279,14 @@ class LogAck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """This gateway is leaving: open a new connection, and leave this one once that is ready."""
+
+    come_back_s: Seconds
+    """When, counted from now: each worker is given another moment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
     """The server is alive."""
 
@@ -297,5 +305,5 @@ WorkerFrame = (
     | Applied
     | Bye
 )
-ServerFrame = Welcome | Refused | Offer | Go | Cancel | Query | Stale | Ack | LogAck | Wish | Beat
+ServerFrame = Welcome | Refused | Offer | Go | Cancel | Query | Stale | Ack | LogAck | Wish | Drain | Beat
 Frame = WorkerFrame | ServerFrame

@@ -99,6 +99,10 @@ class Session:
         """Note that the peer is alive by other means than a frame (a WebSocket pong)."""
         self._heard = now
 
+    def spoke(self, now: float) -> None:
+        """Note that this side has shown that it is alive by other means than a frame (an open poll)."""
+        self._said = now
+
     def is_prompt(self, now: float) -> bool:
         """Tell whether the peer has not missed a heartbeat yet (one that did is offered nothing)."""
         return now - self._heard < 1.2 * self.timers.heartbeat_s

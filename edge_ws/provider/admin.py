@@ -149,6 +149,8 @@ def worker_rows(workers: Sequence[WorkerRecord]) -> list[Row]:
             # An edge3 worker never says what it has applied.
             "applied": worker.applied_revision >= worker.wish_revision if worker.kind == "edge-ws" else None,
             "last_update": worker.last_update and worker.last_update.isoformat(timespec="seconds"),
+            "transport_since": worker.sysinfo.get("transport_since"),
+            "transport_reason": worker.sysinfo.get("transport_reason"),
         }
         for worker in workers
     ]

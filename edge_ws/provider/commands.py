@@ -11,51 +11,21 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
-from typing import cast
-
-from sqlalchemy.engine import Engine
+from contextlib import contextmanager
 
 from edge_ws.cli.output import Row, render
 from edge_ws.errors import UsageError
 from edge_ws.provider.admin import token_request, token_rows, wish_concurrency, worker_rows
+from edge_ws.provider.airflow_setup import airflow_engine
 from edge_ws.store import schema
-from edge_ws.store.database import first_line, shown_url
+from edge_ws.store.database import shown_url
 from edge_ws.store.store import Store
-
-# Airflow's database
-
-
-@contextmanager
-def _airflow_engine() -> Iterator[Engine]:
-    """Yield the engine of Airflow's database; meanwhile stdout is stderr, for Airflow logs to stdout."""
-    out = sys.stdout
-    with redirect_stdout(sys.stderr):
-        for handler in logging.getLogger().handlers:
-            # Started by `airflow`, which has set up its logging already.
-            if isinstance(handler, logging.StreamHandler) and handler.stream is out:
-                handler.setStream(sys.stderr)
-        yield _load_engine()
-
-
-def _load_engine() -> Engine:
-    try:
-        # Takes seconds, and sets Airflow up: only when a verb runs.
-        from airflow import settings  # noqa: PLC0415
-
-        if settings.engine is None:
-            settings.initialize()
-    except Exception as error:  # whatever Airflow makes of its configuration
-        raise UsageError(
-            f"Airflow cannot be set up here: {first_line(error)}; check [database] sql_alchemy_conn"
-        ) from error
-    return cast("Engine", settings.engine)
 
 
 @contextmanager
 def _store() -> Iterator[Store]:
     """Yield the store on Airflow's database, its tables checked."""
-    with _airflow_engine() as engine:
+    with airflow_engine() as engine:
         schema.check(engine)
         yield Store(engine)
 
@@ -69,7 +39,7 @@ def _say(sentence: str) -> None:
 
 def db_migrate(arguments: Namespace) -> int:  # noqa: ARG001 - the shape of every verb
     """Create the tables, or bring them up to date."""
-    with _airflow_engine() as engine:
+    with airflow_engine() as engine:
         schema.migrate(engine)
     print(f"edge-ws's tables in {shown_url(engine)} are up to date")
     return 0
@@ -77,10 +47,24 @@ def db_migrate(arguments: Namespace) -> int:  # noqa: ARG001 - the shape of ever
 
 def db_check(arguments: Namespace) -> int:  # noqa: ARG001 - the shape of every verb
     """Tell whether the tables are as this release needs them."""
-    with _airflow_engine() as engine:
+    with airflow_engine() as engine:
         schema.check(engine)
     print(f"edge-ws's tables in {shown_url(engine)} are as this release needs them")
     return 0
+
+
+def check(arguments: Namespace) -> int:
+    """Tell whether all that edge-ws needs at the centre is there."""
+    with airflow_engine() as engine:
+        # Takes a second: Airflow's executors, models and tokens.
+        from edge_ws.provider import check as checks  # noqa: PLC0415
+        from edge_ws.provider import compat  # noqa: PLC0415
+
+        # It tells of each request.
+        logging.getLogger("httpx2").setLevel(logging.WARNING)
+        findings = list(checks.look(engine, compat.conf))
+    print(checks.render(findings, arguments.output))
+    return checks.exit_code(findings)
 
 
 # Tokens

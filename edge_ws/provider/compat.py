@@ -274,6 +274,23 @@ def task_instance_of(command: str) -> Any | None:  # noqa: ANN401 - Airflow's ow
     return ExecuteTask.model_validate(body).ti if body.get("type") == "ExecuteTask" else None
 
 
+# The configuration
+
+
+def configured_executors() -> list[str]:
+    """Return the class paths of `[core] executor`, the default first.
+
+    Raises:
+        UsageError: Airflow makes no sense of it.
+    """
+    from airflow.executors.executor_loader import ExecutorLoader  # noqa: PLC0415 - for one verb only
+
+    try:
+        return [str(name.module_path) for name in ExecutorLoader.get_executor_names()]
+    except Exception as error:  # whatever Airflow makes of it
+        raise UsageError(f"Airflow's configuration: [core] executor: {error}") from error
+
+
 # The api-server
 
 

@@ -17,6 +17,8 @@ from edge_ws.protocol.frames import Timers
 from edge_ws.provider.info import OPTIONS, SECTION
 from edge_ws.server.config import GatewaySettings
 
+PREFIX = "/edge-ws"
+"""Where the gateway answers, below the path of Airflow's URL."""
 _BOOLEANS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
 """As Airflow reads them."""
 
@@ -85,6 +87,17 @@ def gateway_settings(conf: Conf, *, versions: dict[str, str]) -> GatewaySettings
 def listen_url(conf: Conf) -> str | None:
     """Return the database's URL for LISTEN if it is another than Airflow's own; the store judges it."""
     return _text(conf, "listen_sql_alchemy_conn") or None
+
+
+def api_path(conf: Conf) -> str:
+    """Return the path of Airflow's own URL, without a slash at its end: everything is served below it."""
+    return urlsplit(conf.get("api", "base_url", fallback="") or "").path.rstrip("/")
+
+
+def api_certificate(conf: Conf) -> tuple[str, str]:
+    """Return the files of the api-server's certificate and its key, empty for none."""
+    cert, key = (conf.get("api", name, fallback="") or "" for name in ("ssl_cert", "ssl_key"))
+    return cert, key
 
 
 def _text(conf: Conf, name: str) -> str:

@@ -1,62 +1,28 @@
-"""The app that the api-server mounts: a FastAPI with a lifespan around the gateway's own app.
+"""The app that the api-server mounts: a FastAPI with a lifespan around the gateway's door.
 
-Airflow gives a lifespan to mounted FastAPI apps only. What the gateway needs - settings, tables, database -
-may be missing: the api-server and its UI serve all the same, and the gateway says why it does not. Here
-gateway and Airflow are joined; how either works is not known.
+Airflow gives a lifespan to mounted FastAPI apps only. Knows of the gateway no more than its door.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import platform
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, NoReturn, Protocol
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+from typing import Any
 
-import anyio
-import anyio.to_thread
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocket
+from starlette.types import ASGIApp
 
-from edge_ws import __version__
-from edge_ws.errors import EdgeWsError, SchemaError, UnreachableError, UsageError
-from edge_ws.protocol.frames import Refusal
+from edge_ws.errors import UsageError
 from edge_ws.provider import compat
-from edge_ws.provider.config import gateway_settings, listen_url, serves_gateway
-from edge_ws.provider.ports import AirflowFinishedLogs, AirflowTaskStates, AirflowTaskTokens
-from edge_ws.server.app import Gateway
-from edge_ws.server.connection import refusal_response
-from edge_ws.store import schema
-from edge_ws.store.database import Database
-from edge_ws.store.store import Store
+from edge_ws.provider.config import PREFIX, serves_gateway
+from edge_ws.provider.door import Door, make_gateway
 
 log = logging.getLogger(__name__)
-
-PREFIX = "/edge-ws"
-RETRY_S = 5.0
-"""Between looks whether the gateway can serve now."""
-PATIENCE_S = 10.0
-"""How long the api-server's start waits for the first look: a database may take minutes to refuse."""
-_WHY = {
-    SchemaError: "its tables are missing or out of date",
-    UnreachableError: "it cannot reach its database",
-    UsageError: "its configuration is wrong",
-}
-
-
-class Serves(Protocol):
-    """What of a gateway is used here."""
-
-    @property
-    def app(self) -> ASGIApp:
-        """What answers."""
-        ...
-
-    def running(self) -> AbstractAsyncContextManager[None]:
-        """Run it while the block runs."""
-        ...
 
 
 def mounts() -> list[dict[str, Any]]:
@@ -70,93 +36,44 @@ def mounts() -> list[dict[str, Any]]:
     return [{"app": make_shell(Door(make_gateway)), "url_prefix": PREFIX, "name": "edge-ws"}]
 
 
-def make_gateway() -> Gateway:
-    """Return a gateway on Airflow's database and log folder.
-
-    Raises:
-        UsageError: the configuration is wrong.
-        SchemaError: our tables are missing.
-        UnreachableError: the database is away.
-    """
-    python = platform.python_version()
-    versions = {"airflow": compat.AIRFLOW_VERSION, "edge_ws": __version__, "python": python}
-    engine = compat.engine()
-    settings = gateway_settings(compat.conf, versions=versions)
-    schema.check(engine)
-    states = AirflowTaskStates(Database(engine))
-    store = Store(engine, listen_url=listen_url(compat.conf))
-    return Gateway(store, settings, states, AirflowTaskTokens(), AirflowFinishedLogs())
-
-
-class Door:
-    """Lets requests through to the gateway as soon as there is one; says why not until then."""
-
-    def __init__(self, make: Callable[[], Serves], *, retry_s: float = RETRY_S) -> None:
-        self._make = make
-        self._retry_s = retry_s
-        self._gateway: Serves | None = None
-        self._why = "it is starting"
-        self._logged = ""
-
-    async def run(self, looked: Callable[[], object]) -> NoReturn:
-        """Keep a gateway running, for ever; call `looked` once it is known whether one can."""
-        while True:
-            try:
-                gateway = await anyio.to_thread.run_sync(self._make)
-                async with gateway.running():
-                    self._gateway, self._logged = gateway, ""
-                    log.info("edge-ws: the gateway serves workers")
-                    looked()
-                    await anyio.sleep_forever()
-            except EdgeWsError as error:
-                self._close(error)
-            except Exception:
-                # The loops behind the gateway, as a group: their connections are closed, workers come back.
-                self._why = "it failed"
-                log.exception("edge-ws: the gateway failed and is started again in %g s", self._retry_s)
-            finally:
-                self._gateway = None
-            looked()
-            await anyio.sleep(self._retry_s)
-
-    def _close(self, error: EdgeWsError) -> None:
-        # Strangers read the answer: where the database is, is for the log only.
-        self._why = next((why for kind, why in _WHY.items() if isinstance(error, kind)), "it failed")
-        if str(error) != self._logged:
-            self._logged = str(error)
-            log.error("edge-ws: the gateway does not serve workers: %s", error)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request or WebSocket."""
-        if self._gateway is not None:
-            await self._gateway.app(scope, receive, send)
-            return
-        sentence = f"the gateway does not serve now: {self._why}; the api-server's log says more"
-        answer = refusal_response(Refusal.UNAVAILABLE, sentence, self._retry_s)
-        if scope["type"] == "websocket":
-            await WebSocket(scope, receive, send).send_denial_response(answer)
-        else:
-            await answer(scope, receive, send)
-
-
 def make_shell(door: Door, warm: Callable[[], None] | None = None) -> FastAPI:
     """Return the app whose lifespan opens and shuts the door."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        looked = anyio.Event()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(door.run, looked.set)
-            # Before the api-server answers anybody: see warm_execution_api.
-            await anyio.to_thread.run_sync(warm or warm_execution_api)
-            with anyio.move_on_after(PATIENCE_S):
-                await looked.wait()
-            yield
-            tasks.cancel_scope.cancel()
+        # Before the api-server answers anybody: see warm_execution_api.
+        async with door.open(meanwhile=warm or warm_execution_api):
+            with _before_the_end(door.end_polls):
+                yield
 
     shell = FastAPI(title="edge-ws", lifespan=lifespan, openapi_url=None)
     shell.mount("/", door)
     return shell
+
+
+@contextmanager
+def _before_the_end(do: Callable[[], None]) -> Iterator[None]:
+    """Have it done on the event loop when this process is told to end.
+
+    The api-server's web server waits for requests that are being answered, polls too, before it ends the
+    lifespan, and tells nobody before that.
+    """
+    server_s_own = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(server_s_own):
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def on_sigterm(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(do)
+        server_s_own(number, frame)
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is on_sigterm:
+            signal.signal(signal.SIGTERM, server_s_own)
 
 
 def warm_execution_api() -> None:

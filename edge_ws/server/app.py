@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from edge_ws.errors import UnreachableError
 from edge_ws.protocol.frames import Refusal, Stale
@@ -23,10 +24,13 @@ from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, GatewayId, new_id
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.connection import Workers, refusal_response
 from edge_ws.server.dispatcher import Dispatcher
+from edge_ws.server.drain import send_away
 from edge_ws.server.hub import Hub
+from edge_ws.server.longpoll import Polls
 from edge_ws.server.ports import FinishedLogs, TaskStates, TaskTokens
 from edge_ws.server.reaper import Reaper
 from edge_ws.server.reports import Reports
+from edge_ws.server.whoami import WhoAmI
 from edge_ws.store.store import Store
 from edge_ws.store.wakeup import Changes
 
@@ -34,6 +38,13 @@ log = logging.getLogger(__name__)
 
 TOKENS_PAUSE_S = 0.5
 """Between two looks at tokens, however often something tells of changes."""
+BEATS_MISSED = 2
+"""Heartbeats to the database that may fail before `/health` says that no job can be handed out."""
+RETRY_AFTER_S = 5.0
+"""Told to whoever comes to a gateway that cannot serve."""
+_DRAINING = "the gateway is draining: it is about to end"
+_ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+"""The wrong ones are answered by us, with our marker."""
 
 
 class Gateway:
@@ -70,14 +81,19 @@ class Gateway:
             on_unsettled=self._reaper.unsettled,
         )
         self._workers = Workers(store, self._hub, self._reports, settings, self.id)
+        self._polls = Polls(self._workers, self._hub, settings)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch = store.watch(self._changed)
         self._tokens_changed = anyio.Event()
         self._serving = False
+        self._draining = False
         self.app = Starlette(
             routes=[
-                WebSocketRoute("/v1/ws", self._workers.serve),
+                WebSocketRoute("/v1/ws", self._serve),
                 Route("/v1/ws", self._upgrade_required),
+                Route("/v1/poll", self._polls.poll, methods=_ANY_METHOD),
+                Route("/v1/send", self._polls.send, methods=_ANY_METHOD),
+                Route("/v1/whoami", WhoAmI(store, settings, self.id).answer),
                 Route("/health", self._health),
             ]
         )
@@ -106,6 +122,7 @@ class Gateway:
                 tasks.start_soon(self._reports.run_logs)
                 tasks.start_soon(self._reports.run_others)
                 tasks.start_soon(self._workers.tick_for_ever)
+                tasks.start_soon(self._polls.watch_for_ever)
                 tasks.start_soon(self._reaper.settle_for_ever)
                 tasks.start_soon(self._reaper.beat_for_ever)
                 tasks.start_soon(self._reaper.move_logs_for_ever)
@@ -120,6 +137,25 @@ class Gateway:
                 await anyio.to_thread.run_sync(self._watch.stop)
                 await anyio.to_thread.run_sync(self._retire)
                 self._store.release_connections()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the gateway is leaving: no jobs, no new workers."""
+        return self._draining
+
+    async def drain(self, within_s: float) -> None:
+        """Hand out no more jobs and send the workers elsewhere; return once they are gone, or cut off.
+
+        Call it while `running()` is open: their reports are taken to the last.
+        """
+        self._draining = self._polls.draining = True
+        self._dispatcher.stop()
+        await send_away(self._hub, within_s)
+        self._polls.end()
+
+    def end_polls(self) -> None:
+        """Let every open poll return at once: else a server that ends would wait for them."""
+        self._polls.end()
 
     def _changed(self, changes: Changes) -> None:
         """Take what the watch tells, on its thread."""
@@ -156,9 +192,29 @@ class Gateway:
             # Its row shows a gateway that was last seen now; it is purged later.
             return
 
-    async def _health(self, request: Request) -> Response:  # noqa: ARG002
+    async def _serve(self, websocket: WebSocket) -> None:
+        if self._draining:
+            # Over a connection that was made before: the listening socket is closed first.
+            answer = refusal_response(Refusal.UNAVAILABLE, _DRAINING, RETRY_AFTER_S)
+            await websocket.send_denial_response(answer)
+            return
+        await self._workers.serve(websocket)
+
+    def _why_not(self) -> str | None:
+        """Return why no job can be handed out now, None if it can."""
         if not self._serving:
-            return refusal_response(Refusal.UNAVAILABLE, "the gateway is starting or stopping", 5.0)
+            return "the gateway is starting or stopping"
+        if self._draining:
+            return _DRAINING
+        silent_s = self._reaper.unbeaten_s(anyio.current_time())
+        if silent_s > BEATS_MISSED * self._settings.timers.heartbeat_s:
+            return f"the gateway has not reached its database for {silent_s:.0f} s"
+        return None
+
+    async def _health(self, request: Request) -> Response:  # noqa: ARG002
+        why_not = self._why_not()
+        if why_not is not None:
+            return refusal_response(Refusal.UNAVAILABLE, why_not, RETRY_AFTER_S)
         return JSONResponse(
             {
                 "edge_ws": "gateway",

@@ -1,4 +1,4 @@
-"""One worker's WebSocket: drives the pure session, feeds the reports, writes what the link queues.
+"""Workers' WebSockets: who is let in, the pure session, statements to the reports, frames to the worker.
 
 The only module of the gateway that knows WebSockets.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 import anyio
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -38,7 +39,7 @@ from edge_ws.protocol.session import Close, CloseCode, ServerSession
 from edge_ws.server import auth
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub, Link
-from edge_ws.server.reports import Reports
+from edge_ws.server.reports import Answers, Reports
 from edge_ws.server.work import Desk
 from edge_ws.store.records import Principal, Registered, Registration
 from edge_ws.store.store import Store
@@ -55,13 +56,24 @@ TICK_S = 0.5
 _STATUS = {Refusal.TOKEN: 401, Refusal.NOT_ADMITTED: 403, Refusal.UNAVAILABLE: 503}
 
 
-def refusal_response(code: Refusal, sentence: str, retry_after_s: float | None = None) -> JSONResponse:
-    """Return the HTTP answer of a refusal, marked as ours."""
+def refusal_response(
+    code: Refusal, sentence: str, retry_after_s: float | None = None, *, status: int | None = None
+) -> JSONResponse:
+    """Return the HTTP answer of a refusal, marked as ours; its status is the code's unless one is given."""
     body = {"error": code.value, "sentence": sentence, "retry_after_s": retry_after_s}
     headers = {auth.ERROR_HEADER: code.value}
     if retry_after_s is not None:
         headers["retry-after"] = str(round(retry_after_s))
-    return JSONResponse(body, status_code=_STATUS.get(code, 400), headers=headers)
+    return JSONResponse(body, status_code=status or _STATUS.get(code, 400), headers=headers)
+
+
+def answer_to(error: RefusedError | UnreachableError) -> JSONResponse:
+    """Return the HTTP answer to a request that failed so."""
+    if isinstance(error, RefusedError):
+        return refusal_response(Refusal(error.code), str(error), error.retry_after_s)
+    # Strangers read the answer: where the database is, is for the log only.
+    log.warning("A worker is told to come back: %s", error)
+    return refusal_response(Refusal.UNAVAILABLE, "the gateway cannot reach its database", 5.0)
 
 
 class Workers:
@@ -77,17 +89,16 @@ class Workers:
         self._gateway = gateway
         self._desk = Desk(threads=2)
         self._conversations: set[_Conversation] = set()
-        self._greeting: set[WebSocket] = set()
-        """Those that are being let in."""
+        self._greeting: set[object] = set()
+        """Connections that are being let in."""
         self._next_turn = 0.0
         """When the next one that is turned away may come back."""
 
     async def serve(self, websocket: WebSocket) -> None:
         """Authenticate, accept, and serve until the connection ends."""
-        if len(self._greeting) >= GREETED_AT_ONCE:
-            await self._turn_away(websocket)
+        if (busy := self.begin_greeting(websocket)) is not None:
+            await websocket.send_denial_response(busy)
             return
-        self._greeting.add(websocket)
         try:
             conversation = await self._let_in(websocket)
             if conversation is not None:
@@ -97,39 +108,44 @@ class Workers:
                 finally:
                     self._conversations.discard(conversation)
         finally:
-            self._greeting.discard(websocket)
+            self.greeted(websocket)
 
-    async def _turn_away(self, websocket: WebSocket) -> None:
-        """Tell the worker when it is its turn, at next to no cost."""
+    def begin_greeting(self, newcomer: object) -> JSONResponse | None:
+        """Note that somebody is being let in, until `greeted`; else return the answer that says when to come.
+
+        It costs next to nothing: thousands may come at once.
+        """
+        if len(self._greeting) < GREETED_AT_ONCE:
+            self._greeting.add(newcomer)
+            return None
         now = time.monotonic()
         self._next_turn = max(now + 1.0, self._next_turn + 1.0 / COME_BACK_PER_S)
         sentence = "the gateway is letting many workers in at the moment"
-        retry_after_s = round(self._next_turn - now, 2)
-        await websocket.send_denial_response(refusal_response(Refusal.UNAVAILABLE, sentence, retry_after_s))
+        return refusal_response(Refusal.UNAVAILABLE, sentence, round(self._next_turn - now, 2))
+
+    async def authenticate(self, headers: Headers) -> Principal:
+        """Return whom a request's headers name, by their secret.
+
+        Raises:
+            RefusedError: no worker of that name may connect with this secret.
+            UnreachableError: the database is away.
+        """
+        secret, worker = headers.get(auth.TOKEN_HEADER), headers.get(auth.WORKER_HEADER)
+        return await self._desk.run(auth.authenticate, self._store, secret, worker)
 
     async def _let_in(self, websocket: WebSocket) -> _Conversation | None:
         """Accept the connection of a worker whose credential is good; else refuse it."""
         try:
-            principal = await self._desk.run(
-                auth.authenticate,
-                self._store,
-                websocket.headers.get(auth.TOKEN_HEADER),
-                websocket.headers.get(auth.WORKER_HEADER),
-            )
-        except RefusedError as error:
-            await websocket.send_denial_response(refusal_response(Refusal(error.code), str(error)))
-            return None
-        except UnreachableError as error:
-            log.warning("A worker is told to come back: %s", error)
-            sentence = "the gateway cannot reach its database"
-            await websocket.send_denial_response(refusal_response(Refusal.UNAVAILABLE, sentence, 5.0))
+            principal = await self.authenticate(websocket.headers)
+        except (RefusedError, UnreachableError) as error:
+            await websocket.send_denial_response(answer_to(error))
             return None
         await websocket.accept()
         return _Conversation(self, websocket, principal)
 
-    def greeted(self, websocket: WebSocket) -> None:
-        """Note that the worker is let in: the next one may come."""
-        self._greeting.discard(websocket)
+    def greeted(self, newcomer: object) -> None:
+        """Note that the worker is let in, or is not: the next one may come."""
+        self._greeting.discard(newcomer)
 
     async def tick_for_ever(self) -> NoReturn:
         """Serve the timers of all connections: one task for all costs a thousand idle ones nothing."""
@@ -187,26 +203,34 @@ class Workers:
         )
         return registered
 
-    async def joined(self, link: Link, registered: Registered) -> None:
-        """Open the worker to dispatch."""
+    async def joined(self, link: Link, registered: Registered, *, is_new: bool = True) -> None:
+        """Open the worker to dispatch; one that is not new was connected to another gateway a moment ago."""
         await self._reports.compare(link, registered.open)
         self._hub.add(link)
-        log.info("Worker %s connected by %s", link.name, link.transport)
+        log.log(
+            logging.INFO if is_new else logging.DEBUG,
+            "Worker %s connected by %s",
+            link.name,
+            link.transport,
+        )
 
-    async def take(self, link: Link, frame: WorkerFrame) -> None:
-        """Hand a statement to the reports."""
-        await self._reports.take(link, frame)
+    async def take(self, link: Link, frame: WorkerFrame, answers: Answers | None = None) -> None:
+        """Hand a statement to the reports; see there."""
+        await self._reports.take(link, frame, answers)
 
     async def gone(self, link: Link) -> None:
         """Close the worker to dispatch and free what it had not accepted."""
         self._hub.remove(link)
-        if not link.connection_id:
-            return
-        log.info("Worker %s %s", link.name, "left" if link.left else "is disconnected")
+        if link.connection_id:
+            await self.disconnected(link.principal, link.connection_id, left=link.left)
+
+    async def disconnected(self, principal: Principal, connection_id: str, *, left: bool) -> None:
+        """Record the end of a connection, here or at another gateway."""
         try:
-            await self._desk.run(self._store.disconnected, link.principal, link.connection_id, left=link.left)
+            if await self._desk.run(self._store.disconnected, principal, connection_id, left=left):
+                log.info("Worker %s %s", principal.worker, "left" if left else "is disconnected")
         except UnreachableError as error:
-            log.warning("The end of %s's connection is not recorded: %s", link.name, error)
+            log.warning("The end of %s's connection is not recorded: %s", principal.worker, error)
         self._hub.capacity_changed()
 
     def back_in_time(self) -> None:

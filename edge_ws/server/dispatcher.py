@@ -57,6 +57,7 @@ class Dispatcher:
         """The next look reads as much as one may."""
         self._widest = 0
         """Slots of the widest worker at the last look: no wider job is read."""
+        self._stopped = False
         self.cycles = 0
 
     # What is told, on the event loop's thread
@@ -87,6 +88,10 @@ class Dispatcher:
         else:
             self._backlog.filled(queues)
         self._wake.set()
+
+    def stop(self) -> None:
+        """Hand out no more jobs; wishes go on."""
+        self._stopped = True
 
     def _look_at_all(self) -> None:
         self._backlog.forget(self._hub.served())
@@ -137,7 +142,7 @@ class Dispatcher:
         self.cycles += 1
         await self._send_wishes()
         found = False
-        while await self._hand_out():
+        while not self._stopped and await self._hand_out():
             found = True
         return found
 

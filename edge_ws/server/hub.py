@@ -55,6 +55,14 @@ class Link:
         """The worker's name."""
         return self.principal.worker
 
+    def is_prompt(self, now: float) -> bool:
+        """Tell whether the worker may be offered jobs: it has not missed a heartbeat."""
+        return self.session.is_prompt(now)
+
+    def is_heard(self, now: float) -> bool:
+        """Tell whether the worker has been heard of lately."""
+        return self.session.is_prompt(now)
+
     # Frames to the worker
 
     def send(self, frame: ServerFrame) -> None:
@@ -66,6 +74,9 @@ class Link:
             return
         self.outgoing.append(frame)
         self._wake()
+
+    def settled(self) -> None:
+        """Hear that a statement is dealt with; what was to say of it is queued."""
 
     def close(self, close: Close) -> None:
         """Ask the transport to write what is queued and close."""
@@ -139,7 +150,7 @@ class Link:
         inventory = self._inventory
         if inventory is None or inventory.draining or self.closing is not None or self.free() <= 0:
             return None
-        if now < self.not_before or not self.session.is_prompt(now):
+        if now < self.not_before or not self.is_prompt(now):
             return None
         if self._capacity is None:
             self._capacity = Capacity(

@@ -137,6 +137,7 @@ class Reaper:
         self._unsettled = anyio.Event()
         self._purged_at = 0.0
         self._repaired_at = 0.0
+        self._beaten_at = 0.0
 
     def ended(self) -> None:
         """Say that a job has ended, so that its log is moved at once."""
@@ -254,16 +255,33 @@ class Reaper:
 
     # Liveness
 
+    def unbeaten_s(self, now: float) -> float:
+        """Return for how long no heartbeat has reached the database."""
+        return now - self._beaten_at
+
     async def beat_for_ever(self) -> NoReturn:
         """Keep this gateway and its workers fresh in the database, once a heartbeat."""
+        # It was announced a moment ago.
+        self._beaten_at = anyio.current_time()
         while True:
-            now = anyio.current_time()
-            heard = [link.connection_id for link in self._hub.links() if link.session.is_prompt(now)]
             try:
-                await self._desk.run(self._store.beat, self._gateway, heard)
+                await self.beat(anyio.current_time())
+                self._beaten_at = anyio.current_time()
             except UnreachableError as error:
                 log.warning("The heartbeat waits: %s", error)
             await anyio.sleep(self._settings.timers.heartbeat_s)
+
+    async def beat(self, now: float) -> None:
+        """Keep this gateway and its workers fresh; a worker that is known elsewhere by now has to come back.
+
+        Two connections of a worker, opened at one time at two gateways, would leave each in doubt.
+        """
+        heard = [link for link in self._hub.links() if link.is_heard(now)]
+        ids = [link.connection_id for link in heard]
+        known = await self._desk.run(self._store.beat, self._gateway, ids)
+        for link in heard:
+            if link.connection_id not in known:
+                link.close(Close(CloseCode.REPLACED, "another connection of this worker took over"))
 
     # Finished logs
 

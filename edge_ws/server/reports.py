@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from edge_ws.errors import EdgeWsError
 from edge_ws.protocol.frames import (
@@ -26,6 +26,7 @@ from edge_ws.protocol.frames import (
     PhaseIs,
     Query,
     Refuse,
+    ServerFrame,
     Stale,
     Started,
     Status,
@@ -43,6 +44,19 @@ from edge_ws.store.report_verbs import MANY, ClaimReport, Outcome
 from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)
+
+
+class Answers(Protocol):
+    """Who is told what became of a worker's statements: its link, or the request that brought them."""
+
+    def send(self, frame: ServerFrame) -> None:
+        """Take an answer."""
+        ...
+
+    def settled(self) -> None:
+        """Hear that one more statement is dealt with, answered or not."""
+        ...
+
 
 WRITERS = 2
 """Batches of reports that are written at a time. Their order does not matter: each report is a fact."""
@@ -99,23 +113,31 @@ class Reports:
         """Write logs for ever."""
         await self._logs.run()
 
-    async def take(self, link: Link, frame: WorkerFrame) -> None:
+    async def take(self, link: Link, frame: WorkerFrame, answers: Answers | None = None) -> None:
         """Take one statement of a worker whose `hello` was answered.
 
         A report is answered once it is committed; one whose batch the database did not take is not answered,
         so the worker will say it again.
+
+        Args:
+            link: the worker's.
+            frame: the statement.
+            answers: who gets the answer; None: the link.
         """
+        to = answers or link
         match frame:
             case Log():
-                await self._logs.put((link, frame))
+                await self._logs.put((link, frame, to))
             case Accept() | Refuse() | Started() | Finished() | NotStarted() | PhaseIs():
-                await self._reports.put((link, frame))
+                await self._reports.put((link, frame, to))
             case HostDead() | Applied():
-                await self._others.put((link, frame))
+                await self._others.put((link, frame, to))
             case Status():
                 await self._status(link, frame.inventory)
+                to.settled()
             case Bye():
                 link.left = True
+                to.settled()
             case Hello():
                 raise AssertionError("the session lets no second hello pass")
             case _:
@@ -123,11 +145,11 @@ class Reports:
 
     # Reports about claims
 
-    def _write_reports(self, batch: list[tuple[Link, ClaimReport]]) -> list[tuple[Outcome, str]]:
+    def _write_reports(self, batch: list[tuple[Link, ClaimReport, Answers]]) -> list[tuple[Outcome, str]]:
         """Commit a batch; return each outcome with the token to send, "" for none (blocking)."""
         life_s, leeway_s = self._settings.token_life_s, self._settings.token_leeway_s
         outcomes = self._store.take(
-            [(link.principal, frame) for link, frame in batch], start_within_s=life_s + leeway_s
+            [(link.principal, frame) for link, frame, _ in batch], start_within_s=life_s + leeway_s
         )
         return [(outcome, self._mint(outcome, life_s)) for outcome in outcomes]
 
@@ -142,34 +164,35 @@ class Reports:
             return ""
 
     def _answer_reports(
-        self, batch: list[tuple[Link, ClaimReport]], outcomes: list[tuple[Outcome, str]]
+        self, batch: list[tuple[Link, ClaimReport, Answers]], outcomes: list[tuple[Outcome, str]]
     ) -> None:
-        for (link, frame), (outcome, token) in zip(batch, outcomes, strict=True):
+        for (link, frame, to), (outcome, token) in zip(batch, outcomes, strict=True):
             match outcome:
                 case Accepted():
                     if token:
-                        link.send(Go(claim=frame.claim, token=token))
+                        to.send(Go(claim=frame.claim, token=token))
                 case Verdict.STALE:
-                    link.send(Stale(claim=frame.claim))
+                    to.send(Stale(claim=frame.claim))
                     self._hub.release(link, frame.claim)
                 case Verdict.REPEATED:
-                    continue
+                    pass
                 case Verdict.DONE:
-                    self._done(link, frame)
-        if any(isinstance(frame, Finished) and frame.log_end for _, frame in batch):
+                    self._done(link, frame, to)
+            to.settled()
+        if any(isinstance(frame, Finished) and frame.log_end for _, frame, _ in batch):
             self._on_ended()
 
-    def _done(self, link: Link, frame: ClaimReport) -> None:
+    def _done(self, link: Link, frame: ClaimReport, to: Answers) -> None:
         """Answer a report that took effect."""
         match frame:
             case Started():
-                link.send(Ack(claim=frame.claim, phase=Phase.STARTED))
+                to.send(Ack(claim=frame.claim, phase=Phase.STARTED))
             case Finished():
-                link.send(Ack(claim=frame.claim, phase=Phase.ENDED))
+                to.send(Ack(claim=frame.claim, phase=Phase.ENDED))
                 self._hub.release(link, frame.claim)
             case NotStarted():
                 log.warning("Worker %s could not start claim %s: %s", link.name, frame.claim, frame.reason)
-                link.send(Ack(claim=frame.claim, phase=Phase.ENDED))
+                to.send(Ack(claim=frame.claim, phase=Phase.ENDED))
                 self._hub.release(link, frame.claim)
                 self._on_unsettled()
             case Refuse():
@@ -186,22 +209,25 @@ class Reports:
 
     # Logs
 
-    def _write_logs(self, batch: list[tuple[Link, Log]]) -> list[int | Verdict]:
-        return self._store.append_logs([(link.principal, frame) for link, frame in batch])
+    def _write_logs(self, batch: list[tuple[Link, Log, Answers]]) -> list[int | Verdict]:
+        return self._store.append_logs([(link.principal, frame) for link, frame, _ in batch])
 
-    def _answer_logs(self, batch: list[tuple[Link, Log]], ends: list[int | Verdict]) -> None:
-        for (link, frame), end in zip(batch, ends, strict=True):
+    def _answer_logs(self, batch: list[tuple[Link, Log, Answers]], ends: list[int | Verdict]) -> None:
+        for (link, frame, to), end in zip(batch, ends, strict=True):
             if isinstance(end, Verdict):
-                link.send(Stale(claim=frame.claim))
+                to.send(Stale(claim=frame.claim))
                 self._hub.release(link, frame.claim)
             else:
-                link.send(LogAck(claim=frame.claim, log_end=end))
+                to.send(LogAck(claim=frame.claim, log_end=end))
+            to.settled()
 
     # Statements about the worker
 
-    def _write_others(self, batch: list[tuple[Link, HostDead | Applied]]) -> list[tuple[ClaimId, ...]]:
+    def _write_others(
+        self, batch: list[tuple[Link, HostDead | Applied, Answers]]
+    ) -> list[tuple[ClaimId, ...]]:
         """Write what a worker says about itself; return the claims that ended with it (blocking)."""
-        ((link, frame),) = batch
+        ((link, frame, _),) = batch
         match frame:
             case HostDead():
                 return [self._store.host_dead(link.principal, frame.host)]
@@ -210,19 +236,26 @@ class Reports:
                 return [()]
 
     def _answer_others(
-        self, batch: list[tuple[Link, HostDead | Applied]], ended: list[tuple[ClaimId, ...]]
+        self, batch: list[tuple[Link, HostDead | Applied, Answers]], ended: list[tuple[ClaimId, ...]]
     ) -> None:
-        ((link, frame),) = batch
+        ((link, frame, to),) = batch
         match frame:
             case HostDead():
-                self._buried(link, frame.host, ended[0])
+                self._buried(link, frame.host, ended[0], to)
             case Applied():
-                self._hub.applied(link, frame.concurrency, frame.queues)
+                self._in_force(link, frame.revision, frame.concurrency, frame.queues)
+        to.settled()
 
-    def _buried(self, link: Link, host: HostId, claims: tuple[ClaimId, ...]) -> None:
+    def _in_force(self, link: Link, revision: int, concurrency: int, queues: tuple[str, ...] | None) -> None:
+        """Note what a worker has in force; of an older wish than the last a late request may speak."""
+        is_news = (concurrency, queues) != (link.concurrency, link.queues)
+        if is_news and revision >= link.wish_revision:
+            self._hub.applied(link, concurrency, queues)
+
+    def _buried(self, link: Link, host: HostId, claims: tuple[ClaimId, ...], to: Answers) -> None:
         link.dead_hosts |= {host}
         for claim in claims:
-            link.send(Ack(claim=claim, phase=Phase.ENDED))
+            to.send(Ack(claim=claim, phase=Phase.ENDED))
             self._hub.release(link, claim)
         self._on_ended()
         self._on_unsettled()
@@ -231,9 +264,10 @@ class Reports:
         """Note the worker as it stands; what it does not name proves nothing."""
         for host in inventory.dead_hosts:
             if host not in link.dead_hosts:
-                await self._others.put((link, HostDead(host=host)))
+                await self._others.put((link, HostDead(host=host), link))
         before, drained = link.free(), link.inventory is not None and link.inventory.draining
         link.inventory = inventory
+        self._in_force(link, inventory.revision, inventory.concurrency, inventory.queues)
         if link.free() > before or (drained and not inventory.draining):
             self._hub.capacity_changed()
 
@@ -241,7 +275,8 @@ class Reports:
         """After a `hello`: tell which of the worker's claims are stale, and ask for those it did not name."""
         assert link.inventory is not None
         for host in link.inventory.dead_hosts:
-            self._buried(link, host, await self._desk.run(self._store.host_dead, link.principal, host))
+            ended = await self._desk.run(self._store.host_dead, link.principal, host)
+            self._buried(link, host, ended, link)
         known = {one.claim: one for one in open_claims}
         stated = {held.claim: held for held in link.inventory.claims}
         for claim_id, held in stated.items():

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Row
 
 from edge_ws.errors import UsageError
-from edge_ws.protocol.ids import WorkerName, new_id
+from edge_ws.protocol.ids import GatewayId, WorkerName, new_id
 from edge_ws.store.database import Database
-from edge_ws.store.records import TokenRecord, WorkerRecord
-from edge_ws.store.tables import edge_worker, epoch_now, token, worker
+from edge_ws.store.records import GatewayRecord, TokenRecord, WorkerRecord
+from edge_ws.store.tables import edge_worker, epoch_now, gateway, token, worker
 from edge_ws.store.wishes import read_wish, split_queues
 
 SECRET_PREFIX = "edgews_"  # noqa: S105 - what every secret begins with, so that scanners can find leaked ones
@@ -142,6 +142,23 @@ class AdminVerbs:
             last_update=row.edge_worker_last_update,
             sysinfo=sysinfo,
         )
+
+    def gateways(self) -> list[GatewayRecord]:
+        """Return the gateways that are known, those seen last first."""
+        query = sa.select(gateway, epoch_now().label("now")).order_by(gateway.c.seen_at.desc())
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return [
+            GatewayRecord(
+                id=GatewayId(row.id), hostname=row.hostname, pid=row.pid, seen_s=row.now - row.seen_at
+            )
+            for row in rows
+        ]
+
+    def clock(self) -> float:
+        """Return the database's time, seconds since the epoch."""
+        with self._database.read() as connection:
+            return float(connection.scalar(sa.select(epoch_now())) or 0.0)
 
     def wish_concurrency(self, name: str, concurrency: int) -> int:
         """Wish for that concurrency; return the wish's revision, which the worker will acknowledge.

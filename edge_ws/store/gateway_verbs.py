@@ -131,19 +131,23 @@ class GatewayVerbs:
         with self._database.write() as connection:
             connection.execute(gateway.delete().where(gateway.c.id == gateway_id))
 
-    def beat(self, gateway_id: GatewayId, connections: Collection[str]) -> None:
+    def beat(self, gateway_id: GatewayId, connections: Collection[str]) -> frozenset[str]:
         """Keep the gateway, its connected workers and their running rows fresh, in a few statements.
 
         Args:
             gateway_id: the gateway.
             connections: what `register` gave for each worker that has been heard of lately.
+
+        Returns:
+            Those of the connections that are their workers' last ones.
         """
         with self._database.write() as connection:
             connection.execute(gateway.update().where(gateway.c.id == gateway_id).values(seen_at=epoch_now()))
             if not connections:
-                return
+                return frozenset()
             mine = worker.c.connection.in_(list(connections))
             connection.execute(worker.update().where(mine).values(seen_at=epoch_now()))
+            known = frozenset(connection.scalars(sa.select(worker.c.connection).where(mine)))
             names = sa.select(worker.c.worker_name).where(mine)
             active = (
                 sa.select(sa.func.count())
@@ -178,6 +182,7 @@ class GatewayVerbs:
             connection.execute(
                 edge_job.update().where(sa.tuple_(*key_columns).in_(fresh)).values(last_update=utc_now())
             )
+        return known
 
     # Dispatch
 

@@ -159,6 +159,17 @@ class Registration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayRecord:
+    """A gateway that has said that it runs, and not that it ends."""
+
+    id: GatewayId
+    hostname: str
+    pid: int
+    seen_s: float
+    """Seconds since its last heartbeat to the database."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WishRecord:
     """An operator's wish with its number; None: nothing wished, the worker's own default holds."""
 

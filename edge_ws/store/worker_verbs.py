@@ -6,6 +6,7 @@ transaction, may be repeated, and changes nothing for a claim that is not live.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -47,6 +48,8 @@ EDGE3_ALIVE_S = 150.0
 _GONE = ("offline", "unknown", "offline maintenance")
 _OWN_STATES = ("starting", "idle", "running", "terminating", "offline", "unknown")
 """Worker states that a registration may overwrite; the others are an operator's request."""
+TRANSPORT_SINCE = "transport_since"
+"""In `sysinfo`: when the worker first connected by the transport that it has now."""
 MARK = "edge_ws_version"
 """The key in `edge_worker.sysinfo` that tells our workers from edge3's."""
 
@@ -128,8 +131,8 @@ class WorkerVerbs:
         name = principal.worker
         with self._database.write() as connection:
             self._check_name(connection, name, said.inventory.site)
-            self._write_edge_worker(connection, principal, said)
             before = connection.execute(sa.select(worker).where(worker.c.worker_name == name)).one_or_none()
+            self._write_edge_worker(connection, principal, said, before.transport if before else None)
             this = new_id()
             values = {
                 "site": said.inventory.site,
@@ -186,15 +189,24 @@ class WorkerVerbs:
             )
 
     @staticmethod
-    def _write_edge_worker(connection: Connection, principal: Principal, said: Registration) -> None:
+    def _write_edge_worker(
+        connection: Connection, principal: Principal, said: Registration, transport_before: str | None
+    ) -> None:
         name = principal.worker
+        sysinfo = {MARK: "", TRANSPORT_SINCE: datetime.now(UTC).isoformat(timespec="seconds"), **said.sysinfo}
         values: dict[str, Any] = {
             "last_update": utc_now(),
-            "sysinfo": {MARK: "", **said.sysinfo},
+            "sysinfo": sysinfo,
             "team_name": principal.team,
         }
         row = connection.execute(
-            sa.select(edge_worker.c.queues, worker.c.wish_queues, worker.c.local_queues, worker.c.worker_name)
+            sa.select(
+                edge_worker.c.sysinfo,
+                edge_worker.c.queues,
+                worker.c.wish_queues,
+                worker.c.local_queues,
+                worker.c.worker_name,
+            )
             .outerjoin(worker, worker.c.worker_name == edge_worker.c.worker_name)
             .where(edge_worker.c.worker_name == name)
         ).one_or_none()
@@ -211,6 +223,8 @@ class WorkerVerbs:
                 )
             )
             return
+        if transport_before == said.transport and TRANSPORT_SINCE in (row.sysinfo or {}):
+            sysinfo[TRANSPORT_SINCE] = row.sysinfo[TRANSPORT_SINCE]
         if row.worker_name is None or (
             row.wish_queues is None and row.queues == join_queues(row.local_queues)
         ):
@@ -225,13 +239,16 @@ class WorkerVerbs:
             )
         )
 
-    def disconnected(self, principal: Principal, connection_id: str, *, left: bool) -> None:
+    def disconnected(self, principal: Principal, connection_id: str, *, left: bool) -> bool:
         """Note that the connection is closed; its un-accepted offers are free at once.
 
         Args:
             principal: the worker's.
             connection_id: what `register` gave; an older connection's end changes nothing.
             left: the worker said goodbye.
+
+        Returns:
+            Whether the connection was the worker's last one.
         """
         name = principal.worker
         with self._database.write() as connection:
@@ -241,7 +258,7 @@ class WorkerVerbs:
                 .values(gateway=None)
             )
             if not ours.rowcount:
-                return
+                return False
             if left:
                 connection.execute(
                     edge_worker.update()
@@ -252,6 +269,7 @@ class WorkerVerbs:
             offered = query.where(claim.c.worker == name, claim.c.phase == Phase.OFFERED.value)
             for row in connection.execute(locking(offered)).all():
                 back_to_queue(connection, row, "expired", "the worker's connection closed before it accepted")
+        return True
 
     def host_dead(self, principal: Principal, host: HostId) -> tuple[ClaimId, ...]:
         """End what ran under a host that its own site says is dead; return those claims.
@@ -273,11 +291,11 @@ class WorkerVerbs:
     def note_applied(
         self, principal: Principal, revision: int, concurrency: int, queues: tuple[str, ...] | None
     ) -> None:
-        """Note what the worker has in force."""
+        """Note what the worker has in force; a late word about an older wish changes nothing."""
         with self._database.write() as connection:
             connection.execute(
                 worker.update()
-                .where(worker.c.worker_name == principal.worker)
+                .where(worker.c.worker_name == principal.worker, worker.c.applied_revision <= revision)
                 .values(
                     applied_revision=revision,
                     applied_concurrency=concurrency,

@@ -14,17 +14,22 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from edge_ws.errors import RefusedError, UsageError
 from edge_ws.protocol.frames import Refusal
 from edge_ws.protocol.ids import WorkerName
+from edge_ws.worker import proxy
 from edge_ws.worker.settings import SETTINGS, TOKEN_VARIABLE, Kind, Setting, check_name, check_path
 
 DEFAULT_FILE = Path("/etc/edge-ws/worker.toml")
 CONFIG_VARIABLE = "EDGE_WS_CONFIG"
 MAX_TOKEN_BYTES = 16 * 1024
 """Of the token file; a proxy's limit for a header is lower."""
+_SWITCH = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
 _HOW = "at the centre: airflow edge-ws token create"
 
 
@@ -46,6 +51,12 @@ class WorkerConfig:
     state_dir: Path
     log_level: str
     transport: str
+    proxy: str | None = field(default=None, repr=False)
+    """As `proxy.check` returns it; None: as the environment says."""
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    allow_insecure: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +81,16 @@ class Resolved:
     origins: Mapping[str, str]
     file: Path | None
     """The settings file that was read."""
+    proxy: proxy.Found
+    """The one in force for the URL."""
 
     def shown(self) -> str:
         """Return one line for each setting: its key, its value and its origin. Secrets are masked."""
         rows = [("config", str(self.file or "none"), self.origins["config"])]
         rows += [
             (setting.key, _shown(setting, getattr(self.config, setting.field)), self.origins[setting.field])
+            if setting.field != "proxy"
+            else (setting.key, proxy.masked(self.proxy.url or proxy.OFF), self.origins["proxy"])
             for setting in SETTINGS
         ]
         rows.append(("token", "none" if self.config.token is None else "***", self.origins["token"]))
@@ -86,7 +101,7 @@ class Resolved:
 def _shown(setting: Setting, value: object) -> str:
     if value is None:
         return setting.absent
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    return ",".join(value) if isinstance(value, tuple) else setting.show(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +110,7 @@ class _Found:
     origin: str
 
 
-def resolve(flags: Mapping[str, str | None], environ: Mapping[str, str], machine: Machine) -> Resolved:
+def resolve(flags: Mapping[str, str | bool | None], environ: Mapping[str, str], machine: Machine) -> Resolved:
     """Return the configuration that flags (by key, and `config`), environment and settings file make.
 
     An empty variable counts as not set.
@@ -103,7 +118,7 @@ def resolve(flags: Mapping[str, str | None], environ: Mapping[str, str], machine
     Raises:
         UsageError: a value or the settings file is wrong, or there is no URL; the sentence names the source.
     """
-    named, origin = flags.get("config"), "--config"
+    named, origin = cast("str | None", flags.get("config")), "--config"
     if named is None and environ.get(CONFIG_VARIABLE):
         named, origin = environ[CONFIG_VARIABLE], CONFIG_VARIABLE
     if named is None:
@@ -112,7 +127,7 @@ def resolve(flags: Mapping[str, str | None], environ: Mapping[str, str], machine
 
     found: dict[str, _Found] = {}
     for setting in SETTINGS:
-        flag, variable = flags.get(setting.key), environ.get(setting.variable)
+        flag, variable = _flag(flags, setting), environ.get(setting.variable)
         if flag is not None:
             found[setting.field] = _from_text(setting, flag, setting.flag)
         elif variable:
@@ -123,9 +138,10 @@ def resolve(flags: Mapping[str, str | None], environ: Mapping[str, str], machine
     found.setdefault("token_file", _Found(None, "default"))
     _settle_token(found, environ)
     _fill_in(found, environ, machine)
+    in_force = _settle_proxy(found, environ)
     values = {name: entry.value for name, entry in found.items()}
     origins = {name: entry.origin for name, entry in found.items()} | {"config": origin}
-    return Resolved(WorkerConfig(**values), origins, file)
+    return Resolved(WorkerConfig(**values), origins, file, in_force)
 
 
 def _read_file(named: str | None, origin: str, default: Path) -> tuple[Path | None, dict[str, object]]:
@@ -145,6 +161,14 @@ def _read_file(named: str | None, origin: str, default: Path) -> tuple[Path | No
     return file, values
 
 
+def _flag(flags: Mapping[str, str | bool | None], setting: Setting) -> str | None:
+    value = flags.get(setting.key)
+    if isinstance(value, bool):
+        # A switch that is not given is False for argparse; that must not beat the variable.
+        return "true" if value else None
+    return value
+
+
 def _from_text(setting: Setting, text: str, origin: str) -> _Found:
     value: object = text
     if setting.kind is Kind.NUMBER:
@@ -153,6 +177,10 @@ def _from_text(setting: Setting, text: str, origin: str) -> _Found:
         value = int(text)
     elif setting.kind is Kind.NAMES:
         value = text.split(",")
+    elif setting.kind is Kind.SWITCH:
+        if text.strip().lower() not in _SWITCH:
+            raise UsageError(f"{origin}: {text!r} is neither true nor false")
+        value = _SWITCH[text.strip().lower()]
     return _checked(setting, value, origin, Path.cwd())
 
 
@@ -163,6 +191,8 @@ def _from_file(setting: Setting, value: object, file: Path) -> _Found:
             is_right = type(value) is int
         case Kind.NAMES:
             is_right = isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+        case Kind.SWITCH:
+            is_right = isinstance(value, bool)
         case Kind.TEXT | Kind.PATH:
             is_right = isinstance(value, str)
     if not is_right:
@@ -194,6 +224,14 @@ def _settle_token(found: dict[str, _Found], environ: Mapping[str, str]) -> None:
         found["token_file"] = _Found(None, f"{TOKEN_VARIABLE} comes first")
 
 
+def _settle_proxy(found: dict[str, _Found], environ: Mapping[str, str]) -> proxy.Found:
+    setting = found["proxy"].value if "proxy" in found else None
+    in_force = proxy.find(found["url"].value, setting, environ)
+    if setting is None:
+        found["proxy"] = _Found(None, "default" if in_force.origin == proxy.OFF else in_force.origin)
+    return in_force
+
+
 def _fill_in(found: dict[str, _Found], environ: Mapping[str, str], machine: Machine) -> None:
     if "url" not in found:
         raise UsageError("no URL: give --url, EDGE_WS_URL or url in the settings file")
@@ -209,6 +247,10 @@ def _fill_in(found: dict[str, _Found], environ: Mapping[str, str], machine: Mach
         "state_dir": _default_state_dir(found["name"].value, environ, machine),
         "log_level": "info",
         "transport": "auto",
+        "ca_file": None,
+        "client_cert": None,
+        "client_key": None,
+        "allow_insecure": False,
     }
     for name, value in defaults.items():
         found.setdefault(name, _Found(value, "default"))

@@ -21,12 +21,13 @@ from typing import assert_never
 import anyio
 from anyio.abc import TaskGroup
 
-from edge_ws.errors import EdgeWsError
+from edge_ws.errors import EdgeWsError, UsageError
 from edge_ws.protocol.frames import (
     Ack,
     Applied,
     Beat,
     Cancel,
+    Drain,
     Go,
     Hello,
     Inventory,
@@ -44,7 +45,9 @@ from edge_ws.protocol.frames import (
 )
 from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, ClaimId
 from edge_ws.worker import network, sysinfo
+from edge_ws.worker.choice import AUTO
 from edge_ws.worker.config import WorkerConfig, read_token
+from edge_ws.worker.conversation import flat
 from edge_ws.worker.host_client import (
     Dropped,
     HostEvent,
@@ -75,11 +78,13 @@ from edge_ws.worker.jobs import (
     StopLog,
     TailLog,
 )
-from edge_ws.worker.link import Link, flat
+from edge_ws.worker.link import Link
 from edge_ws.worker.logs import Logs
 from edge_ws.worker.outbox import Outbox
 from edge_ws.worker.slots import Slots
 from edge_ws.worker.state import StateDirectory
+from edge_ws.worker.transports.base import Transport
+from edge_ws.worker.transports.longpoll import LongPollTransport
 from edge_ws.worker.transports.websocket import WebSocketTransport
 
 log = logging.getLogger("edge_ws.worker")
@@ -111,32 +116,40 @@ class Daemon:
         self._queues = config.queues
         self._revision = 0
         self._timers = Timers()
+        self._environment = environment
+        way = network.resolve(config, environment)
         self._execution_api_url = network.execution_api_url(config.url)
+        self._task_proxy = way.proxy
         self._jobs = Jobs(self._slots)
         self._outbox = Outbox(state.path / "outbox")
         self._draining = False
         self._retiring = False
         self._pending: list[WorkerFrame] = []
+        # What the user tells Airflow itself comes first.
+        for_hosts = {**network.task_environment(config), **environment}
         self._hosts = Hosts(
             HostSettings(
                 directory=state.path / "hosts",
                 python=sys.executable,
-                environment=environment,
-                fingerprint=fingerprint(environment, self._versions),
+                environment=for_hosts,
+                fingerprint=fingerprint(for_hosts, self._versions),
                 worker_name=config.name,
             ),
             self._on_host_event,
         )
-        transport = WebSocketTransport(config.url, network.ssl_context(config.url))
         self._link = Link(
             config.name,
-            transport,
+            self._transports(config.transport, way),
             self,
             read_token=lambda: read_token(config),
             proven=state.is_proven(config.url),
             on_proven=lambda: state.prove(config.url),
         )
         self._logs = Logs(self._link.send, self._on_log_flushed)
+
+    def _transports(self, wanted: str, way: network.Network) -> list[Transport]:
+        both: list[Transport] = [WebSocketTransport(way), LongPollTransport(way, self.hello)]
+        return [one for one in both if wanted in {AUTO, one.name}]
 
     # The link asks
 
@@ -155,7 +168,8 @@ class Daemon:
         )
 
     def _sysinfo(self) -> dict[str, str | int | float]:
-        return sysinfo.gather(
+        told = {"transport_reason": reason} if (reason := self._link.mode.reason) else {}
+        return told | sysinfo.gather(
             versions=self._versions,
             started_at=self._started_at,
             concurrency=self._slots.concurrency,
@@ -186,6 +200,7 @@ class Daemon:
         self._timers = welcome.timers
         if welcome.execution_api_url is not None:
             self._execution_api_url = welcome.execution_api_url
+            self._task_proxy = self._find_task_proxy()
         self._apply(welcome.wish)
         queues = ", ".join(self._queues) if self._queues is not None else "all"
         airflow = welcome.versions.get("airflow", "of an unknown version")
@@ -201,6 +216,14 @@ class Daemon:
         for report in self._jobs.reports():
             self._link.send(report)
         self._logs.resend(only_stuck=False)
+
+    def _find_task_proxy(self) -> str | None:
+        try:
+            return network.proxy_for(self._config, self._execution_api_url, self._environment)
+        except UsageError as error:
+            # The centre's URL may be plain http, and no variable for that has been looked at yet.
+            log.error("tasks connect without a proxy: %s", error)  # noqa: TRY400 - a sentence, no traceback
+            return None
 
     def take(self, frame: ServerFrame) -> None:
         """Take a frame of a ready connection."""
@@ -220,7 +243,7 @@ class Daemon:
                 self._confirmed(frame)
             case Wish():
                 self._apply(frame)
-            case Beat() | Refused() | Welcome():
+            case Beat() | Drain() | Refused() | Welcome():
                 return
             case _:
                 assert_never(frame)
@@ -355,7 +378,7 @@ class Daemon:
     def _do_on_host(self, action: Prepare | Start | Drop | Stop | Forget) -> None:
         match action:
             case Prepare():
-                self._hosts.prepare(action.claim, action.payload, self._execution_api_url)
+                self._hosts.prepare(action.claim, action.payload, self._execution_api_url, self._task_proxy)
             case Start():
                 self._hosts.go(action.claim, action.token)
             case Drop():
@@ -409,9 +432,15 @@ class Daemon:
             self._logs.resend(only_stuck=True)
 
     async def _on_signals(self, tasks: TaskGroup) -> None:
-        """The first SIGTERM or SIGINT drains; a second one leaves at once, and running tasks go on."""
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        """The first SIGTERM or SIGINT drains; a second one leaves at once, and running tasks go on.
+
+        SIGHUP: try now what would be tried later.
+        """
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
+                if number == signal.SIGHUP:
+                    self._link.retry_now()
+                    continue
                 if self._draining:
                     left = len(self._jobs)
                     log.warning("leaving at once; %d jobs run on and are taken up at the next start", left)

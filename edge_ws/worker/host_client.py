@@ -88,8 +88,11 @@ class Hosts:
 
     # What the daemon wants
 
-    def prepare(self, claim: ClaimId, payload: str, server: str) -> None:
-        """Have the current host start a process that waits: `Prepared` or `PrepareRefused` follows."""
+    def prepare(self, claim: ClaimId, payload: str, server: str, proxy: str | None = None) -> None:
+        """Have the current host start a process that waits: `Prepared` or `PrepareRefused` follows.
+
+        `server` is the Execution API's base URL, `proxy` the forward proxy on the way there.
+        """
         current = self.current
         if current is None:
             event = PrepareRefused(claim, "no job host is ready on this worker")
@@ -97,7 +100,7 @@ class Hosts:
             return
         life = self._claims[claim] = self._lives[current]
         life.preparing.add(claim)
-        life.say("prepare", claim=claim, payload=payload, server=server)
+        life.say("prepare", claim=claim, payload=payload, server=server, proxy=proxy)
 
     def go(self, claim: ClaimId, token: str) -> None:
         """Let the waiting process start; nothing happens if its host is gone, which is told by `HostGone`."""

@@ -1,25 +1,26 @@
-"""Keeps one connection to a gateway, for ever: opens, greets, speaks, and comes back after every end.
+"""Keeps the worker connected, for ever: by which transport, when again, and over to a better one.
 
-Drives the pure session over a transport; hands frames to whoever serves them. Knows no jobs.
+One conversation is current and carries what is sent; another one may be opened beside it, and takes over when
+it is ready. Knows no jobs.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import anyio
+from anyio.abc import TaskGroup
 
-from edge_ws.errors import EdgeWsError, RefusedError, RemoteProtocolError, UnreachableError, UsageError
-from edge_ws.protocol.frames import Bye, Hello, Log, Refusal, Refused, ServerFrame, Welcome, WorkerFrame
+from edge_ws.errors import EdgeWsError, RefusedError, Unreachable, UnreachableError, UsageError
+from edge_ws.protocol.frames import Drain, Hello, Refusal, ServerFrame, Welcome, WorkerFrame
 from edge_ws.protocol.ids import WorkerName
-from edge_ws.protocol.session import Close, CloseCode, WorkerSession
-from edge_ws.protocol.states import Connection
-from edge_ws.worker.transports.base import Channel, Transport, refusal
+from edge_ws.worker.choice import AUTO, LONGPOLL, WEBSOCKET, Choice, Mode
+from edge_ws.worker.conversation import Conversation, Spoken
+from edge_ws.worker.transports.base import Transport
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ READY_RESETS_S = 30.0
 """A connection that was ready for so long makes the next backoff a first one."""
 REFUSED_RETRY_S = 300.0
 """A worker whose credential once worked tries a refusing server again after this, with jitter, for ever."""
+RENEW_AGAIN_S = 2.0
+"""After a connection could not be opened beside the current one, whose gateway is leaving or is cut soon."""
 _COME_BACK = frozenset({Refusal.UNAVAILABLE.value, Refusal.PROTOCOL.value})
 """Refusals that may be over in a moment; all others need a person."""
 
@@ -72,7 +75,7 @@ class Link:
     def __init__(
         self,
         worker: WorkerName,
-        transport: Transport,
+        transports: Sequence[Transport],
         served: Served,
         *,
         read_token: Callable[[], str],
@@ -83,48 +86,65 @@ class Link:
 
         Args:
             worker: the worker's name.
-            transport: how to reach a gateway.
+            transports: the ways to reach a gateway; of several the best that works is taken.
             served: the daemon.
             read_token: reads the secret anew at each connect.
             proven: this credential has worked from this state directory before: then nothing ends the link.
             on_proven: called when it works for the first time.
         """
         self._worker = worker
-        self._transport = transport
+        self._transports = {transport.name: transport for transport in transports}
         self._served = served
         self._read_token = read_token
         self._proven = proven
         self._on_proven = on_proven
         self._backoff = _Backoff()
-        self._session: WorkerSession | None = None
-        self._urgent: deque[WorkerFrame] = deque()
-        self._logs: deque[WorkerFrame] = deque()
-        self._outgoing = anyio.Event()
+        self._choice = Choice(AUTO if len(transports) > 1 else transports[0].name, 0.0)
+        self._spoken = Spoken(served.hello, served.status, self._welcomed, self._heard)
+        self._current: Conversation | None = None
+        self._open: set[Conversation] = set()
+        """The current one, those that are being opened, and those that are retired."""
+        self._errors: list[EdgeWsError] = []
+        """Since the last connection was ready."""
+        self._fatal: EdgeWsError | None = None
+        self._longest_s = 0.0
+        self._drain_at: float | None = None
+        """When to leave the current connection's gateway."""
+        self._renew_after = 0.0
+        self._changed = anyio.Event()
         self._leaving: str | None = None
         self._retry_now = anyio.Event()
 
     @property
     def ready(self) -> bool:
         """Whether frames can be sent now."""
-        return self._session is not None and self._session.state is Connection.READY
+        return self._current is not None and self._current.ready
+
+    @property
+    def mode(self) -> Mode:
+        """How the worker is connected, or was."""
+        return self._choice.mode
 
     def send(self, frame: WorkerFrame) -> bool:
         """Queue a frame for the ready connection, logs behind all others; False if there is none."""
-        if not self.ready:
+        if self._current is None or not self._current.ready:
             return False
-        (self._logs if isinstance(frame, Log) else self._urgent).append(frame)
-        self._outgoing.set()
+        self._current.send(frame)
         return True
 
     def leave(self, reason: str) -> None:
         """Say goodbye and end: `run` returns."""
         self._leaving = reason
-        self._outgoing.set()
+        if self._current is not None:
+            self._current.leave(reason)
         self._retry_now.set()
+        self._changed.set()
 
     def retry_now(self) -> None:
-        """Cut a pause between two tries short."""
+        """Cut a pause between two tries short, and try a WebSocket again if that is not in use."""
+        self._choice.probe_now(anyio.current_time())
         self._retry_now.set()
+        self._changed.set()
 
     async def run(self) -> None:
         """Connect and serve until `leave`.
@@ -133,133 +153,164 @@ class Link:
             RefusedError: refused, and this credential has never worked from this state directory.
             UsageError: no token is configured.
         """
-        while self._leaving is None:
-            pause_s = await self._connect_once()
-            if self._leaving is None:
-                self._retry_now = anyio.Event()
-                with anyio.move_on_after(pause_s):
-                    await self._retry_now.wait()
+        async with anyio.create_task_group() as tasks:
+            while self._leaving is None and self._fatal is None:
+                pause_s = await self._contact(tasks)
+                if self._leaving is None and self._fatal is None:
+                    self._retry_now = anyio.Event()
+                    with anyio.move_on_after(pause_s):
+                        await self._retry_now.wait()
+            tasks.cancel_scope.cancel()
+        if self._fatal is not None:
+            raise self._fatal
 
-    async def _connect_once(self) -> float:
-        """Serve one connection to its end; return the pause before the next, seconds."""
-        opened_at = anyio.current_time()
+    async def _contact(self, tasks: TaskGroup) -> float:
+        """Connect and serve until no connection is left; return the pause before the next try, seconds."""
+        self._errors, self._longest_s = [], 0.0
+        first, *others = self._choice.order()
+        self._start(tasks, first)
+        with anyio.move_on_after(self._choice.head_start_s):
+            while self._current is None and self._open:
+                self._changed = anyio.Event()
+                await self._changed.wait()
+        for other in others:
+            if self._current is None and self._is_worth_another_way():
+                self._start(tasks, other)
+        while self._open and self._fatal is None:
+            with anyio.move_on_after(self._renew(tasks)):
+                self._changed = anyio.Event()
+                await self._changed.wait()
+            if self._leaving is not None and self._current is None:
+                # What is being opened only now would be told goodbye at once.
+                break
+        is_over = self._leaving is not None or self._fatal is not None
+        return 0.0 if is_over else self._pause_s()
+
+    def _is_worth_another_way(self) -> bool:
+        """Tell whether what stands in the way may let another transport pass."""
+        if self._fatal is not None or self._leaving is not None:
+            return False
+        return not any(
+            isinstance(error, RefusedError)
+            or (isinstance(error, UnreachableError) and error.kind is Unreachable.TLS)
+            for error in self._errors
+        )
+
+    # One conversation
+
+    def _start(self, tasks: TaskGroup, transport: str) -> None:
+        conversation = Conversation(self._transports[transport], self._spoken)
+        self._open.add(conversation)
+        tasks.start_soon(self._converse, conversation)
+
+    async def _converse(self, conversation: Conversation) -> None:
+        error: EdgeWsError | None = None
         try:
-            await self._serve(opened_at)
-        except UsageError:
-            raise
-        except RefusedError as error:
-            return self._refused(error)
-        except EdgeWsError as error:
-            pause_s = self._after(opened_at)
-            log.warning("not connected: %s; next try in %.1f s", error, pause_s)
-            return pause_s
-        finally:
-            self._session = None
-            self._urgent.clear()
-            self._logs.clear()
-        return self._after(opened_at)
+            await conversation.run(self._worker, self._read_token())
+        except EdgeWsError as caught:
+            error = caught
+        self._over(conversation, error)
 
-    def _after(self, opened_at: float) -> float:
-        if anyio.current_time() - opened_at >= READY_RESETS_S:
+    def _over(self, conversation: Conversation, error: EdgeWsError | None) -> None:
+        now, name = anyio.current_time(), conversation.transport.name
+        self._open.discard(conversation)
+        was_current = conversation is self._current
+        if was_current:
+            self._current = None
+        if conversation.ready_at is None and error is not None:
+            self._choice.failed(name, str(error), now)
+            self._renew_after = now + random.uniform(1.0, 2.0) * RENEW_AGAIN_S  # noqa: S311
+        elif conversation.ready_at is not None:
+            lived_s = now - conversation.ready_at
+            self._longest_s = max(self._longest_s, lived_s)
+            if was_current and error is not None:
+                was_cut = isinstance(error, UnreachableError) and error.kind is Unreachable.BROKE_OFF
+                self._choice.ended(name, lived_s, str(error), now, was_cut=was_cut)
+        if error is not None:
+            self._note(error)
+        self._changed.set()
+
+    def _note(self, error: EdgeWsError) -> None:
+        is_final = isinstance(error, RefusedError) and error.code not in _COME_BACK and not self._proven
+        if isinstance(error, UsageError) or is_final:
+            self._fatal = self._fatal or error
+        if self._current is None:
+            self._errors.append(error)
+        else:
+            log.info("still by %s: %s", self._current.transport.name, error)
+
+    def _welcomed(self, conversation: Conversation, welcome: Welcome) -> None:
+        now, name = anyio.current_time(), conversation.transport.name
+        if not self._proven:
+            self._proven = True
+            self._on_proven()
+        if self._leaving is not None:
+            conversation.leave(self._leaving)
+        older, self._current = self._current, conversation
+        if older is not None:
+            older.retire()
+        for other in self._open:
+            if name == WEBSOCKET and other.ready_at is None and other is not conversation:
+                # A long-poll that is let in after it would take its place.
+                other.retire()
+        self._errors, self._drain_at, self._renew_after = [], None, 0.0
+        self._choice.ready(name, now)
+        self._served.welcomed(welcome, now - conversation.opened_at, name)
+        if name == LONGPOLL and self._choice.mode.reason:
+            log.warning("by long-poll, since: %s; WebSockets are tried again", self._choice.mode.reason)
+        self._changed.set()
+
+    def _heard(self, conversation: Conversation, frame: ServerFrame) -> None:
+        if not isinstance(frame, Drain):
+            # Of a retired one, too: the offer that was on its way is an offer.
+            self._served.take(frame)
+        elif conversation is self._current and self._drain_at is None:
+            log.info("the gateway is leaving: a new connection is opened in %.1f s", frame.come_back_s)
+            self._drain_at = anyio.current_time() + frame.come_back_s
+            self._changed.set()
+
+    # Over to another one
+
+    def _renew(self, tasks: TaskGroup) -> float | None:
+        """Open another conversation if that is due; return the seconds until it is, None: nothing planned."""
+        current = self._current
+        if current is None or current.ready_at is None or self._leaving is not None:
+            return None
+        if any(one.ready_at is None for one in self._open):
+            return None
+        due = self._choice.renewal(current.transport.name, current.ready_at)
+        if self._drain_at is not None:
+            due = self._drain_at, current.transport.name
+        if due is None:
+            return None
+        at, transport = due
+        now = anyio.current_time()
+        if now < max(at, self._renew_after):
+            return max(at, self._renew_after) - now
+        self._start(tasks, transport)
+        return None
+
+    # Pauses
+
+    def _pause_s(self) -> float:
+        """Return how long to wait now that nothing is open, and say why."""
+        if self._longest_s >= READY_RESETS_S:
             self._backoff = _Backoff()
-        return self._backoff.next_s()
+        refused = next((error for error in self._errors if isinstance(error, RefusedError)), None)
+        if refused is not None:
+            return self._refused(refused)
+        pause_s = self._backoff.next_s()
+        if self._errors:
+            why = "; and ".join(dict.fromkeys(str(error) for error in self._errors))
+            log.warning("not connected: %s; next try in %.1f s", why, pause_s)
+        return pause_s
 
     def _refused(self, error: RefusedError) -> float:
-        terminal = error.code not in _COME_BACK
-        if terminal and not self._proven:
-            raise error
         if error.retry_after_s is not None:
             pause_s = error.retry_after_s * random.uniform(1.0, 1.5)  # noqa: S311
-        elif terminal:
+        elif error.code not in _COME_BACK:
             pause_s = REFUSED_RETRY_S * random.uniform(0.8, 1.2)  # noqa: S311
         else:
             pause_s = self._backoff.next_s()
         log.error("%s; running tasks go on, next try in %.0f s", error, pause_s)
         return pause_s
-
-    async def _serve(self, opened_at: float) -> None:
-        token = self._read_token()
-        async with self._transport.open(self._worker, token) as channel:
-            self._session = WorkerSession(anyio.current_time())
-            self._outgoing = anyio.Event()
-            hello = self._served.hello()
-            self._session.sending(hello, anyio.current_time())
-            await channel.send([hello])
-            try:
-                await self._speak(channel, self._session, opened_at)
-            except RemoteProtocolError as error:
-                await channel.close(Close(CloseCode(error.close_code), str(error)))
-                raise
-
-    async def _speak(self, channel: Channel, session: WorkerSession, opened_at: float) -> None:
-        failed: list[EdgeWsError] = []
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._read, channel, session, opened_at)
-                tasks.start_soon(self._watch, channel, session)
-                await self._write(channel, session)
-                tasks.cancel_scope.cancel()
-        except* EdgeWsError as group:
-            failed.extend(flat(group))
-        if failed and not (self._leaving is not None and session.state is Connection.CLOSED):
-            # Each task fails for the same end of the connection; a refusal says the most.
-            raise next((error for error in failed if isinstance(error, RefusedError)), failed[0])
-
-    async def _read(self, channel: Channel, session: WorkerSession, opened_at: float) -> None:
-        while True:
-            for frame in await channel.receive():
-                now = anyio.current_time()
-                session.receive(frame, now)
-                self._take(frame, now - opened_at)
-
-    def _take(self, frame: ServerFrame, since_open_s: float) -> None:
-        if isinstance(frame, Welcome):
-            if not self._proven:
-                self._proven = True
-                self._on_proven()
-            self._served.welcomed(frame, since_open_s, self._transport.name)
-            # What was asked for while the connection was opened.
-            self._outgoing.set()
-        elif isinstance(frame, Refused):
-            raise refusal(self._transport.where, frame.code.value, frame.sentence, frame.retry_after_s)
-        else:
-            self._served.take(frame)
-
-    async def _write(self, channel: Channel, session: WorkerSession) -> None:
-        """Write what is queued; return once goodbye is said."""
-        while True:
-            await self._outgoing.wait()
-            self._outgoing = anyio.Event()
-            while self._urgent or self._logs:
-                # One log chunk at a time, so that what is urgent never waits behind more than one.
-                frames = list(self._urgent) or [self._logs.popleft()]
-                self._urgent.clear()
-                for frame in frames:
-                    session.sending(frame, anyio.current_time())
-                await channel.send(frames)
-            if self._leaving is not None and self.ready:
-                bye = Bye(reason=self._leaving)
-                session.sending(bye, anyio.current_time())
-                await channel.send([bye])
-                await channel.close(Close(CloseCode.LEAVING, self._leaving))
-                return
-
-    async def _watch(self, channel: Channel, session: WorkerSession) -> None:
-        while True:
-            now = anyio.current_time()
-            deadline = session.deadline()
-            await anyio.sleep(min(1.0, max(0.01, (deadline or now + 1.0) - now)))
-            due = session.tick(anyio.current_time())
-            if due.close is not None:
-                await channel.close(due.close)
-                raise UnreachableError(f"the server is silent: {due.close.reason}")
-            if due.beat:
-                self.send(self._served.status())
-
-
-def flat(group: BaseExceptionGroup[EdgeWsError]) -> list[EdgeWsError]:
-    """Return the errors of a group of groups."""
-    found: list[EdgeWsError] = []
-    for error in group.exceptions:
-        found.extend(flat(error) if isinstance(error, BaseExceptionGroup) else [error])
-    return found

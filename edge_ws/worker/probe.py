@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ssl
 from enum import Enum
+
+from edge_ws.worker.network import Network, health_url, http_client
 
 PROBE_WITHIN_S = 10.0
 
@@ -19,16 +20,15 @@ class Answer(Enum):
     """No answer, or one that says to come back."""
 
 
-async def who_answers(health_url: str, context: ssl.SSLContext | None) -> Answer:
+async def who_answers(network: Network) -> Answer:
     """Return who answers at a gateway's health address."""
     # Imported here: a worker that gets its WebSocket, as nearly all do, never pays for it.
     import httpx2  # noqa: PLC0415
 
-    verify = context if context is not None else True
     try:
-        async with httpx2.AsyncClient(verify=verify, timeout=PROBE_WITHIN_S) as client:
-            response = await client.get(health_url)
-    except httpx2.HTTPError:
+        async with http_client(network, timeout=PROBE_WITHIN_S) as client:
+            response = await client.get(health_url(network.base_url))
+    except (httpx2.HTTPError, OSError):
         return Answer.NOBODY
     if "edge-ws-error" in response.headers or response.headers.get("content-type") == "application/json":
         ours = "edge-ws-error" in response.headers or b'"edge_ws"' in response.content

@@ -13,9 +13,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from edge_ws.protocol.ids import MAX_CONCURRENCY, WorkerName, is_queue_name, is_team_name, is_worker_name
+from edge_ws.worker import proxy
 
 TOKEN_VARIABLE = "EDGE_WS_TOKEN"  # noqa: S105 - the variable's name
-TRANSPORTS = ("auto", "websocket")
+TRANSPORTS = ("auto", "websocket", "longpoll")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -26,6 +27,8 @@ class Kind(Enum):
     PATH = "a string (a path)"
     NUMBER = "an integer"
     NAMES = "an array of strings"
+    SWITCH = "true or false"
+    """As a flag it takes no value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +39,15 @@ class Setting:
     """Of `WorkerConfig`."""
     flag: str
     short: str | None = None
-    metavar: str
+    metavar: str = ""
     help: str
     kind: Kind = Kind.TEXT
     check: Callable[[Any], Any]
     """Takes a value of the kind and returns the one to use, or raises ValueError with what is wrong."""
     absent: str = "none"
     """How `--show-config` shows it when it has no value."""
+    show: Callable[[Any], str] = str
+    """How it shows a value; without its secrets."""
 
     @property
     def key(self) -> str:
@@ -114,6 +119,10 @@ def check_path(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{text!r}: {error}") from error
+
+
+def _check_switch(value: bool) -> bool:
+    return value
 
 
 def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
@@ -198,5 +207,47 @@ SETTINGS: tuple[Setting, ...] = (
         metavar="HOW",
         help=f"one of {', '.join(TRANSPORTS)} (default: auto)",
         check=_one_of(TRANSPORTS),
+    ),
+    Setting(
+        field="proxy",
+        flag="--proxy",
+        metavar="URL",
+        help="the forward proxy, http://user:password@proxy:3128, or none for none (default: as HTTPS_PROXY, "
+        "ALL_PROXY and NO_PROXY say)",
+        check=proxy.check,
+        show=proxy.masked,
+    ),
+    Setting(
+        field="ca_file",
+        flag="--ca-file",
+        metavar="FILE",
+        help="trust the authorities in this PEM file, in place of the system's",
+        kind=Kind.PATH,
+        check=check_path,
+        absent="the system's",
+    ),
+    Setting(
+        field="client_cert",
+        flag="--client-cert",
+        metavar="FILE",
+        help="show this certificate (PEM, with its chain) to a server that wants one",
+        kind=Kind.PATH,
+        check=check_path,
+    ),
+    Setting(
+        field="client_key",
+        flag="--client-key",
+        metavar="FILE",
+        help="its private key (PEM), if that is not in the same file",
+        kind=Kind.PATH,
+        check=check_path,
+    ),
+    Setting(
+        field="allow_insecure",
+        flag="--allow-insecure",
+        help="let a plain http:// URL lead to another machine: token and tasks travel unencrypted",
+        kind=Kind.SWITCH,
+        check=_check_switch,
+        show=lambda value: str(value).lower(),
     ),
 )

@@ -62,7 +62,7 @@ def test_only_the_centres_verbs_are_offered(environment: dict[str, str]) -> None
     helped = _airflow(environment, "--help")
     assert helped.returncode == 0
     offered = {line.split()[0] for line in helped.stdout.splitlines() if re.match(r" {4}[a-z]", line)}
-    assert offered == {"token", "db", "list-workers", "set-worker-concurrency"}
+    assert offered == {"token", "db", "server", "check", "list-workers", "set-worker-concurrency"}
 
 
 @pytest.mark.parametrize("words", ["token", "token create", "db migrate", "set-worker-concurrency"])

@@ -21,6 +21,7 @@ def _flags(words: str) -> set[str]:
 def test_the_verbs_there_are() -> None:
     assert {words: verb.side for words, verb in ALL.items()} == {
         "worker": Side.REMOTE,
+        "doctor": Side.REMOTE,
         "token create": Side.CENTRE,
         "token list": Side.CENTRE,
         "token revoke": Side.CENTRE,
@@ -28,6 +29,8 @@ def test_the_verbs_there_are() -> None:
         "set-worker-concurrency": Side.CENTRE,
         "db migrate": Side.CENTRE,
         "db check": Side.CENTRE,
+        "server": Side.CENTRE,
+        "check": Side.CENTRE,
         "demo": Side.ANYWHERE,
         "version": Side.ANYWHERE,
     }
@@ -54,7 +57,7 @@ def test_no_verb_takes_a_token_from_the_command_line() -> None:
 
 
 def test_each_setting_of_the_worker_is_a_flag() -> None:
-    assert {setting.flag for setting in SETTINGS} <= _flags("worker")
+    assert {setting.flag for setting in SETTINGS} <= _flags("worker") & _flags("doctor")
 
 
 def test_flags_have_edge3s_names() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -81,6 +82,19 @@ def test_the_worker_takes_its_settings() -> None:
     assert (config.url, config.name, config.concurrency) == ("https://airflow.example.com", "factory-7", 8)
     assert config.queues == ("factory", "press")
     assert config.token_file == file.parent / "token"
+    told = {setting.key for setting in SETTINGS if str(file) in resolved.origins[setting.field]}
+    rare = {"team_name", "transport", "proxy", "ca_file", "client_cert", "client_key", "allow_insecure"}
+    assert told == {setting.key for setting in SETTINGS} - rare
+
+
+def test_the_settings_that_are_left_out_are_right_too(tmp_path: Path) -> None:
+    text = (examples_dir() / "worker.toml").read_text()
+    file = tmp_path / "worker.toml"
+    file.write_text(re.sub(r"(?m)^#(?=[a-z_]+ = )", "", text))
+    resolved = resolve({"config": str(file)}, {}, Machine(hostname="somewhere", is_root=False))
+    config = resolved.config
+    assert (config.proxy, config.allow_insecure) == ("http://user:password@proxy.example.com:3128", True)
+    assert (config.ca_file, config.client_key) == (tmp_path / "authority.pem", tmp_path / "factory-7.key")
     told = {setting.key for setting in SETTINGS if str(file) in resolved.origins[setting.field]}
     assert told == {setting.key for setting in SETTINGS} - {"team_name", "transport"}
 

@@ -6,11 +6,15 @@ import json
 import subprocess
 import uuid
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from edge_ws.host import runner
+from tests.support.certificates import Authority
+from tests.support.entrances import Entrance, open_entrance, server_context
 from tests.support.execution_api import ExecutionApi
 from tests.support.jobs import PYTHON, Site, task_workload
 from tests.support.raw_host import raw_host
+from tests.support.waiting import free_port
 
 _LOGGING = """
 import os, pathlib, shutil
@@ -70,6 +74,48 @@ def test_a_log_that_the_supervisor_uploads_and_traces(site: Site, api: Execution
         line.say("prepare", claim="n", payload=never.payload, server=api.url)
         line.say("go", claim="n", token="t")
         assert not line.hear("ended", "n")["log_uploaded"]
+
+
+def test_tasks_reach_the_execution_api_as_the_worker_does(
+    site: Site, api: ExecutionApi, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    own, behind = authority.client(), urlsplit(api.url).port
+    dead = f"http://127.0.0.1:{free_port()}"
+    environment = site.environment(
+        AIRFLOW__API__SSL_CA_FILE=str(authority.file),
+        AIRFLOW__API__CLIENT_USE_PUBLIC_CERTS="False",
+        AIRFLOW__API__CLIENT_SSL_CERT=str(own.both),
+        AIRFLOW__API__CLIENT_SSL_KEY=str(own.both),
+        # For what the task itself connects to; the way to the centre is told with the job.
+        HTTPS_PROXY=dead,
+    )
+    context = server_context(authority.server(), authority.file)
+    secure = server_context(authority.server("proxy"))
+    with (
+        open_entrance(Entrance(target=behind, context=context)) as entrance,
+        open_entrance(Entrance(credentials="me:geh@im")) as proxy,
+        open_entrance(Entrance(credentials="me:geh@im", context=secure)) as secure_proxy,
+        raw_host(site.folder / "ways", environment) as host,
+    ):
+        line = host.connect()
+        assert line.hello()["versions"]["job_start"] == "fork"
+        server = f"https://localhost:{entrance.port}/execution/"
+        for way in (
+            None,
+            f"http://me:geh%40im@localhost:{proxy.port}",
+            f"https://me:geh%40im@localhost:{secure_proxy.port}",
+        ):
+            claim, workload = str(uuid.uuid4()), task_workload("hello")
+            line.say("prepare", claim=claim, payload=workload.payload, server=server, proxy=way)
+            line.say("go", claim=claim, token="t")
+            assert line.hear("ended", claim)["exit_code"] == 0
+            assert api.states_of(workload.id)[-1] == "success"
+            told = dict(one.split("=", 1) for one in (site.notes / "environment").read_text().splitlines())
+            assert (told["HTTPS_PROXY"], "geh" in str(told)) == (dead, False)
+            assert "Deprecat" not in (site.logs / workload.log_path).read_text()
+        asked = [f"CONNECT localhost:{entrance.port} HTTP/1.1"]
+        assert set(proxy.asked) == set(secure_proxy.asked) == set(asked)
 
 
 def test_what_the_user_has_set_stays(site: Site, tmp_path: Path) -> None:

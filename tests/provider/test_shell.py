@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,10 +15,11 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from edge_ws.errors import EdgeWsError, SchemaError, UnreachableError, UsageError
-from edge_ws.provider.shell import Door, make_gateway, make_shell, warm_execution_api
+from edge_ws.provider.door import Door, make_gateway
+from edge_ws.provider.shell import make_shell, warm_execution_api
 from edge_ws.server.app import Gateway
 from tests.support.centre import Centre
-from tests.support.waiting import wait_until
+from tests.support.waiting import until, wait_until
 
 SECRET = "postgresql://airflow:***@db.internal/airflow"
 
@@ -47,6 +50,9 @@ class FakeGateway:
                 yield
         finally:
             self._life.append("ends")
+
+    def end_polls(self) -> None:
+        self._life.append("ends polls")
 
     async def _fail(self) -> None:
         assert self._fault is not None
@@ -190,3 +196,23 @@ def test_a_wrong_setting_is_said(centre: Centre, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("AIRFLOW__EDGE_WS__OFFER_LEASE", "soon")
     with pytest.raises(UsageError, match=r"\[edge_ws\] offer_lease"):
         make_gateway()
+
+
+def test_open_polls_return_when_the_server_is_told_to_end() -> None:
+    maker, told = Maker(), []
+    shell = make_shell(Door(maker), warm=lambda: None)
+
+    async def serve() -> None:
+        async with shell.router.lifespan_context(shell):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await until(lambda: told and "ends polls" in maker.life)
+
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    try:
+        servers_own = signal.getsignal(signal.SIGTERM)
+        anyio.run(serve)
+        assert told == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is servers_own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert maker.life == ["starts", "ends polls", "ends"]

@@ -145,6 +145,9 @@ def test_the_wish_and_what_is_applied_are_two_things(store: Store) -> None:
     assert store.applied("w1") == 0
     store.note_applied(one.principal, revision, 2, ("q",))
     assert store.applied("w1") == revision
+    # A request that said so was late.
+    store.note_applied(one.principal, revision - 1, 4, None)
+    assert store.applied("w1") == revision
     (record,) = store.workers()
     assert (record.kind, record.concurrency, record.wished_concurrency) == ("edge-ws", 2, 2)
     assert (record.transport, record.queues) == ("websocket", ("q",))

@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--database", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--execution-api", required=True)
+    parser.add_argument("--one-address", action="store_true", help="workers find that API at their own URL")
     parser.add_argument("--logs", type=Path, required=True)
     parser.add_argument("--heartbeat-s", type=float, default=15.0)
     parser.add_argument("--offer-lease-s", type=float, default=10.0)
@@ -91,7 +92,7 @@ def main() -> None:
     settings = GatewaySettings(
         hostname="test",
         timers=Timers(heartbeat_s=told.heartbeat_s, offer_lease_s=told.offer_lease_s),
-        execution_api_url=told.execution_api,
+        execution_api_url=None if told.one_address else told.execution_api,
         token_life_s=told.token_life_s,
         token_leeway_s=told.token_leeway_s,
         backup_scan_s=told.backup_scan_s,

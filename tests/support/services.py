@@ -41,9 +41,29 @@ def debian_postgres() -> Path:
 
 def pgbouncer() -> Path:
     """Return Debian's PgBouncer."""
-    found = Path("/usr/sbin/pgbouncer")
+    return _program("/usr/sbin/pgbouncer", "PgBouncer (the package pgbouncer)")
+
+
+def nginx() -> Path:
+    """Return Debian's nginx."""
+    return _program("/usr/sbin/nginx", "nginx (the package nginx-light)")
+
+
+def haproxy() -> Path:
+    """Return Debian's haproxy."""
+    return _program("/usr/sbin/haproxy", "haproxy (the package haproxy)")
+
+
+def squid() -> tuple[Path, Path]:
+    """Return Debian's squid and its program that knows users by a file."""
+    helper = _program("/usr/lib/squid/basic_ncsa_auth", "squid (the package squid)")
+    return _program("/usr/sbin/squid", "squid (the package squid)"), helper
+
+
+def _program(path: str, what: str) -> Path:
+    found = Path(path)
     if not found.exists():
-        missing("PgBouncer (the package pgbouncer)")
+        missing(what)
     return found
 
 

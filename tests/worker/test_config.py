@@ -78,6 +78,11 @@ EACH = {
     "state_dir": ("/srv/state", '"/srv/state"', Path("/srv/state")),
     "log_level": ("debug", '"debug"', "debug"),
     "transport": ("websocket", '"websocket"', "websocket"),
+    "proxy": ("proxy.local:3128", '"http://proxy.local:3128/"', "http://proxy.local:3128"),
+    "ca_file": ("/etc/ca.pem", '"/etc/ca.pem"', Path("/etc/ca.pem")),
+    "client_cert": ("/etc/own.pem", '"/etc/own.pem"', Path("/etc/own.pem")),
+    "client_key": ("/etc/own.key", '"/etc/own.key"', Path("/etc/own.key")),
+    "allow_insecure": ("Yes", "true", True),
 }
 
 
@@ -104,6 +109,39 @@ def test_each_setting_has_one_name_in_three_places(
     ):
         assert getattr(resolved.config, setting.field) == meant
         assert resolved.origins[setting.field] == origin
+
+
+def test_a_switch_as_argparse_gives_it(machine: Machine, tmp_path: Path) -> None:
+    file = _file(tmp_path / "w.toml", "allow_insecure = true\n")
+    for given, environ, meant, origin in (
+        (False, {}, True, f"allow_insecure in {file}"),
+        (False, {"EDGE_WS_ALLOW_INSECURE": "off"}, False, "EDGE_WS_ALLOW_INSECURE"),
+        (True, {"EDGE_WS_ALLOW_INSECURE": "off"}, True, "--allow-insecure"),
+    ):
+        flags = {"url": URL, "config": str(file), "allow_insecure": given}
+        resolved = resolve(flags, environ, machine)
+        assert (resolved.config.allow_insecure, resolved.origins["allow_insecure"]) == (meant, origin)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "shown", "origin"),
+    [
+        ({}, {}, "none", "default"),
+        ({}, {"HTTPS_PROXY": "http://u:geheim@p:1"}, "http://u:***@p:1", "HTTPS_PROXY"),
+        ({}, {"HTTPS_PROXY": "http://p:1", "NO_PROXY": ".example.com"}, "none", "NO_PROXY"),
+        ({"proxy": "u:geheim@q"}, {"HTTPS_PROXY": "http://p:1"}, "http://u:***@q:80", "--proxy"),
+        ({"proxy": ""}, {"HTTPS_PROXY": "http://p:1"}, "none", "--proxy"),
+        ({"proxy": "none"}, {"HTTPS_PROXY": "socks5://p:1"}, "none", "--proxy"),
+        ({}, {"EDGE_WS_PROXY": "", "https_proxy": "p:1"}, "http://p:1", "https_proxy"),
+    ],
+)
+def test_the_proxy_in_force_is_shown_without_its_password(
+    machine: Machine, flags: dict[str, str], environ: dict[str, str], shown: str, origin: str
+) -> None:
+    resolved = _resolve(machine, flags, environ)
+    lines = {line.split()[0]: line.split(maxsplit=2)[1:] for line in resolved.shown().splitlines()}
+    assert lines["proxy"] == [shown, origin]
+    assert "geheim" not in f"{resolved}{resolved.shown()}"
 
 
 def test_flag_beats_variable_beats_file_beats_default(machine: Machine, tmp_path: Path) -> None:
@@ -175,7 +213,9 @@ def test_relative_paths_are_meant_from_the_file_or_from_here(machine: Machine, t
         ("concurrency", "9" * 5000, "not an integer"),
         ("team_name", "t" * 65, "cannot name a team"),
         ("log_level", "loud", "none of debug"),
-        ("transport", "longpoll", "none of auto"),
+        ("allow_insecure", "perhaps", "neither true nor false"),
+        ("proxy", "socks5://p", "a SOCKS proxy is not supported"),
+        ("transport", "pigeon", "none of auto"),
         ("token_file", "\0", "NUL"),
         ("state_dir", "~nobody-of-that-name/x", "home"),
     ],
@@ -200,6 +240,8 @@ def test_a_password_in_the_url_is_refused_and_not_repeated(machine: Machine) -> 
     ("text", "part"),
     [
         ("concurrency = '8'", "concurrency in {file}: must be an integer"),
+        ("allow_insecure = 1", "allow_insecure in {file}: must be true or false"),
+        ("proxy = 'http://u:geheim/@p'", "proxy in {file}: it is not a proxy's URL such as http://"),
         ("concurrency = true", "concurrency in {file}: must be an integer"),
         ("concurrency = 8.0", "concurrency in {file}: must be an integer"),
         ("concurrency = 0", "concurrency in {file}: 0 is not between"),

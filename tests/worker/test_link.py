@@ -14,12 +14,15 @@ from edge_ws.protocol.frames import Hello, ServerFrame, Status, Welcome
 from edge_ws.protocol.ids import HostId, SiteId, WorkerName, new_id
 from edge_ws.store.store import Store
 from edge_ws.worker.link import Link
+from edge_ws.worker.network import Network
+from edge_ws.worker.transports.longpoll import LongPollTransport
 from edge_ws.worker.transports.websocket import WebSocketTransport
 from tests.support.gateway import RunningGateway, inventory, make_token, serving
 from tests.support.rows import enqueue, new_job
 from tests.support.waiting import free_port, until
 
 pytestmark = pytest.mark.anyio
+each_way = pytest.mark.parametrize("transport", ["auto", "websocket", "longpoll"])
 W = WorkerName("w1")
 
 
@@ -70,13 +73,15 @@ class Worker:
     def take(self, frame: ServerFrame) -> None:
         self.frames.append(frame)
 
-    def link(self, url: str, token: str, *, proven: bool = False) -> Link:
+    def link(self, url: str, token: str, *, proven: bool = False, transport: str = "auto") -> Link:
         def on_proven() -> None:
             self.proven += 1
 
+        way = Network(url, None, None)
+        both = [WebSocketTransport(way), LongPollTransport(way, self.hello)]
         return Link(
             W,
-            WebSocketTransport(url, None),
+            [one for one in both if transport in {"auto", one.name}],
             self,
             read_token=lambda: token,
             proven=proven,
@@ -84,11 +89,12 @@ class Worker:
         )
 
 
+@each_way
 async def test_greeting_frames_and_goodbye(
-    sqlite_engine: sa.Engine, store: Store, gateway: RunningGateway
+    sqlite_engine: sa.Engine, store: Store, gateway: RunningGateway, transport: str
 ) -> None:
     worker = Worker()
-    link = worker.link(gateway.base_url, make_token(store))
+    link = worker.link(gateway.base_url, make_token(store), transport=transport)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(link.run)
         await until(lambda: link.ready)
@@ -99,9 +105,10 @@ async def test_greeting_frames_and_goodbye(
     await until(lambda: store.workers()[0].state == "offline")
 
 
-async def test_it_comes_back_when_the_gateway_does(store: Store) -> None:
+@each_way
+async def test_it_comes_back_when_the_gateway_does(store: Store, transport: str) -> None:
     worker, port = Worker(), free_port()
-    link = worker.link(f"http://127.0.0.1:{port}", make_token(store))
+    link = worker.link(f"http://127.0.0.1:{port}", make_token(store), transport=transport)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(link.run)
         for round_ in range(2):
@@ -112,6 +119,7 @@ async def test_it_comes_back_when_the_gateway_does(store: Store) -> None:
         tasks.cancel_scope.cancel()
 
 
+@each_way
 @pytest.mark.parametrize(
     ("fault", "code", "sentence"),
     [
@@ -124,14 +132,14 @@ async def test_it_comes_back_when_the_gateway_does(store: Store) -> None:
         ("old protocol", "version", "upgrade"),
     ],
 )
-async def test_a_first_refusal_ends_it(
-    store: Store, gateway: RunningGateway, fault: str, code: str, sentence: str
+async def test_a_first_refusal_ends_it(  # noqa: PLR0917
+    store: Store, gateway: RunningGateway, fault: str, code: str, sentence: str, transport: str
 ) -> None:
     token = "edgews_wrong" if fault == "wrong token" else make_token(store, queues=["q"])
     asked: dict[str, object] = {"queues": ("x",)} if fault == "foreign queue" else {}
     if fault == "old protocol":
         asked = {"protocol": 0, "oldest_protocol": 0}
-    link = Worker(**asked).link(gateway.base_url, token)
+    link = Worker(**asked).link(gateway.base_url, token, transport=transport)
     with pytest.raises(RefusedError, match=sentence) as refused, anyio.fail_after(10):
         await link.run()
     assert refused.value.code == code
@@ -146,8 +154,9 @@ async def test_a_proven_credential_is_tried_again_for_ever(store: Store, gateway
     assert scope.cancelled_caught
 
 
-async def test_leaving_before_a_connection_ends_at_once() -> None:
-    link = Worker().link(f"http://127.0.0.1:{free_port()}", "token")
+@each_way
+async def test_leaving_before_a_connection_ends_at_once(transport: str) -> None:
+    link = Worker().link(f"http://127.0.0.1:{free_port()}", "token", transport=transport)
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(link.run)
@@ -155,7 +164,10 @@ async def test_leaving_before_a_connection_ends_at_once() -> None:
             link.leave("stop")
 
 
-async def test_a_server_that_is_not_ours_is_said_to_be_the_wrong_url(gateway: RunningGateway) -> None:
-    link = Worker().link(f"{gateway.base_url}/elsewhere", "token")
+@each_way
+async def test_a_server_that_is_not_ours_is_said_to_be_the_wrong_url(
+    gateway: RunningGateway, transport: str
+) -> None:
+    link = Worker().link(f"{gateway.base_url}/elsewhere", "token", transport=transport)
     with pytest.raises(RefusedError, match="no edge-ws is there; --url is Airflow's base URL"):
         await link.run()

@@ -5,33 +5,43 @@ An answer counts as the server's own only with its marker header; anything else 
 
 from __future__ import annotations
 
-import ssl
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
-import orjson
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidProxyMessage,
+    InvalidProxyStatus,
+    InvalidStatus,
+)
 from websockets.http11 import Response
 
-from edge_ws.errors import RefusedError, UnreachableError
+from edge_ws.errors import RefusedError, Unreachable, UnreachableError
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import ServerFrame, WorkerFrame
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import Close
-from edge_ws.worker import network
+from edge_ws.worker import network, proxy
+from edge_ws.worker.network import Network
 from edge_ws.worker.probe import Answer, who_answers
-from edge_ws.worker.transports.base import refusal
+from edge_ws.worker.transports.base import ERROR_HEADER, own_refusal, stranger
+from edge_ws.worker.transports.failures import failure, no_certificate, proxy_refused
 
 OPEN_WITHIN_S = 10.0
 CLOSE_WITHIN_S = 1.0
-ERROR_HEADER = "edge-ws-error"
-WRONG_URL = "wrong_url"
-"""Code of a refusal by a server that is not ours."""
+UPGRADE_REQUIRED = "upgrade_required"
+"""Its value where our server got a plain GET: no refusal of the worker."""
 
 
 class WebSocketChannel:
     """One open WebSocket."""
+
+    beats = True
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -42,15 +52,33 @@ class WebSocketChannel:
             for message in codec.pack(frames):
                 await self._connection.send(message, text=True)
         except ConnectionClosed as error:
-            raise UnreachableError(_closed(error)) from error
+            raise _closed(error) from error
 
     async def receive(self) -> Sequence[ServerFrame]:
         """Return the frames of the next message; see `base.Channel`."""
         try:
             data = await self._connection.recv()
         except ConnectionClosed as error:
-            raise UnreachableError(_closed(error)) from error
+            raise _closed(error) from error
         return codec.decode_batch_from_server(data)
+
+    def retire(self) -> None:
+        """Nothing to do: the server closes a connection that another one replaces. See `base.Channel`."""
+
+    async def ping(self, within_s: float) -> None:
+        """Have the other end's WebSocket, not its program, answer: frames pass both ways then.
+
+        Raises:
+            UnreachableError: the way is closed, or nothing comes back within that time.
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                await (await self._connection.ping())
+        except TimeoutError as error:
+            sentence = f"a WebSocket opens, but nothing came back through it within {within_s:.0f} s"
+            raise UnreachableError(sentence, kind=Unreachable.BROKE_OFF) from error
+        except ConnectionClosed as error:
+            raise _closed(error) from error
 
     async def close(self, close: Close) -> None:
         """Close with a code; see `base.Channel`."""
@@ -59,23 +87,78 @@ class WebSocketChannel:
             await self._connection.close(close.code.value, reason)
 
 
+class _Connection(ClientConnection):
+    """Tells what ended it while it was opened: the library says only that no answer came."""
+
+    _made = False
+    _lost_by: Exception | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._made = True
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Keep the reason."""
+        self._lost_by = exc
+        # When TLS fails behind a proxy, asyncio ends what it has never begun; the library cannot do that.
+        if self._made:
+            super().connection_lost(exc)
+
+    async def handshake(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Raise that reason, if there is one."""
+        try:
+            await super().handshake(*args, **kwargs)
+        except InvalidHandshake as error:
+            if not isinstance(error.__cause__, EOFError):
+                raise
+            # With TLS 1.3, that the server wants a client's certificate comes when all seems done.
+            await asyncio.wait([self.connection_lost_waiter], timeout=CLOSE_WITHIN_S)
+            if self._lost_by is not None:
+                raise self._lost_by from error
+            raise
+
+
+class _Connect(connect):
+    """Follows no redirect: the token is for one server."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Return the answer as it is."""
+        return exc
+
+
 class WebSocketTransport:
     """WebSockets to one URL."""
 
     name = "websocket"
 
-    def __init__(self, base_url: str, context: ssl.SSLContext | None) -> None:
-        self.where = base_url
-        self._url = network.ws_url(base_url)
-        self._health_url = network.health_url(base_url)
-        self._context = context
+    def __init__(self, way: Network) -> None:
+        self.where = way.base_url
+        self._network = way
+        self._url = network.ws_url(way.base_url)
 
     @asynccontextmanager
     async def open(self, worker: WorkerName, token: str) -> AsyncIterator[WebSocketChannel]:
         """Open a WebSocket; see `base.Transport`."""
-        opening = connect(
+        connection = await self._open(worker, token)
+        try:
+            yield WebSocketChannel(connection)
+        finally:
+            with suppress(OSError):
+                await connection.close()
+
+    async def _open(self, worker: WorkerName, token: str) -> ClientConnection:
+        # A TLS context for the proxy may not even be None where the proxy has none.
+        to_proxy: dict[str, Any] = (
+            {} if self._network.proxy_context is None else {"proxy_ssl": self._network.proxy_context}
+        )
+        opening = _Connect(
             self._url,
-            ssl=self._context,
+            ssl=self._network.context,
+            # Never its own look-up: that ignores ALL_PROXY, and trusts other certificates of a proxy.
+            proxy=self._network.proxy,
+            **to_proxy,
+            create_connection=_Connection,
             additional_headers={"edge-ws-token": token, "edge-ws-worker": worker},
             compression=None,
             max_size=codec.MAX_FRAME,
@@ -85,55 +168,60 @@ class WebSocketTransport:
             ping_interval=None,
         )
         try:
-            connection = await opening
+            return await opening
         except InvalidStatus as error:
             raise await self._refused(error.response) from error
-        except InvalidMessage as error:
-            raise UnreachableError(f"{self._url} does not speak HTTP: {error}") from error
+        except InvalidProxyStatus as error:
+            wants = error.response.headers.get("proxy-authenticate")
+            raise proxy_refused(self._network, self._url, error.response.status_code, wants=wants) from error
+        except InvalidProxyMessage as error:
+            assert self._network.proxy is not None
+            sentence = f"the proxy {proxy.masked(self._network.proxy)} does not speak HTTP; see --proxy"
+            raise UnreachableError(sentence, kind=Unreachable.PROXY) from error
         except InvalidHandshake as error:
-            raise UnreachableError(f"{self._url} does not open a WebSocket: {error}") from error
-        except ssl.SSLCertVerificationError as error:
-            raise UnreachableError(
-                f"the certificate of {self._url} is not trusted: {error.verify_message}"
-            ) from error
-        except TimeoutError as error:
-            raise UnreachableError(f"{self._url} did not answer within {OPEN_WITHIN_S:.0f} s") from error
-        except OSError as error:
-            raise UnreachableError(f"{self._url} cannot be reached: {error.strerror or error}") from error
-        try:
-            yield WebSocketChannel(connection)
-        finally:
-            with suppress(OSError):
-                await connection.close()
+            raise self._no_upgrade(error) from error
+        except (OSError, TimeoutError) as error:
+            raise failure(self._network, self._url, error) from error
+
+    def _no_upgrade(self, error: InvalidHandshake) -> UnreachableError:
+        """Return what an answer that is none, or half of one, means."""
+        if isinstance(error.__cause__, EOFError):
+            sentence = f"{self._url} closed the connection in place of an answer{self._network.via}"
+        elif isinstance(error, InvalidMessage):
+            sentence = f"{self._url} does not speak HTTP{self._network.via}: {error}"
+        else:
+            sentence = f"{self._url} does not open a WebSocket{self._network.via}: {error}"
+        return UnreachableError(sentence, kind=Unreachable.NO_UPGRADE)
 
     async def _refused(self, response: Response) -> RefusedError | UnreachableError:
         """Return what an HTTP answer instead of an upgrade means."""
         code = response.headers.get(ERROR_HEADER)
+        if code == UPGRADE_REQUIRED:
+            sentence = f"{self._url} got no Upgrade header: something on the way takes it away"
+            return UnreachableError(sentence, kind=Unreachable.NO_UPGRADE)
         if code is not None:
-            return _own_refusal(self.where, code, response)
+            return own_refusal(self.where, code, bytes(response.body or b""))
+        if (
+            fault := no_certificate(self._url, response.status_code, bytes(response.body or b""))
+        ) is not None:
+            return fault
         status = f"{self._url} answered with HTTP status {response.status_code}"
-        answer = await who_answers(self._health_url, self._context)
+        if "location" in response.headers:
+            status += f" (a redirect to {response.headers['location']})"
+        answer = await who_answers(self._network)
         if answer is Answer.GATEWAY:
-            return UnreachableError(f"{status}: something on the way does not let WebSockets pass")
+            sentence = f"{status}: something on the way does not let WebSockets pass"
+            return UnreachableError(sentence, kind=Unreachable.NO_UPGRADE)
         if answer is Answer.NOBODY:
             return UnreachableError(f"{status}; it is not ready or not there")
-        return RefusedError(
-            WRONG_URL,
-            f"{status}: no edge-ws is there; --url is Airflow's base URL, and at the centre [edge_ws] "
-            "api_enabled must be True (restart the api-server after a change)",
-        )
+        return stranger(status)
 
 
-def _own_refusal(where: str, code: str, response: Response) -> RefusedError:
-    sentence, retry_after_s = code, None
-    with suppress(orjson.JSONDecodeError, KeyError, TypeError):
-        body = orjson.loads(response.body or b"")
-        sentence, retry_after_s = str(body["sentence"]), body.get("retry_after_s")
-    return refusal(where, code, sentence, retry_after_s)
-
-
-def _closed(error: ConnectionClosed) -> str:
+def _closed(error: ConnectionClosed) -> UnreachableError:
     frame = error.rcvd
     if frame is None:
-        return "the connection broke off"
-    return f"the server closed the connection ({frame.code}{': ' + frame.reason if frame.reason else ''})"
+        return UnreachableError("the connection broke off", kind=Unreachable.BROKE_OFF)
+    sentence = f"the server closed the connection ({frame.code}{': ' + frame.reason if frame.reason else ''})"
+    # Of the codes below 4000 a server of ours sends these two; others are a proxy's.
+    is_ours = frame.code >= 4000 or frame.code in {1001, 1012}
+    return UnreachableError(sentence, kind=Unreachable.CLOSED if is_ours else Unreachable.BROKE_OFF)

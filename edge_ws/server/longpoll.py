@@ -1,0 +1,392 @@
+"""Workers that poll: each request brings what they say, and is answered with what there is to say to them.
+
+Serves workers that a proxy keeps from WebSockets. The only module of the gateway that knows polls. A link
+outlives its polls, so a poll that returns to the same gateway costs no query.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import NoReturn
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from edge_ws.errors import LocalProtocolError, RefusedError, RemoteProtocolError, UnreachableError
+from edge_ws.protocol import codec
+from edge_ws.protocol.frames import Beat, Bye, Hello, Refusal, ServerFrame, Status, Timers, WorkerFrame
+from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.session import Close, CloseCode, ServerSession
+from edge_ws.server import auth
+from edge_ws.server.config import GatewaySettings
+from edge_ws.server.connection import Workers, answer_to, refusal_response
+from edge_ws.server.hub import Hub, Link
+from edge_ws.store.records import Principal
+
+log = logging.getLogger(__name__)
+
+CONNECTION_HEADER = "edge-ws-connection"
+"""Names the connection that an answer belongs to; the worker's next request repeats it."""
+ANSWER_HEADER = "edge-ws-answer"
+"""Numbers a connection's answers; the next poll names the last one that arrived."""
+HOLD_HEADER = "edge-ws-hold"
+"""Seconds after which the worker wants an answer at the latest."""
+CLOSE_HEADER = "edge-ws-close"
+"""On the last answer of a connection: the close code and its reason."""
+HOLD_BEATS = 5 / 3
+"""Heartbeat intervals for which a poll is held at the most: 25 s."""
+GONE_BEATS = 3
+"""Heartbeat intervals without a poll after which the worker is gone: 45 s."""
+ANSWER_WITHIN_S = 5.0
+"""For the answers to what a request brought; what is not committed by then is said again by the worker."""
+LOOK_S = 0.5
+
+
+_REPLACED = Close(CloseCode.REPLACED, "a newer connection of this worker took over")
+_Serve = Callable[[Request, tuple[WorkerFrame, ...]], Awaitable[Response]]
+
+
+class PollLink(Link):
+    """A worker that polls here: what is queued for it waits for its next poll."""
+
+    def __init__(self, principal: Principal, secret: str, timers: Timers) -> None:
+        now = time.monotonic()
+        super().__init__(principal, ServerSession(now, timers), "longpoll")
+        self.heard_at = now
+        self.reason: object = None
+        """Why the worker polls, as it is recorded; a new one is recorded, too."""
+        self._secret = _hashed(secret)
+        self._held: asyncio.Future[None] | None = None
+        self._answered = 0
+        self._unconfirmed: list[ServerFrame] = []
+        """The last answer, until the next poll says that it arrived."""
+
+    def is_of(self, headers: Headers) -> bool:
+        """Tell whether a request belongs to this connection, by its id and its secret."""
+        same = headers.get(CONNECTION_HEADER) == self.connection_id
+        return same and hmac.compare_digest(_hashed(headers.get(auth.TOKEN_HEADER, "")), self._secret)
+
+    def continues(self, headers: Headers) -> bool:
+        """Tell whether a poll goes on with this connection."""
+        return self.closing is None and self.is_of(headers)
+
+    def is_prompt(self, now: float) -> bool:  # noqa: ARG002 - an open poll is the heartbeat
+        """Tell whether a poll is open: an offer that waits for one might wait at the wrong gateway."""
+        return self._held is not None
+
+    def is_heard(self, now: float) -> bool:
+        """Tell whether a poll is open, or was a moment ago."""
+        return self._held is not None or now - self.heard_at < self.session.timers.heartbeat_s
+
+    @property
+    def is_waited_on(self) -> bool:
+        """Whether a poll is open."""
+        return self._held is not None
+
+    def open_poll(self) -> asyncio.Future[None]:
+        """Begin a poll; the result is set when there is something to say. The newest poll alone gets it."""
+        if self._held is not None and not self._held.done():
+            self._held.set_result(None)
+        self._held = asyncio.get_running_loop().create_future()
+        if self.outgoing or self.closing is not None:
+            self._held.set_result(None)
+        return self._held
+
+    def close_poll(self, held: asyncio.Future[None]) -> bool:
+        """End a poll; return whether it was the newest."""
+        self.heard_at = time.monotonic()
+        if self._held is not held:
+            return False
+        self._held = None
+        return True
+
+    def _wake(self) -> None:
+        if self._held is not None and not self._held.done():
+            self._held.set_result(None)
+
+    def confirm(self, answer: str | None) -> None:
+        """Hear which answer arrived last; one that was lost on the way is given again.
+
+        What the frames say is true however often it is said.
+        """
+        self.heard_at = time.monotonic()
+        if answer != str(self._answered):
+            self.outgoing[:0] = self._unconfirmed
+        self._unconfirmed = []
+
+    def answer(self) -> tuple[bytes, int]:
+        """Take what fits into an answer; return it with the answer's number."""
+        while self.outgoing:
+            try:
+                body, count = codec.pack_first(self.outgoing)
+            except LocalProtocolError as error:
+                log.error("Not sent to %s: %s", self.name, error)  # noqa: TRY400 - a bug, with its place in it
+                del self.outgoing[0]
+                continue
+            self._unconfirmed, self.outgoing = self.outgoing[:count], self.outgoing[count:]
+            break
+        else:
+            body, self._unconfirmed = codec.encode(Beat()), []
+        self._answered += 1
+        return body, self._answered
+
+
+class _Request:
+    """Collects the answers to what one request says; what comes late goes to the worker's link."""
+
+    def __init__(self, link: Link, statements: int) -> None:
+        self._link = link
+        self._left = statements
+        self._frames: list[ServerFrame] = []
+        self._settled = asyncio.Event()
+        self._over = False
+
+    def send(self, frame: ServerFrame) -> None:
+        """Take an answer."""
+        if self._over:
+            self._link.send(frame)
+        else:
+            self._frames.append(frame)
+
+    def settled(self) -> None:
+        """Hear that one more statement is dealt with."""
+        self._left -= 1
+        if self._left <= 0:
+            self._settled.set()
+
+    async def answers(self) -> list[ServerFrame]:
+        """Wait until all is dealt with, but not for long; return the answers."""
+        if self._left > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_WITHIN_S):
+                    await self._settled.wait()
+        self._over = True
+        return self._frames
+
+
+class Polls:
+    """Takes `v1/poll` and `v1/send`."""
+
+    def __init__(self, workers: Workers, hub: Hub, settings: GatewaySettings) -> None:
+        self._workers = workers
+        self._hub = hub
+        self._timers = settings.timers
+        self.draining = False
+        """Nobody new is let in."""
+
+    async def poll(self, request: Request) -> Response:
+        """Take a worker's hello and hold the request until there is something to say."""
+        return await self._guarded(request, self._poll)
+
+    async def send(self, request: Request) -> Response:
+        """Take a worker's statements and answer them."""
+        return await self._guarded(request, self._send)
+
+    def end(self) -> None:
+        """Let every open poll return, and nobody new in: this process is about to end."""
+        self.draining = True
+        for link in self._hub.links():
+            if isinstance(link, PollLink):
+                link.close(Close(CloseCode.GOING_AWAY, "the gateway is shutting down"))
+
+    async def watch_for_ever(self) -> NoReturn:
+        """Give up workers whose polls have ceased."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await self.give_up_silent(time.monotonic())
+
+    async def give_up_silent(self, now: float) -> None:
+        """Give up workers whose polls have ceased by `now`, and those whose end no poll came to hear."""
+        silent_s = GONE_BEATS * self._timers.heartbeat_s
+        for link in self._hub.links():
+            if not isinstance(link, PollLink) or link.is_waited_on:
+                continue
+            if link.closing is not None or now - link.heard_at >= silent_s:
+                await self._workers.gone(link)
+
+    @staticmethod
+    async def _guarded(request: Request, serve: _Serve) -> Response:
+        try:
+            return await serve(request, await _frames(request))
+        except RemoteProtocolError as error:
+            status = 413 if error.close_code == CloseCode.TOO_LARGE.value else None
+            return refusal_response(Refusal.PROTOCOL, str(error), status=status)
+        except _WrongRequest as error:
+            return refusal_response(Refusal.PROTOCOL, str(error), status=error.status)
+        except (RefusedError, UnreachableError) as error:
+            return answer_to(error)
+        except ClientDisconnect:
+            return Response(status_code=499)
+
+    # Polls
+
+    async def _poll(self, request: Request, frames: tuple[WorkerFrame, ...]) -> Response:
+        if (
+            not frames
+            or not isinstance(frames[0], Hello)
+            or any(isinstance(one, Hello) for one in frames[1:])
+        ):
+            raise RemoteProtocolError("a poll's first frame, and no other, is hello")
+        longest_s = HOLD_BEATS * self._timers.heartbeat_s
+        hold_s = _seconds(request.headers.get(HOLD_HEADER), longest_s)
+        link, reason = self._link(request.headers), frames[0].sysinfo.get("transport_reason")
+        if link is not None and not isinstance(link, PollLink) and CONNECTION_HEADER in request.headers:
+            # It was on its way when the worker's WebSocket took over, and must not take that one's place.
+            return _answer(codec.encode(Beat()), {CLOSE_HEADER: _told(_REPLACED)})
+        if isinstance(link, PollLink) and link.continues(request.headers) and link.reason == reason:
+            auth.admit(link.principal, frames[0])
+            link.confirm(request.headers.get(ANSWER_HEADER))
+            await self._workers.take(link, Status(inventory=frames[0].inventory, sysinfo=frames[0].sysinfo))
+        else:
+            newcomer = await self._let_in(request, frames[0])
+            if isinstance(newcomer, Response):
+                return newcomer
+            link, newcomer.reason = newcomer, reason
+        for frame in frames[1:]:
+            await self._workers.take(link, frame)
+        return await self._hold(request, link, hold_s)
+
+    async def _let_in(self, request: Request, hello: Hello) -> PollLink | Response:
+        if self.draining:
+            return refusal_response(Refusal.UNAVAILABLE, "the gateway is leaving", 1.0)
+        if (busy := self._workers.begin_greeting(request)) is not None:
+            return busy
+        try:
+            principal = await self._workers.authenticate(request.headers)
+            link = PollLink(principal, request.headers.get(auth.TOKEN_HEADER, ""), self._timers)
+            registered = await self._workers.greet(link, hello)
+            # One whose polls wander between gateways joins with each of them.
+            await self._workers.joined(link, registered, is_new=CONNECTION_HEADER not in request.headers)
+        finally:
+            self._workers.greeted(request)
+        return link
+
+    async def _hold(self, request: Request, link: PollLink, hold_s: float) -> Response:
+        held = link.open_poll()
+        # It may be offered jobs from now on.
+        self._hub.capacity_changed()
+        gone = asyncio.create_task(_wait_gone(request))
+        try:
+            await asyncio.wait({held, gone}, timeout=hold_s, return_when=asyncio.FIRST_COMPLETED)
+            # What belongs together is queued in one go; let it be complete.
+            await asyncio.sleep(0)
+        finally:
+            is_newest = link.close_poll(held)
+        is_gone = gone.done()
+        gone.cancel()
+        if is_gone:
+            return Response(status_code=499)
+        if not is_newest:
+            # The newer one may be an old one that came late, and this the worker's own: then it asks again.
+            told = request.headers.get(ANSWER_HEADER)
+            headers = {CONNECTION_HEADER: link.connection_id} | ({ANSWER_HEADER: told} if told else {})
+            return _answer(codec.encode(Beat()), headers)
+        body, number = link.answer()
+        headers = {CONNECTION_HEADER: link.connection_id, ANSWER_HEADER: str(number)}
+        if link.closing is not None and not link.outgoing:
+            headers[CLOSE_HEADER] = _told(link.closing)
+            await self._workers.gone(link)
+        return _answer(body, headers)
+
+    # Statements
+
+    async def _send(self, request: Request, frames: tuple[WorkerFrame, ...]) -> Response:
+        if any(isinstance(frame, Hello) for frame in frames):
+            raise RemoteProtocolError("hello comes by v1/poll")
+        link = self._link(request.headers)
+        if not (isinstance(link, PollLink) and link.is_of(request.headers)):
+            principal = await self._workers.authenticate(request.headers)
+            # Its polls may come to another gateway: then what is known here of the worker is nothing.
+            link = self._hub.get(principal.worker) or PollLink(principal, "", self._timers)
+        asked = _Request(link, len(frames))
+        for frame in frames:
+            if isinstance(frame, Bye):
+                await self._leave(request, link)
+                asked.settled()
+            else:
+                await self._workers.take(link, frame, asked)
+        answers = await asked.answers()
+        return _answer(codec.encode_batch(answers) if answers else codec.encode(Beat()), {})
+
+    async def _leave(self, request: Request, link: Link) -> None:
+        """Let the worker go: its poll returns, and it is shown as offline."""
+        connection = request.headers.get(CONNECTION_HEADER, "")
+        if link.connection_id == connection:
+            link.left = True
+            link.close(Close(CloseCode.LEAVING, "the worker left"))
+            await self._workers.gone(link)
+        elif connection:
+            await self._workers.disconnected(link.principal, connection, left=True)
+
+    def _link(self, headers: Headers) -> Link | None:
+        return self._hub.get(WorkerName(headers.get(auth.WORKER_HEADER, "")))
+
+
+class _WrongRequest(Exception):  # noqa: N818 - never leaves this module
+    """A request that is none of ours: its method, its type or its length."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+async def _frames(request: Request) -> tuple[WorkerFrame, ...]:
+    """Return what a request brings.
+
+    Raises:
+        RemoteProtocolError: too large, or no frames.
+        _WrongRequest: not a POST of JSON.
+    """
+    if request.method != "POST":
+        raise _WrongRequest(405, f"{request.method} is not allowed here: POST")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise _WrongRequest(
+            415, f"the content type is {kind[:60] or 'missing'}, but must be application/json"
+        )
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > codec.MAX_FRAME:
+            raise RemoteProtocolError(
+                f"the body is over the limit of {codec.MAX_FRAME} bytes", close_code=CloseCode.TOO_LARGE.value
+            )
+    return codec.decode_batch_from_worker(bytes(body))
+
+
+async def _wait_gone(request: Request) -> None:
+    """Return when the other side has given the request up."""
+    # Not `request.is_disconnected()`, which behind Airflow's middlewares never becomes true.
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _answer(body: bytes, headers: dict[str, str]) -> Response:
+    # Complete, with its length: a proxy that stores answers before it forwards them has nothing to wait for.
+    return Response(body, media_type="application/json", headers={**headers, "cache-control": "no-store"})
+
+
+def _seconds(text: str | None, most: float) -> float:
+    """Return the seconds that a header names, within reason."""
+    try:
+        asked = float(text) if text is not None else most
+    except ValueError:
+        raise RemoteProtocolError(f"{HOLD_HEADER} is no number of seconds") from None
+    return min(asked, most) if asked >= 0 else 0.0
+
+
+def _told(close: Close) -> str:
+    """Return a close as a header's value."""
+    reason = close.reason.encode("ascii", "replace")[:120].decode()
+    return f"{close.code.value} {''.join(one if one.isprintable() else '?' for one in reason)}"
+
+
+def _hashed(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()

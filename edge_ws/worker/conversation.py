@@ -1,0 +1,191 @@
+"""One connection to a gateway, from its opening to its end, whatever the transport.
+
+Drives the pure session over a channel. Knows neither jobs nor other connections.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import anyio
+
+from edge_ws.errors import EdgeWsError, RefusedError, RemoteProtocolError, Unreachable, UnreachableError
+from edge_ws.protocol.frames import (
+    Bye,
+    Hello,
+    Log,
+    Refused,
+    ServerFrame,
+    Welcome,
+    WorkerFrame,
+)
+from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.session import Close, CloseCode, WorkerSession
+from edge_ws.protocol.states import Connection
+from edge_ws.worker.transports.base import Channel, Transport, refusal
+
+RETIRED_FOR_S = 2.0
+"""For so long a connection that another one replaces still hears what is on its way."""
+
+
+class End(Enum):
+    """What a conversation is asked to do."""
+
+    RETIRE = "retire"
+    """Another one has taken over."""
+    LEAVE = "leave"
+    """The worker goes: say goodbye."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What a conversation calls; all on the event loop."""
+
+    hello: Callable[[], Hello]
+    status: Callable[[], WorkerFrame]
+    welcomed: Callable[[Conversation, Welcome], None]
+    heard: Callable[[Conversation, ServerFrame], None]
+
+
+class Conversation:
+    """The worker's side of one connection."""
+
+    def __init__(self, transport: Transport, spoken: Spoken) -> None:
+        self.transport = transport
+        self.opened_at = anyio.current_time()
+        self.ready_at: float | None = None
+        self._spoken = spoken
+        self._session = WorkerSession(self.opened_at)
+        self._urgent: deque[WorkerFrame] = deque()
+        self._logs: deque[WorkerFrame] = deque()
+        self._outgoing = anyio.Event()
+        self._end: End | None = None
+        self._farewell = ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether frames can be sent now."""
+        return self._session.state is Connection.READY and self._end is not End.RETIRE
+
+    def send(self, frame: WorkerFrame) -> None:
+        """Queue a frame, logs behind all others."""
+        (self._logs if isinstance(frame, Log) else self._urgent).append(frame)
+        self._outgoing.set()
+
+    def leave(self, reason: str) -> None:
+        """Say goodbye and end: `run` returns."""
+        self._end, self._farewell = End.LEAVE, reason
+        self._outgoing.set()
+
+    def retire(self) -> None:
+        """Say nothing more; hear what is on its way, then end: `run` returns."""
+        self._end = End.RETIRE
+        self._outgoing.set()
+
+    async def run(self, worker: WorkerName, token: str) -> None:
+        """Open, greet and speak, until asked to end.
+
+        Raises:
+            EdgeWsError: refused, not opened, or broken off.
+        """
+        async with self.transport.open(worker, token) as channel:
+            hello = self._spoken.hello()
+            # The time to open is the transport's; from here the session's rules count.
+            self._session = WorkerSession(anyio.current_time())
+            self._session.sending(hello, anyio.current_time())
+            await channel.send([hello])
+            try:
+                await self._speak(channel)
+            except RemoteProtocolError as error:
+                await channel.close(Close(CloseCode(error.close_code), str(error)))
+                raise
+
+    async def _speak(self, channel: Channel) -> None:
+        failed: list[EdgeWsError] = []
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._read, channel)
+                tasks.start_soon(self._watch, channel)
+                await self._write(channel)
+                if self._end is End.RETIRE:
+                    channel.retire()
+                    await anyio.sleep(RETIRED_FOR_S)
+                tasks.cancel_scope.cancel()
+        except* EdgeWsError as group:
+            failed.extend(flat(group))
+        if failed and self._end is None:
+            # Each task fails for the same end of the connection; a refusal says the most.
+            raise next((error for error in failed if isinstance(error, RefusedError)), failed[0])
+
+    async def _read(self, channel: Channel) -> None:
+        while True:
+            for frame in await channel.receive():
+                self._session.receive(frame, anyio.current_time())
+                self._take(frame)
+
+    def _take(self, frame: ServerFrame) -> None:
+        if isinstance(frame, Welcome) and self._end is End.RETIRE:
+            return
+        if isinstance(frame, Welcome):
+            self.ready_at = anyio.current_time()
+            self._spoken.welcomed(self, frame)
+            # What was asked for while the connection was opened.
+            self._outgoing.set()
+        elif isinstance(frame, Refused):
+            raise refusal(self.transport.where, frame.code.value, frame.sentence, frame.retry_after_s)
+        else:
+            self._spoken.heard(self, frame)
+
+    async def _write(self, channel: Channel) -> None:
+        """Write what is queued; return once goodbye is said, or another one has taken over."""
+        while True:
+            await self._outgoing.wait()
+            self._outgoing = anyio.Event()
+            while (self._urgent or self._logs) and self._end is not End.RETIRE:
+                # One log chunk at a time, so that what is urgent never waits behind more than one.
+                frames = list(self._urgent) or [self._logs.popleft()]
+                self._urgent.clear()
+                for frame in frames:
+                    self._session.sending(frame, anyio.current_time())
+                await channel.send(frames)
+            if self._end is End.RETIRE:
+                return
+            if self._end is End.LEAVE and self.ready:
+                bye = Bye(reason=self._farewell)
+                self._session.sending(bye, anyio.current_time())
+                await channel.send([bye])
+                await channel.close(Close(CloseCode.LEAVING, self._farewell))
+                return
+
+    async def _watch(self, channel: Channel) -> None:
+        while True:
+            now = anyio.current_time()
+            deadline = self._session.deadline()
+            await anyio.sleep(min(1.0, max(0.01, (deadline or now + 1.0) - now)))
+            await self._tick(channel)
+
+    async def _tick(self, channel: Channel) -> None:
+        """Do what is due by the clock."""
+        now = anyio.current_time()
+        if self.ready_at is not None and not channel.beats:
+            # Its requests are answered in time or fail.
+            self._session.heard(now)
+            self._session.spoke(now)
+        due = self._session.tick(now)
+        if due.close is not None:
+            await channel.close(due.close)
+            sentence = f"the server is silent: {due.close.reason}"
+            raise UnreachableError(sentence, kind=Unreachable.BROKE_OFF)
+        if due.beat:
+            self.send(self._spoken.status())
+
+
+def flat(group: BaseExceptionGroup[EdgeWsError]) -> list[EdgeWsError]:
+    """Return the errors of a group of groups."""
+    found: list[EdgeWsError] = []
+    for error in group.exceptions:
+        found.extend(flat(error) if isinstance(error, BaseExceptionGroup) else [error])
+    return found

@@ -1,0 +1,111 @@
+"""The checks of this machine: what is installed, the DAGs' bundles, the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from edge_ws.worker import network, sysinfo
+from edge_ws.worker.doctor.visit import Found, Visit, failed, ok, warning
+
+LITTLE_DISK = 1 << 30
+TOO_LITTLE_DISK = 64 << 20
+BUNDLES_WITHIN_S = 120.0
+_OF_THE_DAEMON = "EDGE_WS_"
+# In a process of its own, as the job host is: Airflow takes seconds and 100 MB to load.
+_BUNDLES = "import json; from edge_ws.host.runner import bundles; print(json.dumps(bundles()))"
+
+
+async def versions(visit: Visit) -> Found:
+    """Compare what runs here with what runs at the centre."""
+    here, there = sysinfo.versions(), visit.health.get("versions", {})
+    if "airflow" not in here:
+        return failed("Airflow is not installed here", "run: pip install 'edge-ws[worker]'")
+    detail = f"here {_told(here)}; centre {_told(there) if there else 'unknown'}"
+    ours, theirs = _minor(here["airflow"]), _minor(str(there.get("airflow", here["airflow"])))
+    if ours > theirs:
+        return warning(
+            detail, "install the centre's Airflow here: the Execution API takes older clients only"
+        )
+    if _minor(here["python"]) != _minor(str(there.get("python", here["python"]))):
+        return warning(detail, "DAG files are read by another Python here; keep to what both can do")
+    return ok(detail)
+
+
+def _told(versions: Mapping[str, str]) -> str:
+    names = (("airflow", "Airflow"), ("python", "Python"), ("edge_ws", "edge-ws"))
+    return ", ".join(f"{shown} {versions[name]}" for name, shown in names if name in versions)
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+async def dag_bundles(visit: Visit) -> Found:
+    """Have Airflow say which bundles it knows here, and look into the local ones."""
+    if sysinfo.airflow_version() is None:
+        return failed("Airflow is not installed here", "run: pip install 'edge-ws[worker]'")
+    environ = {**network.task_environment(visit.config), **visit.environ}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        _BUNDLES,
+        env={name: value for name, value in environ.items() if not name.startswith(_OF_THE_DAEMON)},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(BUNDLES_WITHIN_S):
+            output, errors = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return failed(f"Airflow did not load within {BUNDLES_WITHIN_S:.0f} s", "is the machine overloaded?")
+    if process.returncode != 0:
+        why = (errors.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
+        return failed(f"Airflow does not load: {why[:300]}", "correct that here; tasks need it")
+    return await asyncio.to_thread(_judge, json.loads(output.splitlines()[-1]))
+
+
+def _judge(bundles: list[dict[str, str | None]]) -> Found:
+    setting = "[dag_processor] dag_bundle_config_list, or [core] dags_folder,"
+    told = []
+    for bundle in bundles:
+        name, path, fault = bundle["name"], bundle["path"], bundle["fault"]
+        if fault is not None:
+            return failed(f"bundle {name} cannot be made: {fault}", f"correct {setting} here")
+        if path is None:
+            told.append(f"{name} (fetched when a task needs it)")
+            continue
+        if not Path(path).is_dir() or not os.access(path, os.R_OK | os.X_OK):
+            return failed(
+                f"bundle {name}: {path} is no folder that can be read",
+                f"put the DAG files there, or correct {setting} here",
+            )
+        if next((one for one in Path(path).rglob("*") if one.suffix in {".py", ".zip"}), None) is None:
+            return warning(f"bundle {name}: {path} holds no DAG file", "put the centre's DAG files there")
+        told.append(f"{name} in {path}")
+    if not told:
+        return failed("Airflow knows no DAG bundle here", f"set {setting} here as at the centre")
+    return ok(", ".join(told))
+
+
+async def disk(visit: Visit) -> Found:
+    """Look at the disk that holds the state directory, and whether it can be written to."""
+    folder = visit.config.state_dir.absolute()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return failed(f"{there} cannot be written to", "give another --state-dir, or its rights to this user")
+    free = shutil.disk_usage(there).free
+    detail = f"{free / 2**30:.1f} GiB free for {folder}"
+    if free < TOO_LITTLE_DISK:
+        return failed(detail, "make room: reports and logs of tasks wait there")
+    if free < LITTLE_DISK:
+        return warning(detail, "make room: reports and logs of tasks wait there")
+    return ok(detail)

@@ -1,0 +1,275 @@
+"""Frames over plain HTTP requests: one is held until the server has something to say, others say something.
+
+Used where WebSockets do not pass. Each request stands alone, so it may reach any gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from edge_ws.errors import EdgeWsError, Unreachable, UnreachableError
+from edge_ws.protocol import codec
+from edge_ws.protocol.frames import Hello, ServerFrame, Status, Timers, Welcome, Wish, WorkerFrame
+from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.session import Close
+from edge_ws.worker import network
+from edge_ws.worker.network import Network
+from edge_ws.worker.transports.base import ERROR_HEADER, own_refusal, stranger
+from edge_ws.worker.transports.failures import failure, proxy_refused
+
+if TYPE_CHECKING:
+    import httpx2
+
+OPEN_WITHIN_S = 10.0
+ANSWER_WITHIN_S = 15.0
+"""For the answer to statements, and beyond its time for that to a poll."""
+CLOSE_WITHIN_S = 1.0
+HOLD_BEATS = 5 / 3
+"""Heartbeat intervals for which a poll may be held."""
+CUT_AFTER_S = 1.0
+"""A poll that broke off later than that was cut by something on the way that does not wait for so long."""
+CUTS = 3
+"""Polls that break off one after another before the way counts as closed."""
+LEARNT = 0.7
+"""Of the time after which a poll was cut: for so long the next ones are held."""
+ALIKE = 0.25
+"""Two polls that broke off after times that differ by less than this part met the same limit."""
+FORGET_AFTER = 100
+"""Polls that were held to their end, after which a longer time is tried again."""
+_TIMED_OUT = frozenset({408, 504})
+"""What proxies say when they did not want to wait."""
+
+
+class LongPollTransport:
+    """Long-polls to one server."""
+
+    name = "longpoll"
+
+    def __init__(self, way: Network, hello: Callable[[], Hello]) -> None:
+        """Make it.
+
+        Args:
+            way: the server, and how to get there.
+            hello: returns the greeting with the inventory as it is now, for each poll.
+        """
+        self.where = way.base_url
+        self.network = way
+        self.hello = hello
+        self.hold_s: float | None = None
+        """For how long polls are held, where something on the way cuts longer ones; None: nothing has."""
+        self._last_cut_s: float | None = None
+        self._held_out = 0
+
+    @asynccontextmanager
+    async def open(self, worker: WorkerName, token: str) -> AsyncIterator[LongPollChannel]:
+        """Open a channel; nothing is sent before its first frames. See `base.Transport`."""
+        headers = {"edge-ws-token": token, "edge-ws-worker": worker, "content-type": "application/json"}
+        async with network.http_client(self.network, headers=headers) as client:
+            channel = LongPollChannel(self, client)
+            try:
+                yield channel
+            finally:
+                await channel.end()
+
+    def cut(self, after_s: float, *, timed_out: bool) -> None:
+        """Learn that a poll broke off; once may be chance, unless somebody says that it timed out."""
+        last, self._last_cut_s, self._held_out = self._last_cut_s, after_s, 0
+        if timed_out or (last is not None and abs(last - after_s) <= ALIKE * last):
+            self.hold_s = max(CUT_AFTER_S, LEARNT * after_s)
+
+    def answered(self, after_s: float) -> None:
+        """Learn that a poll was answered: after many that lasted, longer ones may last as well."""
+        if self.hold_s is None or after_s < self.hold_s:
+            return
+        self._held_out += 1
+        if self._held_out >= FORGET_AFTER:
+            self.hold_s, self._held_out = None, 0
+
+
+class LongPollChannel:
+    """One connection: what a gateway has named so, for as long as polls succeed."""
+
+    beats = False
+    """The polls themselves say that the worker lives."""
+
+    def __init__(self, transport: LongPollTransport, client: httpx2.AsyncClient) -> None:
+        self._transport = transport
+        self._client = client
+        self._polling: asyncio.Task[None] | None = None
+        self._arrived: deque[ServerFrame] = deque()
+        self._changed = anyio.Event()
+        self._again = anyio.CancelScope()
+        """The poll that is open."""
+        self._failed: EdgeWsError | None = None
+        self._marks: dict[str, str] = {}
+        """Headers that name the connection and the last answer."""
+        self._timers = Timers()
+        self._greeted = False
+        self._retired = False
+
+    # What the link calls; see `base.Channel`
+
+    async def send(self, frames: Sequence[WorkerFrame]) -> None:
+        """Send frames; see `base.Channel`."""
+        if self._failed is not None:
+            raise self._failed
+        if isinstance(frames[0], Hello):
+            self._polling = asyncio.create_task(self._poll_for_ever(frames[0]))
+            return
+        # A worker's state goes with its poll, so that whoever holds that hears of it.
+        statements = [frame for frame in frames if not isinstance(frame, Status)]
+        if len(statements) < len(frames):
+            self._again.cancel()
+        for body in codec.pack(statements):
+            self._take(await self._say(body))
+
+    async def _say(self, body: bytes) -> httpx2.Response:
+        url = network.send_url(self._transport.where)
+        try:
+            return await self._post(url, body, self._marks, ANSWER_WITHIN_S)
+        except UnreachableError as error:
+            if error.kind is not Unreachable.BROKE_OFF:
+                raise
+            # The other side may have closed an idle connection just now. Facts may be said twice.
+            return await self._post(url, body, self._marks, ANSWER_WITHIN_S)
+
+    async def receive(self) -> Sequence[ServerFrame]:
+        """Return what has arrived; see `base.Channel`."""
+        while not self._arrived:
+            if self._failed is not None:
+                raise self._failed
+            self._changed = anyio.Event()
+            await self._changed.wait()
+        arrived = list(self._arrived)
+        self._arrived.clear()
+        return arrived
+
+    def retire(self) -> None:
+        """Poll no more; see `base.Channel`."""
+        self._retired = True
+
+    async def close(self, close: Close) -> None:  # noqa: ARG002 - a request has nothing to close
+        """Let the open poll return: an offer that is on its way is not lost."""
+        if self._polling is not None and not self._polling.done():
+            await asyncio.wait({self._polling}, timeout=CLOSE_WITHIN_S)
+
+    async def end(self) -> None:
+        """Give the open poll up."""
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.gather(self._polling, return_exceptions=True)
+
+    # Polls
+
+    async def _poll_for_ever(self, first: Hello) -> None:
+        try:
+            hello = first
+            cuts = 0
+            while self._failed is None and not self._retired:
+                with anyio.CancelScope() as self._again:
+                    cuts = 0 if await self._poll(hello, cuts) else cuts + 1
+                hello = self._transport.hello()
+        except EdgeWsError as error:
+            self._fail(error)
+
+    async def _poll(self, hello: Hello, cuts: int) -> bool:
+        """Poll once; return whether an answer came.
+
+        Raises:
+            EdgeWsError: the way is closed.
+        """
+        hold_s = HOLD_BEATS * self._timers.heartbeat_s
+        hold_s = min(hold_s, self._transport.hold_s or hold_s)
+        headers = {**self._marks, "edge-ws-hold": f"{hold_s:g}"}
+        began = anyio.current_time()
+        try:
+            response = await self._post(
+                network.poll_url(self._transport.where),
+                codec.encode(hello),
+                headers,
+                hold_s + ANSWER_WITHIN_S,
+            )
+        except UnreachableError as error:
+            held_s = anyio.current_time() - began
+            was_cut = error.kind in {Unreachable.BROKE_OFF, Unreachable.TIMED_OUT} and held_s > CUT_AFTER_S
+            if not self._greeted or not was_cut or cuts + 1 >= CUTS:
+                raise
+            self._transport.cut(held_s, timed_out=error.kind is Unreachable.TIMED_OUT)
+            return False
+        self._transport.answered(anyio.current_time() - began)
+        marks = ("edge-ws-connection", "edge-ws-answer")
+        self._marks = {name: response.headers[name] for name in marks if name in response.headers}
+        self._take(response)
+        if (told := response.headers.get("edge-ws-close")) is not None:
+            raise UnreachableError(f"the server closed the connection ({told})", kind=Unreachable.CLOSED)
+        return True
+
+    def _take(self, response: httpx2.Response) -> None:
+        for frame in codec.decode_batch_from_server(response.content):
+            if isinstance(frame, Welcome):
+                self._timers = frame.timers
+                if self._greeted:
+                    # Another gateway's: of what it says only the wish can be news.
+                    wish = frame.wish
+                    again = Wish(revision=wish.revision, concurrency=wish.concurrency, queues=wish.queues)
+                    self._arrived.append(again)
+                    continue
+                self._greeted = True
+            self._arrived.append(frame)
+        self._changed.set()
+
+    def _fail(self, error: EdgeWsError) -> None:
+        self._failed = self._failed or error
+        self._changed.set()
+
+    # Requests
+
+    async def _post(self, url: str, body: bytes, headers: dict[str, str], within_s: float) -> httpx2.Response:
+        """Return the server's own good answer.
+
+        Raises:
+            UnreachableError: none came, or one of somebody else.
+            RefusedError: the server refuses, or there is none of ours.
+        """
+        import httpx2  # noqa: PLC0415 - as in network.http_client
+
+        timeout = httpx2.Timeout(OPEN_WITHIN_S, read=within_s, pool=None)
+        way = self._transport.network
+        try:
+            response = await self._client.post(url, content=body, headers=headers, timeout=timeout)
+        except httpx2.ProxyError as error:
+            status = str(error)[:3]
+            if status.isdigit():
+                raise proxy_refused(way, url, int(status)) from error
+            raise failure(way, url, error) from error
+        except (httpx2.ReadError, httpx2.RemoteProtocolError, httpx2.WriteError) as error:
+            sentence = f"{url} closed the connection in place of an answer{way.via}"
+            raise UnreachableError(sentence, kind=Unreachable.BROKE_OFF) from error
+        except (httpx2.HTTPError, OSError) as error:
+            raise failure(way, url, error) from error
+        if response.status_code == 200 and response.headers.get("content-type") == "application/json":
+            return response
+        raise self._refused(url, response)
+
+    def _refused(self, url: str, response: httpx2.Response) -> EdgeWsError:
+        """Return what an answer means that is not the one wanted."""
+        code = response.headers.get(ERROR_HEADER)
+        status = f"{url} answered with HTTP status {response.status_code}"
+        if code is not None:
+            return own_refusal(self._transport.where, code, response.content)
+        if response.status_code == 407 and self._transport.network.proxy is not None:
+            # To a plain http server a proxy answers in the server's place.
+            wants = response.headers.get("proxy-authenticate")
+            return proxy_refused(self._transport.network, url, 407, wants=wants)
+        if response.status_code in _TIMED_OUT:
+            sentence = f"{status}: something on the way did not wait"
+            return UnreachableError(sentence, kind=Unreachable.TIMED_OUT)
+        if response.status_code >= 500:
+            return UnreachableError(f"{status}; it is not ready or not there")
+        return stranger(status)

@@ -1,0 +1,458 @@
+"""The doctor against a real gateway, and against ways and machines that lack something."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from edge_ws.server.config import GatewaySettings
+from edge_ws.store.store import Store
+from edge_ws.worker.config import Machine, resolve
+from edge_ws.worker.doctor import centre, here, way
+from edge_ws.worker.doctor.checks import CHECKS, Check, examine
+from edge_ws.worker.doctor.visit import Found, Status, Visit, failed, ok
+from tests.support.breaker import Upgrades, breaking
+from tests.support.certificates import Authority
+from tests.support.entrances import Entrance, open_entrance, server_context
+from tests.support.gateway import RunningGateway, connected, make_token, serving
+from tests.support.programs import clean_environment, run_edge_ws
+from tests.support.waiting import free_port
+
+pytestmark = pytest.mark.anyio
+OF_THE_WAY = tuple(check for check in CHECKS if check.look not in {here.dag_bundles, centre.execution_api})
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def store(sqlite_engine: sa.Engine) -> Store:
+    return Store(sqlite_engine)
+
+
+@pytest.fixture
+def gateway(store: Store) -> Iterator[RunningGateway]:
+    with serving(store, GatewaySettings(hostname="test", versions={"edge_ws": "0.1.0"})) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def visit(store: Store, gateway: RunningGateway, tmp_path: Path) -> Visit:
+    """One in which all is well."""
+    return _visit(gateway.base_url, make_token(store), tmp_path)
+
+
+def _visit(
+    url: str, token: str, folder: Path, environ: dict[str, str] | None = None, **settings: object
+) -> Visit:
+    flags = {name: value if isinstance(value, bool) else str(value) for name, value in settings.items()}
+    machine = Machine(hostname="w1", is_root=False, default_file=folder / "worker.toml")
+    told = {"url": url, "edge_hostname": "w1", "state_dir": str(folder / "state"), **flags}
+    config = resolve(told, {"EDGE_WS_TOKEN": token, **(environ or {})}, machine).config
+    return Visit(config=config, environ=environ or {}, hold_s=0.5)
+
+
+def _with(visit: Visit, **changes: object) -> Visit:
+    return replace(visit, config=replace(visit.config, **changes))
+
+
+async def _all(visit: Visit, checks: Sequence[Check] = OF_THE_WAY) -> dict[str, Found]:
+    return {name: found async for name, found in examine(visit, checks)}
+
+
+async def _until(visit: Visit, name: str) -> Found:
+    """Return what one check finds, and that all before it were well."""
+    names = [check.name for check in OF_THE_WAY]
+    told = await _all(visit, OF_THE_WAY[: names.index(name) + 1])
+    *before, _ = (found.status for found in told.values())
+    assert set(before) <= {Status.OK}, told
+    return told[name]
+
+
+# All is well
+
+
+async def test_all_is_well(visit: Visit) -> None:
+    told = await _all(visit)
+    assert {name: found for name, found in told.items() if found.status is not Status.OK} == {}
+    assert told["token"].detail == "taken for w1, queues all"
+    assert told["tls"].detail == "not used: plain http"
+    assert told["held_poll"].detail == "a request can be held for 0.5 s"
+    assert told["round_trip"].detail.endswith("(median of 5)")
+    assert told["gateway"].detail == "edge-ws 0.1.0 with 0 workers"
+
+
+async def test_a_worker_of_that_name_is_not_disturbed(
+    visit: Visit, store: Store, gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(gateway, visit.token or make_token(store, "w1")) as peer:
+        before = store.workers()
+        caplog.set_level(logging.INFO)
+        told = await _all(visit)
+        assert {found.status for found in told.values()} == {Status.OK}
+        assert (await peer.connection.ping()) is not None
+        assert store.workers()[0].state == before[0].state
+        assert not peer.received
+        assert peer.connection.close_code is None
+        # Not a word of it at the centre either.
+        assert [record for record in caplog.records if record.name.startswith("edge_ws.server")] == []
+
+
+async def test_through_tls_and_a_proxy(store: Store, gateway: RunningGateway, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    context = server_context(authority.server())
+    with (
+        open_entrance(Entrance(target=gateway.port, context=context)) as tls,
+        open_entrance(Entrance(credentials="me:geheim")) as proxy,
+    ):
+        url = f"https://localhost:{tls.port}"
+        for environ in ({"HTTPS_PROXY": f"http://me:geheim@127.0.0.1:{proxy.port}"}, {}):
+            visit = _visit(url, make_token(store), tmp_path, environ, ca_file=authority.file)
+            told = await _all(visit)
+            others = {name: found for name, found in told.items() if found.status is not Status.OK}
+            # The test's certificates are good for a day.
+            assert set(others) == {"tls"}
+            assert others["tls"].status is Status.WARNING
+            assert "certificate by A factory's own authority expires in 0 days" in others["tls"].detail
+            assert "geheim" not in str(told)
+        assert len(proxy.asked) > 5
+
+
+# What is wrong
+
+
+async def _sees(visit: Visit, name: str, status: Status, *parts: str) -> None:
+    found = await _until(visit, name)
+    assert found.status is status, found
+    for part in parts:
+        assert part in f"{found.detail} -> {found.advice}"
+
+
+async def test_settings(visit: Visit, tmp_path: Path) -> None:
+    gone = _with(visit, ca_file=tmp_path / "gone.pem")
+    told = await _all(gone)
+    assert told["settings"].status is Status.FAILED
+    assert "--ca-file: " in told["settings"].detail
+    assert told["held_poll"] == Found(Status.SKIPPED, "needs token")
+    assert (told["disk"].status, told["versions"].status) == (Status.OK, Status.OK)
+
+    plain = _visit("http://localhost.example.com", "t", tmp_path)
+    assert "give an https URL, or allow it with --allow-insecure" in (await way.settings(plain)).advice
+    allowed = _with(plain, allow_insecure=True)
+    assert (await way.settings(allowed)).status is Status.WARNING
+
+
+async def test_names_and_ports(tmp_path: Path) -> None:
+    url = "https://no-such-host.invalid"
+    await _sees(
+        _visit(url, "t", tmp_path), "dns", Status.FAILED, "no-such-host.invalid cannot be found", "--url"
+    )
+    url = f"https://127.0.0.1:{free_port()}"
+    await _sees(_visit(url, "t", tmp_path), "tcp", Status.FAILED, "Connection refused", "HTTPS_PROXY")
+
+
+async def test_proxies(gateway: RunningGateway, tmp_path: Path) -> None:
+    with open_entrance(Entrance(credentials="me:geheim")) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}"
+        visit = _visit("https://localhost", "t", tmp_path, proxy=url)
+        await _sees(visit, "proxy", Status.FAILED, "status 407", "--proxy http://user:password@")
+    with open_entrance(Entrance(refusal=b"HTTP/1.1 403 No\r\n\r\n")) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}"
+        visit = _visit("https://localhost", "t", tmp_path, proxy=url)
+        await _sees(visit, "proxy", Status.FAILED, "status 403 -> have that allowed there")
+        visit = _visit(gateway.base_url, "t", tmp_path, proxy=url)
+        await _sees(visit, "proxy", Status.WARNING, "status 403", "long-poll does not")
+    with open_entrance(Entrance(refusal=b"220 mail\r\n\r\n")) as proxy:
+        visit = _visit("https://localhost", "t", tmp_path, proxy=f"http://127.0.0.1:{proxy.port}")
+        await _sees(visit, "proxy", Status.FAILED, "does not speak HTTP -> see --proxy")
+    visit = _visit("https://localhost", "t", tmp_path, proxy=f"http://127.0.0.1:{free_port()}")
+    await _sees(visit, "proxy", Status.FAILED, "cannot be reached: Connection refused -> see --proxy")
+    visit = _visit("https://localhost", "t", tmp_path, {"HTTPS_PROXY": "http://p", "NO_PROXY": "localhost"})
+    assert (await way.settings(visit)).status is Status.OK
+    assert await way.by_proxy(visit) == ok("none, by NO_PROXY")
+
+
+async def test_certificates(gateway: RunningGateway, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    context = server_context(authority.server(expired=True))
+    with open_entrance(Entrance(target=gateway.port, context=context)) as tls:
+        url = f"https://localhost:{tls.port}"
+        visit = _visit(url, "t", tmp_path, ca_file=authority.file)
+        await _sees(visit, "tls", Status.FAILED, "has expired -> renew it at the centre")
+        await _sees(_visit(url, "t", tmp_path), "tls", Status.FAILED, "not trusted: ", "--ca-file")
+    visit = _visit(f"https://127.0.0.1:{gateway.port}", "t", tmp_path)
+    await _sees(visit, "tls", Status.FAILED, "-> is it a plain http address?")
+
+
+async def test_the_wrong_server(visit: Visit, gateway: RunningGateway) -> None:
+    elsewhere = _with(visit, url=f"{gateway.base_url}/elsewhere")
+    await _sees(elsewhere, "gateway", Status.FAILED, "answered with HTTP status 404", "[edge_ws] api_enabled")
+
+
+@pytest.mark.parametrize(
+    ("token", "changes", "parts"),
+    [
+        (
+            "nonsense",
+            {},
+            ("token refused by http://127.0.0.1", "unknown here", "airflow edge-ws token create"),
+        ),
+        (None, {"token": None}, ("no token: give --token-file",)),
+        (None, {"token": None, "token_file": Path("/gone")}, ("the token file /gone cannot be read",)),
+        (None, {"name": "other"}, ("it admits workers named w*, not other",)),
+        (None, {"queues": ("a", "b")}, ("it admits queues a, c, not b", "change --queues")),
+        (None, {"team": "blue"}, ("it is for team red, not blue", "change --team-name")),
+    ],
+)
+async def test_tokens(
+    visit: Visit, store: Store, token: str | None, changes: dict[str, object], parts: tuple[str, ...]
+) -> None:
+    secret = token or make_token(store, queues=["a", "c"], team="red")
+    await _sees(_with(visit, **{"token": secret, **changes}), "token", Status.FAILED, *parts)
+
+
+async def test_what_a_token_admits_is_told(visit: Visit, store: Store) -> None:
+    limited = _with(visit, token=make_token(store, queues=["a", "c"], team="red"))
+    assert await _until(limited, "token") == ok("taken for w1, queues a, c, team red")
+    fewer = _with(limited, queues=("a",))
+    assert await _until(fewer, "token") == ok("taken for w1, queues a, team red")
+
+
+async def test_clocks(visit: Visit) -> None:
+    assert (await centre.clock(replace(visit, ahead_s=-2.0))) == ok("2.0 s from the centre's")
+    told = await centre.clock(replace(visit, ahead_s=600.0))
+    assert (told.status, told.detail) == (Status.WARNING, "this machine's clock is 600 s behind the centre's")
+    told = await centre.clock(replace(visit, ahead_s=-600.0))
+    assert told.detail == "this machine's clock is 600 s ahead of the centre's"
+
+
+async def test_protocols(visit: Visit) -> None:
+    told = await centre.protocol(replace(visit, health={"protocol": 99, "oldest_protocol": 98}))
+    assert (told.status, told.advice) == (Status.FAILED, "upgrade edge-ws here")
+    told = await centre.protocol(replace(visit, health={"protocol": 0, "oldest_protocol": 0}))
+    assert (told.status, told.advice) == (Status.FAILED, "upgrade edge-ws at the centre")
+
+
+@pytest.mark.parametrize(
+    ("upgrades", "part"),
+    [
+        (Upgrades.REFUSED, "something on the way does not let WebSockets pass"),
+        (Upgrades.CLOSED, "broke off"),
+    ],
+)
+async def test_websockets_that_are_blocked(
+    visit: Visit, gateway: RunningGateway, upgrades: Upgrades, part: str
+) -> None:
+    with breaking([gateway.port], upgrades) as firewall:
+        blocked = _with(visit, url=f"http://127.0.0.1:{firewall.port}")
+        await _sees(blocked, "websocket", Status.WARNING, part, "the worker uses long-poll")
+        only = _with(blocked, transport="websocket")
+        await _sees(only, "websocket", Status.FAILED, part)
+
+
+async def test_a_request_that_is_cut(visit: Visit, gateway: RunningGateway) -> None:
+    class Impatient(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            time.sleep(0.2)
+            self.send_error(504)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with _web_server(Impatient) as url:
+        cut = _with(visit, url=url)
+        assert (await way.settings(cut)).status is Status.OK
+        told = await centre.held_poll(cut)
+        assert told.status is Status.WARNING
+        assert "a request is cut after 0." in told.detail
+        assert "HTTP status 504" in told.detail
+
+
+async def test_quick_leaves_out_what_is_slow(visit: Visit) -> None:
+    visit.is_quick = True
+    assert (await _all(visit))["held_poll"] == Found(Status.SKIPPED, "left out by --quick")
+
+
+@contextmanager
+def _web_server(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _answering(body: object) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    return Handler
+
+
+async def test_the_execution_api(visit: Visit, gateway: RunningGateway) -> None:
+    assert (await way.settings(visit)).status is Status.OK
+    told = await centre.execution_api(visit)
+    assert told.status is Status.FAILED
+    assert f"{gateway.base_url}/execution/health answered with HTTP status 404" in told.detail
+    assert "[edge_ws] execution_api_url" in told.advice
+    for body, status in (({"status": "healthy"}, Status.OK), ({"hello": "x"}, Status.FAILED)):
+        with _web_server(_answering(body)) as url:
+            elsewhere = replace(visit, whoami={"execution_api_url": f"{url}/execution/"})
+            told = await centre.execution_api(elsewhere)
+            assert told.status is status, told
+
+
+# This machine
+
+
+async def test_versions(visit: Visit) -> None:
+    ours = await here.versions(visit)
+    assert ours.status is Status.OK
+    assert "here Airflow 3." in ours.detail
+    assert "centre unknown" in ours.detail
+    older = await here.versions(replace(visit, health={"versions": {"airflow": "3.0.1", "python": "3.12.1"}}))
+    assert (older.status, "older clients only" in older.advice) == (Status.WARNING, True)
+
+
+@pytest.fixture
+def airflow_home(tmp_path: Path) -> dict[str, str]:
+    return clean_environment(tmp_path, AIRFLOW__CORE__LOAD_EXAMPLES="False")
+
+
+@pytest.mark.parametrize(
+    ("folder", "status", "part"),
+    [
+        ("elsewhere", Status.FAILED, "bundle dags-folder: {dags} is no folder that can be read"),
+        ("dags", Status.WARNING, "bundle dags-folder: {dags} holds no DAG file"),
+        ("dags/sub", Status.WARNING, "bundle dags-folder: {dags} holds no DAG file"),
+    ],
+)
+async def test_dags_that_are_missing(
+    visit: Visit, airflow_home: dict[str, str], folder: str, status: Status, part: str
+) -> None:
+    home = Path(airflow_home["HOME"])
+    (home / folder).mkdir(parents=True)
+    environ = {**airflow_home, "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags")}
+    told = await here.dag_bundles(replace(visit, environ=environ))
+    assert told.status is status, told
+    assert part.format(dags=home / "dags") in told.detail
+
+
+async def test_bundles_that_cannot_be_made(
+    visit: Visit, airflow_home: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "one.py").touch()
+    bundles = [
+        {
+            "name": "mine",
+            "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+            "kwargs": {"path": str(tmp_path)},
+        },
+        {
+            "name": "odd",
+            "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+            "kwargs": {"x": 1},
+        },
+    ]
+    variable = "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"
+    told = await here.dag_bundles(replace(visit, environ={**airflow_home, variable: json.dumps(bundles)}))
+    assert (told.status, "bundle odd cannot be made: TypeError" in told.detail) == (Status.FAILED, True)
+    told = await here.dag_bundles(replace(visit, environ={**airflow_home, variable: json.dumps(bundles[:1])}))
+    assert told == ok(f"mine in {tmp_path}")
+    told = await here.dag_bundles(replace(visit, environ={**airflow_home, variable: "nonsense"}))
+    assert (told.status, "Airflow does not load: " in told.detail) == (Status.FAILED, True)
+
+
+async def test_the_disk(visit: Visit, tmp_path: Path) -> None:
+    assert "GiB free for" in (await here.disk(visit)).detail
+    (tmp_path / "file").touch()
+    told = await here.disk(_with(visit, state_dir=tmp_path / "file" / "state"))
+    assert (told.status, told.advice.startswith("give another --state-dir")) == (Status.FAILED, True)
+    assert not (tmp_path / "state").exists()
+
+
+# The order
+
+
+async def test_what_needs_something_that_failed_is_left_out() -> None:
+    looked: list[str] = []
+
+    def look(name: str, found: Found) -> Check:
+        async def run(visit: Visit) -> Found:
+            looked.append(name)
+            await asyncio.sleep(0)
+            return found
+
+        needs = {"b": "a", "c": "b", "d": "a"}
+        return Check(name, run, needs.get(name))
+
+    machine = Machine(hostname="w1", is_root=False, default_file=Path("/gone"))
+    visit = Visit(config=resolve({"url": "https://x"}, {}, machine).config, environ={})
+    checks = [look("a", ok("")), look("b", failed("no")), look("c", ok("")), look("d", ok(""))]
+    told = await _all(visit, checks)
+    assert looked == ["a", "b", "d"]
+    assert told["c"] == Found(Status.SKIPPED, "needs b")
+    names = [check.name for check in CHECKS]
+    assert all(check.needs in {None, *names[:index]} for index, check in enumerate(CHECKS))
+
+
+# The command line
+
+
+def test_the_command(store: Store, gateway: RunningGateway, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(make_token(store))
+    (tmp_path / "token").chmod(0o600)
+    dags = tmp_path / "dags"
+    dags.mkdir()
+    (dags / "one.py").touch()
+    words = ["--url", gateway.base_url, "-H", "w1", "--token-file", str(tmp_path / "token"), "--quick"]
+    words += ["--state-dir", str(tmp_path / "state")]
+    environment = clean_environment(
+        tmp_path, AIRFLOW__CORE__DAGS_FOLDER=str(dags), AIRFLOW__CORE__LOAD_EXAMPLES="False"
+    )
+    done = run_edge_ws("doctor", *words, environment=environment)
+    lines = done.stdout.splitlines()
+    assert [line.split()[1] for line in lines] == [check.name for check in CHECKS]
+    # Nothing serves an Execution API beside the test's gateway.
+    assert (done.returncode, [line.split()[:2] for line in lines if not line.startswith(("OK", "skip"))]) == (
+        1,
+        [["FAIL", "execution_api"]],
+    )
+    assert done.stderr == ""
+
+    done = run_edge_ws("doctor", *words, "-o", "json", environment=environment)
+    rows = json.loads(done.stdout)
+    assert [row["check"] for row in rows] == [check.name for check in CHECKS]
+    assert {frozenset(row) for row in rows} == {frozenset({"check", "status", "detail", "advice"})}
+    assert not (tmp_path / "state").exists()
+
+
+def test_the_command_without_a_url(tmp_path: Path) -> None:
+    done = run_edge_ws("doctor", environment=clean_environment(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no URL: give --url" in done.stderr
