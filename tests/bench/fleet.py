@@ -1,7 +1,7 @@
-"""The generator of edge-ws's side: many workers in one process that speak the real protocol.
+"""The generators of edge-ws's side: many workers in one process that speak the real protocol.
 
-`python -m tests.bench.fleet WS_URL TOKEN`, then asked by lines (see `control`). Its workers run every job at
-once to its end: accept, `go`, started, its ack, finished, its ack.
+`python -m tests.bench.(websocket|longpoll)_fleet URL TOKEN`, then asked by lines (see `control`). The workers
+run every job at once to its end: accept, `go`, started, its ack, finished, its ack. Knows no transport.
 """
 
 from __future__ import annotations
@@ -11,17 +11,14 @@ import random
 import re
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import uvloop
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from edge_ws.errors import RemoteProtocolError
-from edge_ws.protocol import codec
 from edge_ws.protocol.frames import (
     Accept,
     Ack,
@@ -38,13 +35,11 @@ from edge_ws.protocol.frames import (
     ServerFrame,
     Stale,
     Started,
-    Status,
     Welcome,
     Wish,
     WorkerFrame,
 )
 from edge_ws.protocol.ids import PROTOCOL, ClaimId, HostId, SiteId, WorkerName, new_id
-from edge_ws.protocol.session import WorkerSession
 from edge_ws.protocol.states import Phase
 from edge_ws.worker.link import READY_RESETS_S, _Backoff
 from tests.bench.control import obey, raise_file_limit, until
@@ -53,7 +48,6 @@ LOOK_S = 0.5
 """Between looks at whose heartbeat is due, and what has to be said again."""
 RESEND_S = 10.0
 """What was not acknowledged for so long is said again, as the daemon does."""
-OPEN_WITHIN_S = 10.0
 _SUBJECT = re.compile(r'"ti":\{"id":"([^"]+)"')
 
 
@@ -79,12 +73,13 @@ class Job:
 class Fleet:
     """All workers."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, make: type[Worker]) -> None:
         self.url = url
         self.token = token
         self.record = Record()
         self.errors: Counter[str] = Counter()
         self.workers: list[Worker] = []
+        self._make = make
         self.ready = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -99,7 +94,7 @@ class Fleet:
         first = len(self.workers)
         for number in range(first, first + count):
             queue = f"q{number}" if queues == "each" else "q0"
-            worker = Worker(self, f"bench-{number}", queue, slots)
+            worker = self._make(self, f"bench-{number}", queue, slots)
             self.workers.append(worker)
             self.spawn(worker)
             await until(lambda beyond=number + 1 - at_once: self.ready > beyond, within_s)
@@ -147,17 +142,23 @@ class Fleet:
                 await worker.tick(now)
 
 
-class Worker:
+class Ended(Exception):  # noqa: N818 - never leaves the fleet
+    """A connection is over."""
+
+    def __init__(self, why: str, come_back_s: float | None = None) -> None:
+        super().__init__(why)
+        self.come_back_s = come_back_s
+
+
+class Worker(ABC):
     """One simulated worker."""
 
     def __init__(self, fleet: Fleet, name: str, queue: str, slots: int) -> None:
-        self._fleet = fleet
-        self._name = WorkerName(name)
+        self.fleet = fleet
+        self.name = WorkerName(name)
+        self.outgoing: list[WorkerFrame] = []
         self._host = HostId(new_id())
         self._held: dict[ClaimId, Job] = {}
-        self._session = WorkerSession(0.0)
-        self._connection: ClientConnection | None = None
-        self._outgoing: list[WorkerFrame] = []
         self._inventory = Inventory(
             site=SiteId(new_id()),
             hosts=(self._host,),
@@ -170,113 +171,75 @@ class Worker:
             draining=False,
         )
 
+    # What a transport does
+
+    @abstractmethod
+    async def serve(self) -> None:
+        """Connect, count as ready, and hand what arrives to `take`, until the connection is over."""
+
+    @abstractmethod
+    async def tick(self, now: float) -> None:
+        """Do what is due by the clock."""
+
+    def send(self, frame: WorkerFrame) -> None:
+        """Queue a frame; `serve` and `tick` send what is queued."""
+        self.outgoing.append(frame)
+
+    # The worker
+
     async def run(self) -> None:
         """Connect for ever, with the daemon's own pauses."""
         backoff = _Backoff()
         while True:
             opened_at = time.monotonic()
             try:
-                await self._serve()
-            except InvalidStatus as error:
-                self._fleet.errors[f"HTTP {error.response.status_code}"] += 1
-                if (retry_after := error.response.headers.get("retry-after")) is not None:
+                await self.serve()
+            except Ended as error:
+                self.fleet.errors[str(error)] += 1
+                if error.come_back_s is not None:
                     # As the daemon does (worker/link.py): the server's word goes before the backoff.
-                    await asyncio.sleep(float(retry_after) * random.uniform(1.0, 1.5))
+                    await asyncio.sleep(error.come_back_s * random.uniform(1.0, 1.5))
                     continue
-            except ConnectionClosed as error:
-                code = error.rcvd.code if error.rcvd else 1006
-                self._fleet.errors[f"closed {code}"] += 1
-            except (OSError, WebSocketException, RemoteProtocolError, TimeoutError) as error:
-                self._fleet.errors[type(error).__name__] += 1
+            except (OSError, EOFError, RemoteProtocolError, TimeoutError) as error:
+                self.fleet.errors[type(error).__name__] += 1
             if time.monotonic() - opened_at >= READY_RESETS_S:
                 backoff = _Backoff()
             await asyncio.sleep(backoff.next_s())
 
-    async def _serve(self) -> None:
-        headers = {"edge-ws-token": self._fleet.token, "edge-ws-worker": self._name}
-        async with connect(
-            self._fleet.url,
-            additional_headers=headers,
-            compression=None,
-            max_size=codec.MAX_FRAME,
-            open_timeout=OPEN_WITHIN_S,
-            close_timeout=1.0,
-            ping_interval=None,
-        ) as connection:
-            self._session = WorkerSession(time.monotonic())
-            self._outgoing = []
-            self._connection = connection
-            self._send(
-                Hello(
-                    protocol=PROTOCOL,
-                    oldest_protocol=PROTOCOL,
-                    worker=self._name,
-                    team=None,
-                    concurrency=self._inventory.concurrency,
-                    queues=self._inventory.queues,
-                    inventory=self._stated(),
-                    sysinfo={"concurrency": self._inventory.concurrency},
-                )
-            )
-            welcomed = False
-            try:
-                await self._flush()
-                async for data in connection:
-                    at_ns = time.monotonic_ns()
-                    for frame in codec.decode_batch_from_server(data):
-                        self._session.receive(frame, at_ns / 1e9)
-                        if isinstance(frame, Welcome):
-                            welcomed = True
-                            self._fleet.ready += 1
-                        self._take(frame, at_ns)
-                    await self._flush()
-            finally:
-                self._connection = None
-                if welcomed:
-                    self._fleet.ready -= 1
-            # The iteration ends in silence where the server said 1000 or 1001.
-            raise ConnectionClosed(connection.protocol.close_rcvd, connection.protocol.close_sent)
+    def hello(self) -> Hello:
+        """Return the greeting with what is held now."""
+        concurrency, queues = self._inventory.concurrency, self._inventory.queues
+        return Hello(
+            protocol=PROTOCOL,
+            oldest_protocol=PROTOCOL,
+            worker=self.name,
+            team=None,
+            concurrency=concurrency,
+            queues=queues,
+            inventory=self.stated(),
+            sysinfo={"concurrency": concurrency},
+        )
 
-    def _stated(self) -> Inventory:
+    def stated(self) -> Inventory:
+        """Return the inventory with what is held now."""
         held = tuple(
             Held(claim=claim, phase=job.phase, log_end=0, host=self._host)
             for claim, job in self._held.items()
         )
         return replace(self._inventory, claims=held)
 
-    def _send(self, frame: WorkerFrame) -> None:
-        self._session.sending(frame, time.monotonic())
-        self._outgoing.append(frame)
+    def say_again(self, now: float) -> None:
+        """Queue what has had no answer for long."""
+        for claim, job in list(self._held.items()):
+            if now - job.said_at >= RESEND_S:
+                self.fleet.record.said_again += 1
+                self._report(claim, job.phase)
 
-    async def _flush(self) -> None:
-        """Send what is waiting, as the real worker does: together."""
-        frames, self._outgoing = self._outgoing, []
-        if self._connection is not None:
-            for message in codec.pack(frames):
-                await self._connection.send(message, text=True)
-
-    async def tick(self, now: float) -> None:
-        """Send the heartbeat if it is due, and what was not acknowledged."""
-        if self._connection is None:
-            return
-        with suppress(ConnectionClosed):
-            for claim, job in list(self._held.items()):
-                if now - job.said_at >= RESEND_S:
-                    self._fleet.record.said_again += 1
-                    self._report(claim, job.phase)
-            due = self._session.tick(now)
-            if due.close is not None:
-                self._fleet.errors["the gateway is silent"] += 1
-                await self._connection.close(due.close.code.value)
-                return
-            if due.beat:
-                self._send(Status(inventory=self._stated(), sysinfo={"status": 20}))
-            await self._flush()
-
-    def _take(self, frame: ServerFrame, at_ns: int) -> None:
+    def take(self, frame: ServerFrame, at_ns: int) -> None:
+        """Do what the server says; it came at that time."""
         match frame:
             case Offer():
-                self._fleet.record.offers.append((at_ns, frame.payload))
+                self.fleet.record.offers.append((at_ns, frame.payload))
                 self._report(frame.claim, Phase.OFFERED)
             case Go():
                 self._report(frame.claim, Phase.STARTED)
@@ -284,15 +247,15 @@ class Worker:
                 self._report(frame.claim, Phase.ENDED)
             case Ack():
                 if self._held.pop(frame.claim, None) is not None:
-                    self._fleet.record.ended += 1
-                    self._fleet.record.last_end_ns = time.monotonic_ns()
+                    self.fleet.record.ended += 1
+                    self.fleet.record.last_end_ns = time.monotonic_ns()
             case Stale():
-                self._fleet.record.stale += 1
+                self.fleet.record.stale += 1
                 self._held.pop(frame.claim, None)
             case Query():
                 job = self._held.get(frame.claim)
                 phase = job.phase if job else Phase.UNKNOWN
-                self._send(PhaseIs(claim=frame.claim, phase=phase, host=self._host))
+                self.send(PhaseIs(claim=frame.claim, phase=phase, host=self._host))
             case Welcome():
                 self._apply(frame.wish)
                 for claim, job in list(self._held.items()):
@@ -300,7 +263,7 @@ class Worker:
             case Wish():
                 self._apply(frame)
             case Refused():
-                self._fleet.errors[f"refused: {frame.sentence}"] += 1
+                self.fleet.errors[f"refused: {frame.sentence}"] += 1
             case _:
                 return
 
@@ -309,27 +272,28 @@ class Worker:
         self._held[claim] = Job(phase, time.monotonic())
         match phase:
             case Phase.STARTED:
-                self._send(Started(claim=claim, host=self._host))
+                self.send(Started(claim=claim, host=self._host))
             case Phase.ENDED:
-                self._send(Finished(claim=claim, exit_code=0, log_end=0))
+                self.send(Finished(claim=claim, exit_code=0, log_end=0))
             case _:
-                self._send(Accept(claim=claim, host=self._host))
+                self.send(Accept(claim=claim, host=self._host))
 
     def _apply(self, wish: Wish) -> None:
         concurrency, queues = self._inventory.concurrency, self._inventory.queues
         self._inventory = replace(self._inventory, revision=wish.revision)
-        self._send(Applied(revision=wish.revision, concurrency=concurrency, queues=queues))
+        self.send(Applied(revision=wish.revision, concurrency=concurrency, queues=queues))
 
 
-async def _main(url: str, token: str) -> None:
+async def _serve(make: type[Worker], url: str, token: str) -> None:
     raise_file_limit()
-    fleet = Fleet(url, token)
+    fleet = Fleet(url, token, make)
     beats = asyncio.create_task(fleet.beat_for_ever())
     verbs = ("connect", "wait_ready", "wait_gone", "wait_ended", "wait_offers", "reset")
     await obey({name: getattr(fleet, name) for name in verbs})
     beats.cancel()
 
 
-if __name__ == "__main__":
+def main(make: type[Worker]) -> None:
+    """Run a generator of such workers; its arguments are the gateway's URL and a token."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_main(sys.argv[1], sys.argv[2]))
+        runner.run(_serve(make, sys.argv[1], sys.argv[2]))

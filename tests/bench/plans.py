@@ -35,6 +35,15 @@ class Plan:
     sync_calls: int
     queue_batches: int
     reconnect_workers: int
+    poll_offers: tuple[tuple[int, str], ...]
+    """Fleets that come by long-poll, each with its kind of queues, for the time from commit to offer."""
+    polls_held: int
+    """Idle workers that come by long-poll."""
+    polls_beside: int
+    """Polls that are held while another route is asked."""
+    route_samples: int
+    route_gap_s: float
+    """Mean time between two such requests."""
 
 
 FULL = Plan(
@@ -59,6 +68,11 @@ FULL = Plan(
     sync_calls=15,
     queue_batches=30,
     reconnect_workers=2000,
+    poll_offers=((50, "shared"), (200, "each")),
+    polls_held=1000,
+    polls_beside=500,
+    route_samples=3000,
+    route_gap_s=0.005,
 )
 QUICK = Plan(
     rounds=1,
@@ -82,6 +96,11 @@ QUICK = Plan(
     sync_calls=5,
     queue_batches=5,
     reconnect_workers=200,
+    poll_offers=((50, "shared"),),
+    polls_held=200,
+    polls_beside=200,
+    route_samples=1000,
+    route_gap_s=0.003,
 )
 TINY = Plan(
     rounds=1,
@@ -105,4 +124,9 @@ TINY = Plan(
     sync_calls=2,
     queue_batches=2,
     reconnect_workers=5,
+    poll_offers=((2, "shared"),),
+    polls_held=5,
+    polls_beside=3,
+    route_samples=20,
+    route_gap_s=0.002,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from tests.bench.machine import Load, Meter, pss_bytes
 from tests.bench.report import Result, middle
@@ -98,18 +99,22 @@ def idle(bench: Bench) -> list[Result]:
 
 
 def _idle(bench: Bench, system: str, count: int) -> tuple[float, float]:
-    stand, server = bench.stand, server_of(system)
     with fleet_of(bench, system, count, queues="each") as site:
-        with Meter(site.pids) as meter:
-            time.sleep(bench.plan.idle_s)
-        name = "edge3" if system == "edge3" else "edge_ws"
-        counts = counted(stand, name, bench.plan.count_s)
+        return at_rest(bench, system, site.pids, f"idle: {system} {count}")
+
+
+def at_rest(bench: Bench, system: str, pids: Mapping[str, int], what: str) -> tuple[float, float]:
+    """Watch a system that does nothing; return CPU-s/min of server and database, and statements a second."""
+    server = server_of(system)
+    with Meter(pids) as meter:
+        time.sleep(bench.plan.idle_s)
+    counts = counted(bench.stand, system, bench.plan.count_s)
     load = meter.load
     cpu = (load.cpu_s[server] + load.cpu_s["postgres"]) / load.wall_s * 60
     rate = counts.statements / counts.seconds
     parts = ", ".join(f"{load.cpu_s[part] / load.wall_s * 60:.2f} {part}" for part in (server, "postgres"))
     bench.say(
-        f"idle: {system} {count}: {cpu:.2f} CPU-s/min ({parts}); {rate:.2f} statements/s and "
+        f"{what}: {cpu:.2f} CPU-s/min ({parts}); {rate:.2f} statements/s and "
         f"{counts.control / counts.seconds:.2f} BEGIN/COMMIT/ROLLBACK; {load}"
     )
     for text, times in counts.commonest(8):

@@ -22,22 +22,24 @@ def offer(bench: Bench) -> list[Result]:
             for _ in range(plan.rounds):
                 for system in bench.systems:
                     if system == "edge_ws" or count in plan.offer_edge3_workers:
-                        found[system] += _offers(bench, system, count, queues)
-            what = {"each": ", a queue each", "shared": ", one queue"}[queues] if count > 1 else ""
-            results += _percentiles(f"commit -> offer, {_workers(count)}{what}", found, _offer_goal(count))
+                        found[system] += offers(bench, system, count, queues)
+            results += percentiles(f"commit -> offer, {workers(count, queues)}", found, _offer_goal(count))
     if bench.has("edge_ws"):
         count = plan.offer_sqlite_workers
-        for queues, what in (("each", "a queue each"), ("shared", "one queue")):
+        for queues in ("each", "shared"):
             found = {"edge_ws": [], "edge3": []}
             for _ in range(plan.rounds):
-                found["edge_ws"] += _offers(bench, "edge_ws", count, queues, url=bench.stand.sqlite_url)
+                found["edge_ws"] += offers(bench, "edge_ws", count, queues, url=bench.stand.sqlite_url)
             goal = {"p95": "<= 20"}
-            results += _percentiles(f"commit -> offer, SQLite, {_workers(count)}, {what}", found, goal)
+            results += percentiles(f"commit -> offer, SQLite, {workers(count, queues)}", found, goal)
     return results
 
 
-def _workers(count: int) -> str:
-    return f"{count:,} worker{'s' if count > 1 else ''}"
+def workers(count: int, queues: str) -> str:
+    """Return how a row calls the fleet."""
+    if count == 1:
+        return "1 worker"
+    return f"{count:,} workers, {'a queue each' if queues == 'each' else 'one queue'}"
 
 
 def _offer_goal(count: int) -> dict[str, str]:
@@ -45,7 +47,8 @@ def _offer_goal(count: int) -> dict[str, str]:
     return {"p50": f"<= {p50}", "p95": f"<= {p95}", "p99": f"<= {p99}"}
 
 
-def _percentiles(name: str, found: Mapping[str, list[float]], goal: Mapping[str, str]) -> list[Result]:
+def percentiles(name: str, found: Mapping[str, list[float]], goal: Mapping[str, str]) -> list[Result]:
+    """Return the rows of times; milliseconds."""
     return [
         Result(
             name=f"{name}, {label}",
@@ -58,8 +61,10 @@ def _percentiles(name: str, found: Mapping[str, list[float]], goal: Mapping[str,
     ]
 
 
-def _offers(bench: Bench, system: str, count: int, queues: str, url: str = "") -> list[float]:
-    """Return milliseconds."""
+def offers(
+    bench: Bench, system: str, count: int, queues: str, *, url: str = "", transport: str = "websocket"
+) -> list[float]:
+    """Measure once; return milliseconds."""
     plan, rng = bench.plan, random.Random()
     samples, gap_s = plan.offer_samples, plan.offer_gap_s
     if system == "edge3":
@@ -68,7 +73,7 @@ def _offers(bench: Bench, system: str, count: int, queues: str, url: str = "") -
             # One at a time: a worker that has fetched a job asks for another at once.
             samples, gap_s = max(1, samples // 6), gap_s * 20
     names = [f"q{rng.randrange(count)}" if queues == "each" else "q0" for _ in range(samples)]
-    with fleet_of(bench, system, count, queues=queues, url=url) as site:
+    with fleet_of(bench, system, count, queues=queues, url=url, transport=transport) as site:
         warm = make_jobs(3, ["q0"])
         for job in warm:
             site.inserter.insert([job])
@@ -88,7 +93,7 @@ def _offers(bench: Bench, system: str, count: int, queues: str, url: str = "") -
     found = [(first[ti_id] - sent_ns) / 1e6 for ti_id, sent_ns in sent.items() if ti_id in first]
     lost = samples - len(found)
     where = "SQLite" if url else "PostgreSQL"
-    said = f"offer: {system} {where} {count} {queues}: "
+    said = f"offer: {system} {where} {transport if system == 'edge_ws' else 'http'} {count} {queues}: "
     if found:
         said += " / ".join(f"{percentile(found, share):.2f}" for share in (0.5, 0.95, 0.99)) + " ms"
     said += (

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tests.bench.report import Result
 from tests.bench.row_executor import queue, sync
 from tests.bench.row_fleets import drain, idle, memory, reconnect
+from tests.bench.row_longpoll import longpoll
 from tests.bench.row_offer import offer
 from tests.bench.site import Bench
 
@@ -18,4 +19,5 @@ ROWS: dict[str, Callable[[Bench], list[Result]]] = {
     "sync": sync,
     "queue": queue,
     "reconnect": reconnect,
+    "longpoll": longpoll,
 }

@@ -55,6 +55,7 @@ def fleet_of(
     slots: int = 8,
     url: str = "",
     tokens: str = "plain",
+    transport: str = "websocket",
 ) -> Iterator[Site]:
     """Run that system with a fleet, on empty tables."""
     stand = bench.stand
@@ -69,7 +70,7 @@ def fleet_of(
     stand.clear(url)
     with (
         stand.gateway(url, tokens=tokens) as gateway,
-        stand.fleet(url, gateway.port) as fleet,
+        stand.fleet(url, gateway.port, transport) as fleet,
         using(url) as engine,
     ):
         fleet.ask("connect", count=count, queues=queues, slots=slots, **CONNECTING)

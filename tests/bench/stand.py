@@ -259,13 +259,14 @@ class Stand:
             yield Server(pid=process.pid, port=port)
 
     @contextmanager
-    def fleet(self, url: str, port: int) -> Iterator[Program]:
+    def fleet(self, url: str, port: int, transport: str = "websocket") -> Iterator[Program]:
         """Run a generator of edge-ws workers for a gateway on that database and port."""
         with using(url) as engine:
             token = Store(engine).create_token(
                 "bench", worker_pattern="*", queues=None, team=None, expires_in_s=None
             )
-        command = [sys.executable, "-m", "tests.bench.fleet", f"ws://127.0.0.1:{port}/edge-ws/v1/ws", token]
+        module, gateway = f"tests.bench.{transport}_fleet", f"http://127.0.0.1:{port}/edge-ws"
+        command = [sys.executable, "-m", module, gateway, token]
         with Program(command, self._environment(), self._folder / "fleet.log") as program:
             yield program
 

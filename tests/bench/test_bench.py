@@ -16,7 +16,7 @@ from tests.bench.site import Bench
 from tests.bench.stand import Edge3, Stand
 from tests.support.services import bundled_postgres
 
-_OURS_ALONE = {"memory", "reconnect"}
+_OURS_ALONE = {"memory", "reconnect", "longpoll"}
 
 
 @pytest.fixture
