@@ -218,6 +218,14 @@ class Workers:
         """Hand a statement to the reports; see there."""
         await self._reports.take(link, frame, answers)
 
+    async def forget_ended(self, link: Link) -> None:
+        """Give back the slots of claims that ended without a word to this gateway."""
+        noted = list(link.slots)
+        alive = await self._desk.run(self._store.open_ids, [link.name])
+        for claim in noted:
+            if claim not in alive:
+                self._hub.release(link, claim)
+
     async def gone(self, link: Link) -> None:
         """Close the worker to dispatch and free what it had not accepted."""
         self._hub.remove(link)

@@ -38,6 +38,8 @@ ANSWER_HEADER = "edge-ws-answer"
 """Numbers a connection's answers; the next poll names the last one that arrived."""
 HOLD_HEADER = "edge-ws-hold"
 """Seconds after which the worker wants an answer at the latest."""
+ELSEWHERE_HEADER = "edge-ws-elsewhere"
+"""On the answer to statements: the worker's poll is held by another gateway, which has not heard them."""
 CLOSE_HEADER = "edge-ws-close"
 """On the last answer of a connection: the close code and its reason."""
 HOLD_BEATS = 5 / 3
@@ -78,8 +80,8 @@ class PollLink(Link):
         return self.closing is None and self.is_of(headers)
 
     def is_prompt(self, now: float) -> bool:  # noqa: ARG002 - an open poll is the heartbeat
-        """Tell whether a poll is open: an offer that waits for one might wait at the wrong gateway."""
-        return self._held is not None
+        """Tell whether a poll waits: an offer that waits for one might wait at the wrong gateway."""
+        return self._held is not None and not self._held.done()
 
     def is_heard(self, now: float) -> bool:
         """Tell whether a poll is open, or was a moment ago."""
@@ -244,6 +246,9 @@ class Polls:
             auth.admit(link.principal, frames[0])
             link.confirm(request.headers.get(ANSWER_HEADER))
             await self._workers.take(link, Status(inventory=frames[0].inventory, sysinfo=frames[0].sysinfo))
+            if not link.slots.keys() <= {held.claim for held in frames[0].inventory.claims}:
+                # They ended, perhaps at another gateway, or are not yet known there.
+                await self._workers.forget_ended(link)
         else:
             newcomer = await self._let_in(request, frames[0])
             if isinstance(newcomer, Response):
@@ -270,8 +275,9 @@ class Polls:
 
     async def _hold(self, request: Request, link: PollLink, hold_s: float) -> Response:
         held = link.open_poll()
-        # It may be offered jobs from now on.
-        self._hub.capacity_changed()
+        if not held.done():
+            # It may be offered jobs from now on.
+            self._hub.capacity_changed()
         gone = asyncio.create_task(_wait_gone(request))
         try:
             await asyncio.wait({held, gone}, timeout=hold_s, return_when=asyncio.FIRST_COMPLETED)
@@ -300,8 +306,9 @@ class Polls:
     async def _send(self, request: Request, frames: tuple[WorkerFrame, ...]) -> Response:
         if any(isinstance(frame, Hello) for frame in frames):
             raise RemoteProtocolError("hello comes by v1/poll")
-        link = self._link(request.headers)
+        link, headers = self._link(request.headers), {}
         if not (isinstance(link, PollLink) and link.is_of(request.headers)):
+            headers[ELSEWHERE_HEADER] = "1"
             principal = await self._workers.authenticate(request.headers)
             # Its polls may come to another gateway: then what is known here of the worker is nothing.
             link = self._hub.get(principal.worker) or PollLink(principal, "", self._timers)
@@ -313,7 +320,7 @@ class Polls:
             else:
                 await self._workers.take(link, frame, asked)
         answers = await asked.answers()
-        return _answer(codec.encode_batch(answers) if answers else codec.encode(Beat()), {})
+        return _answer(codec.encode_batch(answers) if answers else codec.encode(Beat()), headers)
 
     async def _leave(self, request: Request, link: Link) -> None:
         """Let the worker go: its poll returns, and it is shown as offline."""

@@ -264,7 +264,10 @@ class Jobs:
     def cancel(self, claim: ClaimId, reason: str) -> list[Action]:
         """Stop a job; its end is reported as always."""
         job = self._jobs.get(claim)
-        if job is None or job.phase is Phase.ENDED or job.not_started is not None:
+        if job is None:
+            # Said once before, perhaps, when the server asked for it; but then nobody heard it.
+            return self.query(claim)
+        if job.phase is Phase.ENDED or job.not_started is not None:
             return []
         if job.phase is Phase.STARTED or job.going:
             return [Stop(claim, reason)]

@@ -25,6 +25,7 @@ from edge_ws.protocol.frames import (
     Log,
     LogAck,
     Offer,
+    Refuse,
     Refused,
     ServerFrame,
     Started,
@@ -67,15 +68,16 @@ class Poller:
     host: HostId = field(default_factory=lambda: HostId(new_id()))
     marks: dict[str, str] = field(default_factory=dict)
     stated: Inventory | None = None
+    slots: int = 4
 
     def hello(self) -> Hello:
-        self.stated = self.stated or inventory(self.host)
+        self.stated = self.stated or inventory(self.host, concurrency=self.slots)
         return Hello(
             protocol=1,
             oldest_protocol=1,
             worker=WorkerName(self.name),
             team=None,
-            concurrency=4,
+            concurrency=self.slots,
             queues=("q",),
             inventory=self.stated,
         )
@@ -203,6 +205,22 @@ async def test_any_gateway_answers(engine: sa.Engine, store: Store, client: http
         assert await poller.send(Finished(claim=claim, exit_code=0, log_end=0)) == (
             Ack(claim=claim, phase=Phase.ENDED),
         )
+
+
+async def test_slots_that_came_free_at_another_gateway_are_known_at_the_next_poll(
+    engine: sa.Engine, store: Store, client: httpx2.AsyncClient
+) -> None:
+    with serving(Store(engine)) as one, serving(Store(engine)) as two:
+        poller = Poller(one, make_token(store), client, slots=1)
+        await poller.poll()
+        enqueue(engine, new_job())
+        claim = (await offered(poller)).claim
+        enqueue(engine, new_job("second"))
+        poller.to = two
+        response = await poller.post("send", [Refuse(claim=claim, reason="full")])
+        assert "edge-ws-elsewhere" in response.headers
+        poller.to = one
+        assert (await offered(poller)).claim != claim
 
 
 async def test_nothing_is_offered_while_no_poll_is_open(

@@ -182,7 +182,8 @@ def test_stale_ends_an_unconfirmed_report(jobs: Jobs) -> None:
 
 
 def test_cancel(jobs: Jobs) -> None:
-    assert jobs.cancel(C, "why") == []
+    other = ClaimId("other")
+    assert jobs.cancel(other, "why") == [Send(PhaseIs(claim=other, phase=Phase.UNKNOWN))]
     accepted(jobs)
     drop, keep, send = jobs.cancel(C, "why")
     assert (drop, send) == (Drop(C), Send(NotStarted(claim=C, reason="cancelled: why")))

@@ -201,6 +201,20 @@ async def test_a_new_state_goes_with_a_new_poll() -> None:
         assert not server.requests("send")
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_who_holds_the_poll_hears_of_free_slots(elsewhere: bool) -> None:
+    sends = [Answer(headers={"edge-ws-elsewhere": "1"} if elsewhere else {}), Answer(frames=[WISH])]
+    async with answering(greeted(), sends=sends) as server, channel_to(server) as (_, channel):
+        await channel.receive()
+        await until(lambda: len(server.requests("poll")) == 2)
+        await channel.send([Refuse(claim=ClaimId("c"), reason="")])
+        if elsewhere:
+            await until(lambda: len(server.requests("poll")) == 3)
+        # A round trip later there is no further one.
+        await channel.send([Refuse(claim=ClaimId("c"), reason="")])
+        assert len(server.requests("poll")) == (3 if elsewhere else 2)
+
+
 async def test_another_gateways_welcome_is_the_news_of_a_wish() -> None:
     async with answering(greeted(), greeted(1)) as server, channel_to(server) as (_, channel):
         assert await channel.receive() == [WELCOME]

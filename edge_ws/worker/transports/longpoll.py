@@ -15,7 +15,19 @@ import anyio
 
 from edge_ws.errors import EdgeWsError, Unreachable, UnreachableError
 from edge_ws.protocol import codec
-from edge_ws.protocol.frames import Hello, ServerFrame, Status, Timers, Welcome, Wish, WorkerFrame
+from edge_ws.protocol.frames import (
+    Finished,
+    Hello,
+    NotStarted,
+    PhaseIs,
+    Refuse,
+    ServerFrame,
+    Status,
+    Timers,
+    Welcome,
+    Wish,
+    WorkerFrame,
+)
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import Close
 from edge_ws.worker import network
@@ -42,6 +54,8 @@ ALIKE = 0.25
 """Two polls that broke off after times that differ by less than this part met the same limit."""
 FORGET_AFTER = 100
 """Polls that were held to their end, after which a longer time is tried again."""
+_FREEING = (Finished, NotStarted, Refuse, PhaseIs)
+"""Statements after which a worker may have free slots."""
 _TIMED_OUT = frozenset({408, 504})
 """What proxies say when they did not want to wait."""
 
@@ -127,7 +141,13 @@ class LongPollChannel:
         if len(statements) < len(frames):
             self._again.cancel()
         for body in codec.pack(statements):
-            self._take(await self._say(body))
+            response = await self._say(body)
+            self._take(response)
+            if "edge-ws-elsewhere" in response.headers and any(
+                isinstance(one, _FREEING) for one in statements
+            ):
+                # Who holds the poll does not know that there are slots again.
+                self._again.cancel()
 
     async def _say(self, body: bytes) -> httpx2.Response:
         url = network.send_url(self._transport.where)
