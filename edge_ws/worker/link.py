@@ -34,6 +34,7 @@ RENEW_AGAIN_S = 2.0
 """After a connection could not be opened beside the current one, whose gateway is leaving or is cut soon."""
 _COME_BACK = frozenset({Refusal.UNAVAILABLE.value, Refusal.PROTOCOL.value})
 """Refusals that may be over in a moment; all others need a person."""
+_SAME_FOR_ALL = frozenset({Unreachable.TLS, Unreachable.NO_ANSWER})
 
 
 class Served(Protocol):
@@ -187,12 +188,15 @@ class Link:
         return 0.0 if is_over else self._pause_s()
 
     def _is_worth_another_way(self) -> bool:
-        """Tell whether what stands in the way may let another transport pass."""
+        """Tell whether what stands in the way may let another transport pass.
+
+        A refusal, a certificate and a server that is not there are the same for each.
+        """
         if self._fatal is not None or self._leaving is not None:
             return False
         return not any(
             isinstance(error, RefusedError)
-            or (isinstance(error, UnreachableError) and error.kind is Unreachable.TLS)
+            or (isinstance(error, UnreachableError) and error.kind in _SAME_FOR_ALL)
             for error in self._errors
         )
 
