@@ -42,7 +42,7 @@ from edge_ws.protocol.states import Phase
 from edge_ws.server.connection import GREETED_AT_ONCE
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker
-from tests.support.gateway import Peer, RunningGateway, connected, make_token, serving
+from tests.support.gateway import Peer, RunningGateway, connected, is_connected, make_token, serving
 from tests.support.rows import change_job, end_leases, enqueue, job_row, new_job
 from tests.support.waiting import until
 
@@ -231,6 +231,7 @@ async def test_another_site_of_the_name_is_not_asked(
     async with connected(gateway, token) as peer:
         enqueue(engine, new_job())
         await run_to_started(peer)
+    await until(lambda: not is_connected(store))
     async with connected(gateway, token) as other:
         assert other.inventory.site != peer.inventory.site
         with pytest.raises(TimeoutError):

@@ -38,8 +38,7 @@ from edge_ws.protocol.ids import HostId, WorkerName, new_id
 from edge_ws.protocol.states import Phase
 from edge_ws.server.config import GatewaySettings
 from edge_ws.store.store import Store
-from edge_ws.store.tables import worker
-from tests.support.gateway import RunningGateway, connected, inventory, make_token, serving
+from tests.support.gateway import RunningGateway, connected, inventory, is_connected, make_token, serving
 from tests.support.rows import enqueue, job_row, new_job
 from tests.support.waiting import until
 
@@ -261,11 +260,6 @@ async def test_goodbye_reaches_a_gateway_that_does_not_know_the_worker(
         poller.to = two
         await poller.send(Bye(reason="drained"))
         assert store.workers()[0].state == "offline"
-
-
-def is_connected(store: Store) -> bool:
-    with store._database.read() as connection:
-        return connection.execute(sa.select(worker.c.gateway)).scalar_one() is not None
 
 
 async def test_a_worker_whose_polls_cease_is_gone(store: Store, client: httpx2.AsyncClient) -> None:

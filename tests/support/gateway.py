@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import anyio
+import sqlalchemy as sa
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -22,6 +23,7 @@ from edge_ws.protocol.ids import ClaimId, HostId, SiteId, WorkerName, new_id
 from edge_ws.server.app import Gateway
 from edge_ws.server.config import GatewaySettings
 from edge_ws.store.store import Store
+from edge_ws.store.tables import worker
 from tests.support.waiting import wait_until
 
 F = TypeVar("F")
@@ -110,6 +112,12 @@ def serving(store: Store, settings: GatewaySettings | None = None, port: int = 0
 def make_token(store: Store, name: str = "w*", **more: object) -> str:
     values = {"worker_pattern": name, "queues": None, "team": None, "expires_in_s": None}
     return store.create_token("test", **{**values, **more})
+
+
+def is_connected(store: Store) -> bool:
+    """Whether the one worker that there is counts as connected."""
+    with store._database.read() as connection:
+        return connection.execute(sa.select(worker.c.gateway)).scalar_one() is not None
 
 
 @dataclass

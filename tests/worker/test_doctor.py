@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import httpx2
 import pytest
 import sqlalchemy as sa
 
@@ -27,7 +28,7 @@ from tests.support.certificates import Authority
 from tests.support.entrances import Entrance, open_entrance, server_context
 from tests.support.gateway import RunningGateway, connected, make_token, serving
 from tests.support.programs import clean_environment, run_edge_ws
-from tests.support.waiting import free_port
+from tests.support.waiting import free_port, until
 
 pytestmark = pytest.mark.anyio
 OF_THE_WAY = tuple(check for check in CHECKS if check.look not in {here.dag_bundles, centre.execution_api})
@@ -99,6 +100,8 @@ async def test_a_worker_of_that_name_is_not_disturbed(
     visit: Visit, store: Store, gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with connected(gateway, visit.token or make_token(store, "w1")) as peer:
+        health = f"{gateway.base_url}/edge-ws/health"
+        await until(lambda: httpx2.get(health, trust_env=False).json()["workers"] == 1)
         before = store.workers()
         caplog.set_level(logging.INFO)
         told = await _all(visit)
