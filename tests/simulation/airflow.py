@@ -182,7 +182,7 @@ class Airflow:
                 self._store.inherit(
                     scheduler.owner, [one.owner for one in self.schedulers if one.alive or one.dying]
                 )
-            self._world.at(self._world.within(0.8, 1.2), self._loop, scheduler)
+            self._world.at(self._world.within(0.8, 2.5), self._loop, scheduler)
 
     def _sync(self, scheduler: Scheduler) -> None:
         ended = self._store.ended(scheduler.owner)

@@ -2,93 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from edge_ws.errors import RefusedError, RemoteProtocolError, UnreachableError
+from edge_ws.protocol import codec
 from edge_ws.protocol.frames import (
     Beat,
     Bye,
     Hello,
-    Log,
-    Query,
+    PhaseIs,
     Refusal,
     Refused,
     ServerFrame,
     Stale,
-    Welcome,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
+from edge_ws.protocol.ids import GatewayId, WorkerName
 from edge_ws.protocol.session import Close, ServerSession
 from edge_ws.protocol.states import Connection
+from edge_ws.server.auth import WORKER_HEADER
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.connection import Workers
 from edge_ws.server.dispatcher import Dispatcher
+from edge_ws.server.drain import send_away
 from edge_ws.server.hub import Hub, Link
+from edge_ws.server.longpoll import PollLink, Polls
 from edge_ws.server.reaper import Reaper
-from edge_ws.server.reports import Reports
+from edge_ws.server.reports import Answers, Reports
 from edge_ws.store.records import Principal
 from edge_ws.store.wakeup import Changes
 from tests.simulation.airflow import Airflow
+from tests.simulation.desk import Call, Desk, GoOn, Lane, settle
 from tests.simulation.model_store import ModelStore, Rules
-from tests.simulation.network import Network, Respond, Wire
+from tests.simulation.network import Answer, Carried, Network, Wire
 from tests.simulation.world import Violation, World
 
 SETTINGS = GatewaySettings(hostname="g")
-
-
-class _Call:
-    """A verb that a coroutine waits for."""
-
-    def __init__(self, verb: Callable[[], Any]) -> None:
-        self.verb = verb
-
-    def __await__(self) -> Generator[_Call, Any, Any]:
-        return (yield self)
-
-
-class Desk:
-    """What `server.work.Desk` is: calls of verbs, but in virtual time, and by a gateway that may die meanwhile."""
-
-    async def run(self, verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return await _Call(lambda: verb(*args, **kwargs))
-
-
-class Lane:
-    """What `server.batches.Batches` is: what arrives while a batch is written goes into the next."""
-
-    def __init__(
-        self,
-        gateway: Gateway,
-        write: Callable[[list[Any]], list[Any]],
-        answer: Callable[[list[Any], list[Any]], None],
-        most: int = 500,
-    ) -> None:
-        self._gateway, self._write, self._answer, self._most = gateway, write, answer, most
-        self._items: list[Any] = []
-        self._busy = False
-
-    async def put(self, item: Any) -> None:
-        self._items.append(item)
-        self._next()
-
-    def _next(self) -> None:
-        if self._items and not self._busy:
-            self._busy = True
-            batch, self._items = self._items[: self._most], self._items[self._most :]
-            self._gateway.spawn(self._one(batch))
-
-    async def _one(self, batch: list[Any]) -> None:
-        try:
-            answers = await _Call(lambda: self._write(batch))
-        except UnreachableError:
-            pass
-        else:
-            self._answer(batch, answers)
-        self._busy = False
-        self._next()
 
 
 class SimReports(Reports):
@@ -103,43 +55,58 @@ class SimReports(Reports):
             on_ended=lambda: None,
             on_unsettled=gateway.look_soon,
         )
-        self._desk = Desk()  # type: ignore[assignment]
+        self._desk = Desk(gateway)  # type: ignore[assignment]
+        self._rules = gateway.rules
         self._reports = Lane(gateway, self._write_reports, self._answer_reports)  # type: ignore[assignment]
         self._others = Lane(gateway, self._write_others, self._answer_others, 1)  # type: ignore[assignment]
         self._logs = Lane(gateway, self._write_logs, self._answer_logs)  # type: ignore[assignment]
 
+    async def take(self, link: Link, frame: WorkerFrame, answers: Answers | None = None) -> None:
+        if self._rules.queries or not isinstance(frame, PhaseIs):
+            await super().take(link, frame, answers)
+
+
+class SimWorkers(Workers):
+    """The real ones, who know whoever comes."""
+
+    async def authenticate(self, headers: Any) -> Principal:
+        return Principal(worker=WorkerName(headers[WORKER_HEADER]))
+
+
+class _Request:
+    """What a request is to the real code that takes it."""
+
+    method = "POST"
+
+    def __init__(self, carried: Carried) -> None:
+        self._carried = carried
+        self.headers = carried.said.headers
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        yield self._carried.said.body
+
+    async def receive(self) -> dict[str, str]:
+        await self._carried.left
+        return {"type": "http.disconnect"}
+
 
 class SimLink(Link):
-    """The real one, which writes at once."""
+    """The real one of a WebSocket, which writes at once."""
 
     def __init__(
-        self,
-        gateway: Gateway,
-        worker: WorkerName,
-        session: ServerSession,
-        transport: str,
-        write: Callable[[SimLink], None],
-        *,
-        current: Link | None = None,
+        self, gateway: Gateway, worker: WorkerName, session: ServerSession, write: Callable[[], None]
     ) -> None:
-        super().__init__(Principal(worker=worker), session, transport)
-        self._gateway, self._write, self._current = gateway, write, current
-        if current is not None and current.inventory is not None:
-            self.dead_hosts, self.inventory = current.dead_hosts, current.inventory
-
-    def drop(self, claim: ClaimId) -> bool:
-        return super().drop(claim) if self._current is None else self._current.drop(claim)
+        super().__init__(Principal(worker=worker), session, "websocket")
+        self._gateway, self._write = gateway, write
 
     def send(self, frame: ServerFrame) -> None:
-        if isinstance(frame, Query) and not self._gateway.rules.queries:
-            return
         self._gateway.network.on_frame(frame)
         super().send(frame)
-        self._write(self)
+        self._write()
 
     def close(self, close: Close) -> None:
         super().close(close)
-        self._write(self)
+        self._write()
 
 
 class _Conversation:
@@ -149,7 +116,7 @@ class _Conversation:
         self.wire = wire
         self._gateway = gateway
         self._session = ServerSession(gateway.world.now)
-        self.link = SimLink(gateway, wire.worker, self._session, "websocket", self._write)
+        self.link = SimLink(gateway, wire.worker, self._session, self._write)
         self._inbox: deque[WorkerFrame] = deque()
         self._busy = False
         self._over = False
@@ -191,7 +158,8 @@ class _Conversation:
         self.link.send(Refused(code=code, sentence=sentence))
         self.wire.cut()
 
-    def _write(self, link: SimLink) -> None:
+    def _write(self) -> None:
+        link = self.link
         while link.outgoing:
             frame = link.outgoing.pop(0)
             if self._session.state is Connection.CLOSED:
@@ -233,10 +201,11 @@ class Gateway:
         self._whole_at = -100.0
         self.hub = Hub(self.capacity_changed, self.queues_served)
         self.reports = SimReports(self)
-        self.workers = Workers(store, self.hub, self.reports, SETTINGS, self.id)  # type: ignore[arg-type]
-        self.workers._desk = Desk()  # type: ignore[assignment]
+        self.workers = SimWorkers(store, self.hub, self.reports, SETTINGS, self.id)  # type: ignore[arg-type]
+        self.workers._desk = Desk(self)  # type: ignore[assignment]
+        self.polls = Polls(self.workers, self.hub, SETTINGS)
         self._dispatcher = Dispatcher(store, self.hub, SETTINGS, self.id)  # type: ignore[arg-type]
-        self._dispatcher._desk = Desk()  # type: ignore[assignment]
+        self._dispatcher._desk = Desk(self)  # type: ignore[assignment]
         self._reaper = Reaper(
             store,  # type: ignore[arg-type]
             self.hub,
@@ -246,8 +215,12 @@ class Gateway:
             finished_logs=None,  # type: ignore[arg-type]
             asks_for_tokens=lambda: False,
         )
-        self._reaper._desk = Desk()  # type: ignore[assignment]
+        self._reaper._desk = Desk(self)  # type: ignore[assignment]
         self.conversations: dict[Wire, _Conversation] = {}
+        self.leaves = False
+        """It sends its workers elsewhere."""
+        self._serving: dict[Carried, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         world.at(world.within(0.0, 1.0), self._look)
         world.at(world.within(0.0, 15.0), self._beat)
         world.at(world.within(5.0, 15.0), self._backup_scan)
@@ -262,17 +235,33 @@ class Gateway:
         if not self.alive:
             work.close()
             return
+        before, self.is_stepping = self.is_stepping, True
         try:
             call = work.send(value) if error is None else work.throw(error)
         except StopIteration:
             return
-        self.world.at(self.world.within(0.0005, 0.02), self._commit, work, call)
+        finally:
+            self.is_stepping = before
+        self._call(call, lambda value, error: self._step(work, value, error))
 
-    def _commit(self, work: Coroutine[Any, Any, Any], call: _Call) -> None:
+    is_stepping = False
+    """What runs now is no task of the event loop's."""
+
+    async def called(self, call: Call) -> Any:
+        """Return what a verb returns, to a task."""
+        future = self.world.loop.create_future()
+        self._call(call, lambda value, error: settle(future, value, error))
+        return await future
+
+    def _call(self, call: Call, go_on: GoOn) -> None:
+        self.world.at(self.world.within(0.0005, 0.02), self._commit, call, go_on)
+
+    def _commit(self, call: Call, go_on: GoOn) -> None:
         if not self.alive:
-            work.close()
+            go_on(None, None)
             return
-        error, value = None, None
+        error: Exception | None = None
+        value = None
         if self.world.now < self.store_away_until():
             error = UnreachableError("the database is away")
         else:
@@ -284,7 +273,7 @@ class Gateway:
                 if self.world.chance(self.commits_unheard):
                     error = UnreachableError("the commit's answer was lost")
         slow = self.world.within(0.5, 6.0) if self.world.chance(0.01) else self.world.within(0.0002, 0.01)
-        self.world.at(slow, self._step, work, value, error)
+        self.world.at(slow, go_on, value, error)
 
     commits_unheard = 0.0
     away_until = 0.0
@@ -359,9 +348,11 @@ class Gateway:
 
     def _look(self) -> None:
         if self.alive:
-            if self.store.rows:
+            # Where nothing is to be looked at, nothing is asked.
+            whole = self.world.now - self._whole_at >= 4.0
+            if self.store.rows and (whole or self.hub.holding()):
                 self.spawn(self._reap())
-            self.world.at(self.world.within(1.0, 2.0), self._look)
+            self.world.at(self.world.within(1.0, 3.0), self._look)
 
     async def _reap(self) -> None:
         now = self.world.now
@@ -374,15 +365,12 @@ class Gateway:
 
     def _beat(self) -> None:
         if self.alive:
-            heard = [
-                link.connection_id for link in self.hub.links() if link.session.is_prompt(self.world.now)
-            ]
-            self.spawn(self._say_beat(heard))
+            self.spawn(self._say_beat())
             self.world.at(15.0, self._beat)
 
-    async def _say_beat(self, heard: list[str]) -> None:
+    async def _say_beat(self) -> None:
         try:
-            await _Call(lambda: self.store.beat(self.id, heard))
+            await self._reaper.beat(self.world.now)
         except UnreachableError:
             return
 
@@ -392,6 +380,24 @@ class Gateway:
         self.world.note("gateway %s dies", self.id)
         for wire in list(self.conversations):
             wire.cut()
+        for carried, task in self._serving.items():
+            task.cancel()
+            if self.world.chance(0.7):
+                carried.answer(None)
+        for task in self._tasks:
+            task.cancel()
+
+    def leave(self) -> None:
+        """Send the workers elsewhere, then end."""
+        self.world.note("gateway %s leaves", self.id)
+        self.leaves = self.polls.draining = True
+        self._dispatcher.stop()
+        self._tasks.add(self.world.start(self._drain()))
+
+    async def _drain(self) -> None:
+        await send_away(self.hub, 10.0)
+        self.polls.end()
+        self.world.at(0.5, self.die)
 
     # WebSockets
 
@@ -407,70 +413,35 @@ class Gateway:
         if conversation is not None and self.alive:
             conversation.closed()
 
-    # Long-poll, as it is to be: a poll states the inventory, any gateway answers any request
+    # Long-poll
 
-    def request(
-        self, worker: WorkerName, frames: list[WorkerFrame], respond: Respond, held_s: float | None
-    ) -> None:
+    def request(self, carried: Carried) -> None:
         if self.alive:
-            work = (
-                self._send(worker, frames, respond)
-                if held_s is None
-                else self._hold(worker, frames, respond, held_s)
-            )
-            self.spawn(work)
+            self._give_up_silent()
+            self._serving[carried] = self.world.start(self._serve(carried))
 
-    def _ready(self) -> ServerSession:
-        session = ServerSession(self.world.now)
-        session.state = Connection.READY
-        return session
-
-    async def _hold(
-        self, worker: WorkerName, frames: list[WorkerFrame], respond: Respond, held_s: float
-    ) -> None:
-        answered = False
-
-        def write(link: SimLink) -> None:
-            # A moment later: what belongs together goes together.
-            nonlocal answered
-            if not answered and (
-                link.closing or any(not isinstance(frame, Welcome) for frame in link.outgoing)
-            ):
-                answered = True
-                self.world.at(0.01, give)
-
-        def give() -> None:
-            nonlocal answered
-            if self.alive:
-                answered = True
-                respond(list(link.outgoing))
-                link.outgoing.clear()
-                self.hub.remove(link)
-
-        link = SimLink(self, worker, self._ready(), "longpoll", write)
-        hello = frames[0]
-        assert isinstance(hello, Hello)
+    async def _serve(self, carried: Carried) -> None:
+        serve = self.polls.poll if carried.said.kind == "poll" else self.polls.send
         try:
-            registered = await self.workers.greet(link, hello)
-            await self.workers.joined(link, registered)
-        except RefusedError as error:
-            respond([Refused(code=Refusal(error.code), sentence=str(error))])
-            return
-        except UnreachableError:
-            return
-        if not answered:
-            self.world.at(held_s, give)
+            response = await serve(_Request(carried))  # type: ignore[arg-type]
+        finally:
+            del self._serving[carried]
+        body = bytes(response.body)
+        if response.status_code == 200 and self.network.is_watched:
+            for frame in codec.decode_batch_from_server(body):
+                self.network.on_frame(frame)
+        carried.answer(Answer(response.status_code, dict(response.headers), body))
 
-    async def _send(self, worker: WorkerName, frames: list[WorkerFrame], respond: Respond) -> None:
-        current = self.hub.get(worker)
-        link = SimLink(self, worker, self._ready(), "longpoll", lambda _: None, current=current)
-        for frame in frames:
-            if isinstance(frame, Log) or not isinstance(frame, Hello | Bye):
-                await self.workers.take(link, frame)
+    def _give_up_silent(self) -> None:
+        """What `Polls.watch_for_ever` does."""
+        if self.alive and not self._watching:
+            self._watching = True
+            self.world.at(self.world.within(0.5, 3.0), self._look_for_silent)
 
-        def give() -> None:
-            if self.alive:
-                respond(list(link.outgoing))
-                link.outgoing.clear()
+    def _look_for_silent(self) -> None:
+        self._watching = False
+        if self.alive and (self._serving or any(isinstance(link, PollLink) for link in self.hub.links())):
+            self.spawn(self.polls.give_up_silent(self.world.now))
+            self._give_up_silent()
 
-        self.world.at(self.world.within(0.05, 0.3), give)
+    _watching = False

@@ -53,6 +53,8 @@ class Rules:
     host_dead_names_host: bool = True
     ends_check_worker: bool = True
     """A row has not ended only while the open claim it carries is its worker's: edge3 leaves old ones there."""
+    cancels_are_answered: bool = True
+    """A worker that is to stop what it does not know says so: a net below all the others."""
     rejudges: bool = True
     """What the reaper decided is carried out only if what it judged by still holds."""
 
@@ -317,10 +319,10 @@ class ModelStore:
         if (row := self.workers.get(principal.worker)) is not None:
             row.applied_concurrency = concurrency
 
-    def disconnected(self, principal: Principal, connection_id: str, *, left: bool) -> None:
+    def disconnected(self, principal: Principal, connection_id: str, *, left: bool) -> bool:
         row = self.workers.get(principal.worker)
         if row is None or row.connection != connection_id:
-            return
+            return False
         row.gateway = None
         for claim in list(self.claims.values()):
             if claim.worker == principal.worker and claim.phase is Phase.OFFERED:
@@ -329,6 +331,7 @@ class ModelStore:
                     self._back_to_queue(
                         claim, job, "expired", "the worker's connection closed before it accepted"
                     )
+        return True
 
     def accept(
         self, principal: Principal, claim_id: ClaimId, host: HostId, *, start_within_s: float
@@ -471,13 +474,14 @@ class ModelStore:
             del self.claims[claim.id]
             self.purged[claim.id] = claim
 
-    def beat(self, gateway_id: GatewayId, connections: Collection[str]) -> None:
+    def beat(self, gateway_id: GatewayId, connections: Collection[str]) -> frozenset[str]:
         for name, row in self.workers.items():
             if row.connection in connections:
                 row.seen_at = self._now()
                 for claim in self.open():
                     if claim.worker == name and claim.phase is Phase.STARTED:
                         self.rows[claim.key].updated_at = self._now()
+        return frozenset(row.connection for row in self.workers.values()) & frozenset(connections)
 
     def candidates(
         self,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from edge_ws.protocol.frames import Frame, ServerFrame, WorkerFrame
+from edge_ws.protocol.frames import Frame
 from edge_ws.protocol.ids import SiteId, WorkerName
 from tests.simulation.world import Violation, World
 
@@ -58,34 +60,125 @@ class Wire:
             end.closed(self)
 
 
-Respond = Callable[[list[ServerFrame]], None]
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a request, as a worker sees it."""
+
+    status_code: int
+    headers: dict[str, str]
+    content: bytes
 
 
-class Served(Protocol):
-    """A gateway as a poll sees it."""
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a request says."""
 
-    alive: bool
+    kind: str
+    """poll or send."""
+    headers: dict[str, str]
+    body: bytes
 
-    def request(
-        self, worker: WorkerName, frames: list[WorkerFrame], respond: Respond, held_s: float | None
-    ) -> None: ...
+
+Respond = Callable[[Answer | None], None]
+
+
+class Carried:
+    """One arrival of a request at a gateway, which may answer it."""
+
+    def __init__(self, world: World, said: Said, answer: Respond) -> None:
+        self.said = said
+        self.left: asyncio.Future[None] = world.loop.create_future()
+        """Done when the gateway learns that nobody waits for the answer."""
+        self.answer = answer
+        """Give the answer; None: it breaks off."""
+
+    def leave(self) -> None:
+        """Tell the gateway that nobody waits for the answer."""
+        if not self.left.done():
+            self.left.set_result(None)
+
+
+class Request:
+    """One request of a worker's; it may arrive more than once, late or not at all."""
+
+    def __init__(self, network: Network, site: SiteId, said: Said, respond: Respond) -> None:
+        self.site = site
+        self._network, self._world = network, network.world
+        self._said = said
+        self._respond: Respond | None = respond
+        self._waited_on: Carried | None = None
+        """The arrival whose answer comes back here."""
+        self.loses_answer = False
+        """It breaks off instead."""
+
+    def arrive(self, *, ghost: bool) -> None:
+        """Come to any gateway; the answer to a ghost nobody hears."""
+        gateway = self._network.gateway()
+        if ghost:
+            if gateway is not None:
+                gateway.request(Carried(self._world, self._said, lambda _: None))
+        elif self._respond is not None:
+            if gateway is None:
+                self._back(Answer(502, {}, b""))
+                return
+            self._waited_on = Carried(self._world, self._said, self._answered)
+            gateway.request(self._waited_on)
+
+    def _answered(self, answer: Answer | None) -> None:
+        self._waited_on = None
+        if self.loses_answer:
+            self._back(None)
+        elif answer is None or not self._world.chance(self._network.bad / 3):
+            self._back(answer)
+        elif self._world.chance(0.5):
+            self._network.note("an answer is lost, and %s hears of it", self.site)
+            self._back(None)
+        else:
+            self._network.note("an answer to %s is lost", self.site)
+
+    def _back(self, answer: Answer | None) -> None:
+        self._world.at(self._world.within(0.005, 0.1), self._arrived, answer)
+
+    def _arrived(self, answer: Answer | None) -> None:
+        if self._respond is not None and self.site not in self._network.cut_off:
+            respond = self._respond
+            self.abandon()
+            respond(answer)
+
+    def cut(self) -> None:
+        """Break off between the worker and the gateway."""
+        self._back(None)
+
+    def abandon(self) -> None:
+        """Wait for the answer no more; the gateway learns of that, as a rule."""
+        if self._respond is not None:
+            self._respond = None
+            self._network.requests.remove(self)
+            if self._waited_on is not None and self._world.chance(0.8):
+                self._world.at(self._world.within(0.0, 0.5), self._waited_on.leave)
 
 
 class Network:
     """What a worker can reach, and how well."""
 
     def __init__(self, world: World) -> None:
-        self._world = world
+        self.world = world
         self.gateways: list[Any] = []
-        self.cut_off: set[int] = set()
-        """Workers (by `id`) that reach nothing now."""
+        self.cut_off: set[SiteId] = set()
+        """Machines that reach nothing now."""
+        self.no_websockets: set[SiteId] = set()
+        """Machines whose proxy lets no WebSocket pass."""
         self.bad = 0.0
         """How often a request is lost, late or repeated."""
         self.wires: list[Wire] = []
+        self.requests: list[Request] = []
         self.distrusts_wires_until = 0.0
         """Until then the database may not know which of them are alive."""
         self.on_frame: Callable[[Frame], None] = lambda _: None
-        """Told of each frame before it is sent."""
+        """Told of each frame before it is sent, while `is_watched`."""
+        self.is_watched = False
+        self.cancels_are_answered = True
+        """By workers that do not know the claim."""
 
     def welcomed(self, wire: Wire) -> None:
         """Hear that a worker is let in: of two machines with its name the living one keeps the name."""
@@ -93,43 +186,42 @@ class Network:
         for other in self.wires:
             lives = other.is_welcome and other.is_open and not other.swallows
             is_twin = other.worker == wire.worker and other.site != wire.site
-            if is_twin and lives and self._world.now > self.distrusts_wires_until:
+            if is_twin and lives and self.world.now > self.distrusts_wires_until:
                 raise Violation(f"{wire.worker} is {other.site}, and {wire.site} is let in as well")
 
     def gateway(self) -> Any | None:
-        """Return any gateway that lives: a balancer has no memory."""
+        """Return any gateway that lives and is not about to leave: a balancer has no memory."""
         living = [one for one in self.gateways if one.alive]
-        return self._world.rng.choice(living) if living else None
+        staying = [one for one in living if not one.leaves] or living
+        return self.world.rng.choice(staying) if staying else None
 
-    def request(
-        self, worker: WorkerName, frames: list[WorkerFrame], respond: Respond, held_s: float | None
-    ) -> None:
-        """Carry a poll or a send, perhaps late, perhaps twice, perhaps not at all; and its answer likewise."""
-        world = self._world
+    def note(self, words: str, *args: Any) -> None:
+        """Write into the history."""
+        self.world.note(words, *args)
+
+    def request(self, site: SiteId, said: Said, respond: Respond) -> Request:
+        """Carry a request, perhaps late, perhaps twice, perhaps not at all; and its answer likewise."""
+        world = self.world
+        request = Request(self, site, said, respond)
+        self.requests.append(request)
+        if site in self.cut_off:
+            return request
         fate = world.rng.random()
         if fate < self.bad / 3:
-            return
+            return request
         if fate < self.bad * 2 / 3:
-            world.at(world.within(20.0, 240.0), self._arrive, worker, frames, _nobody, held_s)
+            world.at(world.within(20.0, 240.0), self._haunt, request)
             if fate < self.bad / 2:
-                return
+                return request
         elif fate < self.bad:
-            world.at(world.within(0.01, 30.0), self._arrive, worker, frames, _nobody, held_s)
-        world.at(world.within(0.005, 0.1), self._arrive, worker, frames, respond, held_s)
+            world.at(world.within(0.01, 30.0), self._haunt, request)
+        world.at(world.within(0.005, 0.1), self._arrive, request)
+        return request
 
-    def _arrive(
-        self, worker: WorkerName, frames: list[WorkerFrame], respond: Respond, held_s: float | None
-    ) -> None:
-        gateway = self.gateway()
-        if gateway is None:
-            return
+    def _arrive(self, request: Request) -> None:
+        if request.site not in self.cut_off:
+            request.arrive(ghost=False)
 
-        def back(answer: list[ServerFrame]) -> None:
-            if not self._world.chance(self.bad / 3):
-                self._world.at(self._world.within(0.005, 0.1), respond, answer)
-
-        gateway.request(worker, frames, back, held_s)
-
-
-def _nobody(answer: list[ServerFrame]) -> None:
-    """Whoever asked has stopped waiting."""
+    def _haunt(self, request: Request) -> None:
+        self.note("an old request of %s arrives", request.site)
+        request.arrive(ghost=True)

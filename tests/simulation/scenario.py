@@ -23,6 +23,7 @@ from edge_ws.protocol.ids import ClaimId, WorkerName
 from edge_ws.protocol.states import Phase
 from edge_ws.store.records import JobKey
 from edge_ws.store.wakeup import Changes
+from edge_ws.worker.choice import AUTO, LONGPOLL, WEBSOCKET
 from tests.simulation.airflow import Airflow
 from tests.simulation.gateway import Gateway
 from tests.simulation.model_store import OPEN, SEEN_S, ModelStore, Row, Rules
@@ -67,18 +68,21 @@ class Scenario:
         self.store = ModelStore(lambda: world.now, self._name_claim, rules, self._changed, self._deleted)
         self.airflow = Airflow(world, self.store)
         self.network = Network(world)
+        self.network.cancels_are_answered = rules.cancels_are_answered
         self.wakes = rng.choice((1.0, 1.0, 0.7, 0.0))
         """How often a commit wakes a gateway (the backup scan finds the rest)."""
         self.sites: list[Site] = []
         self.daemons: dict[int, SimDaemon] = {}
         self.concurrency = rng.choice((1, 2, 2, 4))
-        self.polls = rng.choice((0.0, 0.0, 0.3, 1.0))
-        self.network.bad = rng.choice((0.0, 0.02, 0.1)) if self.polls else 0.0
+        self.transport = rng.choice((WEBSOCKET, WEBSOCKET, AUTO, LONGPOLL))
+        self.network.bad = rng.choice((0.0, 0.02, 0.1)) if self.transport != WEBSOCKET else 0.0
         for _ in range(rng.choice((1, 1, 2))):
             self._start_gateway()
         for number in range(rng.choice((1, 2, 2))):
             site = Site(world, self.airflow, WorkerName(f"w{number + 1}"))
             self.sites.append(site)
+            if world.chance(0.4):
+                self._block(site)
             self._start_daemon(site)
         self.healing = False
         self.faults_end = rng.choice((40.0, 90.0, 200.0))
@@ -117,6 +121,9 @@ class Scenario:
             (self._cut, 3.0),
             (self._black_hole, 2.0),
             (self._cut_off, 1.0),
+            (self._block_websockets, 1.0),
+            (self._try_again, 1.0),
+            (self._gateway_leaves, 1.0),
             (self._kill_gateway, 2.0),
             (self._kill_daemon, 2.0),
             (self._kill_host, 2.0),
@@ -127,7 +134,7 @@ class Scenario:
             (self._database_away, 1.0),
             (self._api_away, 1.0),
             (self._crash_scheduler, 0.7),
-            (self._clear, 1.0),
+            (self._clear, 2.0),
             (self._mark, 0.5),
             (self._revoke, 1.0),
             (self._wish, 1.0),
@@ -138,7 +145,7 @@ class Scenario:
         ]
         # Each seed knows some kinds of faults only: a rare one is not drowned by the others.
         chosen = rng.sample(kinds, rng.choice((2, 3, 4, 6)))
-        self.airflow.edge3_queues = rng.choice((0.0, 0.0, 0.0, 0.5))
+        self.airflow.edge3_queues = rng.choice((0.0, 0.0, 0.8))
         self.airflow.on_edge3_queued = self._edge3_works
         self.commits_unheard = rng.choice((0.0, 0.0, 0.02))
         for _ in range(rng.choice((2, 4, 8, 12))):
@@ -151,11 +158,13 @@ class Scenario:
         )
         self._strike_with = [fault for fault, _ in chosen]
         self.network.on_frame = self._frame_passes
+        self.network.is_watched = self._strikes > 0
         world.at(self.faults_end + 1.0, self._heal)
 
     def _frame_passes(self, frame: Frame) -> None:
         if self._strikes and not self.healing and type(frame) in self._strike_at and self.world.chance(0.3):
             self._strikes -= 1
+            self.network.is_watched = self._strikes > 0
             later = self.world.within(0.0, 0.1)
             self.world.at(later, self.world.rng.choice(self._strike_with))
 
@@ -165,6 +174,10 @@ class Scenario:
             wire = self.world.rng.choice(wires)
             self.world.note("a connection of %s is cut", wire.worker)
             wire.cut()
+        elif self.network.requests:
+            request = self.world.rng.choice(self.network.requests)
+            self.world.note("a request of %s is cut", request.site)
+            request.cut()
 
     def _black_hole(self) -> None:
         wires = [wire for wire in self.network.wires if wire.is_open]
@@ -176,7 +189,7 @@ class Scenario:
     def _cut_off(self) -> None:
         site = self.world.rng.choice(self.sites)
         self.world.note("%s reaches no gateway", site.worker)
-        self.network.cut_off.add(id(site))
+        self.network.cut_off.add(site.id)
         for wire in self.network.wires:
             if wire.worker == site.worker:
                 wire.swallows = True
@@ -185,8 +198,35 @@ class Scenario:
         self.world.at(self.world.within(5.0, 100.0), self._join, site)
 
     def _join(self, site: Site) -> None:
-        self.network.cut_off.discard(id(site))
+        self.network.cut_off.discard(site.id)
         site.api_cut_off = False
+
+    def _block_websockets(self) -> None:
+        """Let no WebSocket of a machine pass for a while, and break those that are open."""
+        site = self.world.rng.choice(self.sites)
+        self._block(site)
+        for wire in self.network.wires:
+            if wire.site == site.id:
+                wire.cut()
+
+    def _block(self, site: Site) -> None:
+        if self.transport == AUTO:
+            self.world.note("no WebSocket of %s passes", site.worker)
+            self.network.no_websockets.add(site.id)
+            self.world.at(self.world.within(5.0, 100.0), self.network.no_websockets.discard, site.id)
+
+    def _try_again(self) -> None:
+        """A person tells a worker to try a better way."""
+        if self.daemons:
+            daemon = self.world.rng.choice(list(self.daemons.values()))
+            self.world.note("%s is to try a WebSocket", daemon.label)
+            daemon.link.retry_now()
+
+    def _gateway_leaves(self) -> None:
+        gateway = self.network.gateway()
+        if gateway is not None and not gateway.leaves:
+            gateway.leave()
+            self.world.at(self.world.within(0.5, 20.0), self._start_gateway)
 
     def _start_gateway(self) -> None:
         gateway = Gateway(self.world, self.store, self.airflow, self.network, self.rules)
@@ -203,7 +243,9 @@ class Scenario:
 
     def _start_daemon(self, site: Site) -> None:
         if id(site) not in self.daemons and site in self.sites:
-            self.daemons[id(site)] = SimDaemon(self.world, self.network, site, self.concurrency, self.polls)
+            self.daemons[id(site)] = SimDaemon(
+                self.world, self.network, site, self.concurrency, self.transport
+            )
 
     def _kill_daemon(self) -> None:
         self._end_daemon(self.world.rng.choice(self.sites))
@@ -278,7 +320,15 @@ class Scenario:
         return self.world.rng.choice(names) if names else None
 
     def _clear(self) -> None:
-        if (name := self._task()) is not None:
+        # Best while a claim is on its way and the task has not begun.
+        offered = [
+            ti.key.task_id
+            for ti in self.airflow.tasks.values()
+            if ti.state == "queued" and (row := self.store.rows.get(ti.key)) is not None and row.state in OPEN
+        ]
+        if offered and self.world.chance(0.7):
+            self.airflow.clear(self.world.rng.choice(offered))
+        elif (name := self._task()) is not None:
             self.airflow.clear(name)
 
     def _mark(self) -> None:
@@ -319,7 +369,10 @@ class Scenario:
         rows = list(self.store.rows.values())
         if rows:
             row = self.world.rng.choice(rows)
-            if row.state in OPEN and row.worker != "e1":
+            runner = self.airflow.tasks[row.key.task_id].runner
+            # What edge3 says of what edge3 runs, it must know.
+            is_its_own = runner is not None and runner.is_edge3
+            if row.state in OPEN and row.worker != "e1" and not is_its_own:
                 state = self.world.rng.choice(("success", "failed"))
                 self.world.note("edge3 writes %s into %s", state, row.key.task_id)
                 self.store.edge3_patch(row.key, state)
@@ -370,6 +423,7 @@ class Scenario:
         self.world.note("all faults are over")
         self.healing = True
         self.network.bad = 0.0
+        self.network.no_websockets.clear()
         self.commits_unheard = 0.0
         self.airflow.edge3_queues = 0.0
         self.airflow.api_away = False
@@ -493,7 +547,7 @@ class Edge3Runner:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -511,7 +565,7 @@ def simulate(seed: int, rules: Rules | None = None, until_s: float | None = None
         until_s: stop there, as if something had broken, to see the history so far.
     """
     world = World(seed)
-    with _quiet(), world.as_loop():
+    with quiet(), world.as_loop():
         try:
             scenario = Scenario(world, rules or Rules())
             if until_s is not None:

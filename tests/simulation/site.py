@@ -62,7 +62,12 @@ class Site:
         """Those whose files lie in the hosts' directory, living or not."""
         self.processes: dict[ClaimId, Process] = {}
         self.api_cut_off = False
+        self.proven = False
+        """A gateway has let its worker in before."""
         self.on_write: Callable[[], None] = lambda: None
+
+    def prove(self) -> None:
+        self.proven = True
 
     def used(self) -> int:
         """Slots of processes that run (a waiting one that is dropped is as good as gone)."""
@@ -441,7 +446,7 @@ class Hosts:
 
     # What the daemon wants
 
-    def prepare(self, claim: ClaimId, payload: str, server: str) -> None:
+    def prepare(self, claim: ClaimId, payload: str, server: str, proxy: str | None) -> None:
         current = self.current
         if current is None:
             self._site.world.at(0.0, self._on_event, PrepareRefused(claim, "no job host is ready"))

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from edge_ws.errors import RemoteProtocolError
-from edge_ws.protocol.frames import (
-    Finished,
-    Hello,
-    Log,
-    Refused,
-    ServerFrame,
-    Timers,
-    Welcome,
-    WorkerFrame,
-)
-from edge_ws.protocol.ids import ClaimId
-from edge_ws.protocol.session import WorkerSession
-from edge_ws.protocol.states import Connection
+import anyio
+from anyio.abc import TaskGroup
+
+from edge_ws.errors import EdgeWsError, RefusedError, RemoteProtocolError, Unreachable, UnreachableError
+from edge_ws.protocol.frames import Cancel, Refusal, ServerFrame, Timers, Welcome, WorkerFrame
+from edge_ws.protocol.ids import ClaimId, WorkerName
+from edge_ws.protocol.session import Close
 from edge_ws.worker import logs as real_logs
+from edge_ws.worker.choice import AUTO
+from edge_ws.worker.conversation import Conversation
 from edge_ws.worker.daemon import Daemon, JobEvent
 from edge_ws.worker.host_events import Prepared
 from edge_ws.worker.jobs import Action, Jobs, Prepare
+from edge_ws.worker.link import Link
 from edge_ws.worker.logs import Logs
 from edge_ws.worker.slots import Slots
-from tests.simulation.network import Network, Wire
+from edge_ws.worker.transports.base import Channel
+from edge_ws.worker.transports.longpoll import LongPollChannel, LongPollTransport
+from tests.simulation.network import Network, Said, Wire
 from tests.simulation.site import Hosts, Site
 from tests.simulation.world import Violation, World
 
-POLL_PATIENCE_S = 45.0
+URL = "http://g"
 
 
 class _MemoryTail(real_logs._Tail):
@@ -90,192 +91,209 @@ class SimLogs(Logs):
                 self._pump(tail)
 
 
-class SimLink:
-    """The worker's side of the connection, by either transport; see `edge_ws.worker.link`."""
+class _WireChannel:
+    """A WebSocket as the worker's conversation sees it; see `edge_ws.worker.transports.base.Channel`."""
+
+    beats = True
+
+    def __init__(self, daemon: SimDaemon, gateway: Any) -> None:
+        self._daemon, self._network = daemon, daemon.network
+        self._arrived: list[ServerFrame] = []
+        self._is_closed = False
+        self._changed: asyncio.Future[None] | None = None
+        self.wire = Wire(daemon.world, daemon.name, daemon.site.id, gateway, self)
+        self._network.wires.append(self.wire)
+
+    async def send(self, frames: Sequence[WorkerFrame]) -> None:
+        if self._is_closed:
+            raise UnreachableError("the connection broke off", kind=Unreachable.BROKE_OFF)
+        for frame in frames:
+            self._network.on_frame(frame)
+            self.wire.send(frame, up=True)
+
+    async def receive(self) -> Sequence[ServerFrame]:
+        while not self._arrived:
+            if self._is_closed:
+                raise UnreachableError("the connection broke off", kind=Unreachable.BROKE_OFF)
+            self._changed = self._daemon.world.loop.create_future()
+            await self._changed
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def retire(self) -> None:
+        """Nothing to do."""
+
+    async def close(self, close: Close) -> None:
+        self.wire.cut()
+
+    # What the wire tells
+
+    def heard(self, wire: Wire, frame: ServerFrame) -> None:
+        if isinstance(frame, Welcome):
+            self._network.welcomed(wire)
+        self._arrived.append(frame)
+        self._wake()
+
+    def closed(self, wire: Wire) -> None:
+        self._is_closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+
+
+class SimWebSocket:
+    """WebSockets over the model's network."""
+
+    name = "websocket"
+    where = URL
 
     def __init__(self, daemon: SimDaemon) -> None:
         self._daemon = daemon
-        self._world, self._network = daemon.world, daemon.network
-        self._session: WorkerSession | None = None
-        self._wire: Wire | None = None
-        self._tries = 0
-        self._leaving = False
-        self._batch: list[WorkerFrame] = []
-        self._failures = 0
 
-    @property
-    def ready(self) -> bool:
-        return self._session is not None and self._session.state is Connection.READY
-
-    def start(self) -> None:
-        self._connect()
-
-    def leave(self, reason: str) -> None:
-        self._leaving = True
-
-    def send(self, frame: WorkerFrame) -> bool:
-        if not self.ready:
-            return False
-        assert self._session is not None
-        self._session.sending(frame, self._world.now)
-        if isinstance(frame, Finished):
-            self._daemon.finished[frame.claim] = frame.log_end
-        self._network.on_frame(frame)
-        if self._wire is not None:
-            self._wire.send(frame, up=True)
-        else:
-            if not self._batch:
-                self._world.at(self._world.within(0.001, 0.05), self._flush, self._session)
-            self._batch.append(frame)
-        return True
-
-    # Connections
-
-    def _connect(self) -> None:
-        if not self._daemon.running or self._session is not None:
-            return
-        gateway = self._network.gateway()
-        if gateway is None or self._cut_off():
-            self._again()
-            return
-        session = self._session = WorkerSession(self._world.now)
-        self._failures = 0
-        self._batch = []
-        hello = self._daemon.hello()
-        session.sending(hello, self._world.now)
-        if self._world.chance(self._daemon.polls):
-            self._wire = None
-            self._poll(session, hello, 0.1)
-        else:
-            wire = self._wire = Wire(self._world, self._daemon.name, self._daemon.site.id, gateway, self)
-            self._network.wires.append(wire)
-            gateway.opened(wire)
-            wire.send(hello, up=True)
-        self._world.at(5.0, self._watch, session)
-
-    def _cut_off(self) -> bool:
-        return id(self._daemon.site) in self._network.cut_off
-
-    def _again(self, pause_s: float | None = None) -> None:
-        self._tries += 1
-        ceiling = min(60.0, 2.0 ** min(self._tries, 6))
-        self._world.at(pause_s or self._world.within(0.05, ceiling), self._connect)
-
-    def _lost(self, session: WorkerSession, pause_s: float | None = None) -> None:
-        if self._session is session:
-            self._session = None
-            if self._wire is not None:
-                self._wire.cut()
-                self._wire = None
-            self._again(pause_s)
-
-    def _watch(self, session: WorkerSession) -> None:
-        if self._session is not session or not self._daemon.running:
-            return
-        now = self._world.now
-        due = session.tick(now)
-        if due.close is not None:
-            self._lost(session)
-            return
-        if due.beat:
-            self.send(self._daemon.status())
-        deadline = session.deadline()
-        self._world.at(max(0.01, (deadline or now + 5.0) - now), self._watch, session)
-
-    def heard(self, wire: Wire, frame: ServerFrame) -> None:
-        if wire is self._wire and self._session is not None:
-            self._take(self._session, frame)
-
-    def closed(self, wire: Wire) -> None:
-        if wire is self._wire and self._session is not None:
-            self._lost(self._session)
-
-    def _take(self, session: WorkerSession, frame: ServerFrame) -> None:
-        if not self._daemon.running:
-            return
+    @asynccontextmanager
+    async def open(self, worker: WorkerName, token: str) -> AsyncIterator[_WireChannel]:
+        world, network, site = self._daemon.world, self._daemon.network, self._daemon.site.id
+        await asyncio.sleep(world.within(0.005, 0.1))
+        if site in network.cut_off:
+            await asyncio.sleep(world.rng.choice((0.0, 10.0)))
+            raise UnreachableError("nothing is reached")
+        silent = False
+        if site in network.no_websockets:
+            silent = world.chance(0.2)
+            if not silent:
+                raise UnreachableError("WebSockets do not pass", kind=Unreachable.NO_UPGRADE)
+        gateway = network.gateway()
+        if gateway is None:
+            raise UnreachableError("no gateway is there")
+        if gateway.leaves:
+            raise RefusedError(Refusal.UNAVAILABLE.value, "the gateway is leaving", retry_after_s=1.0)
+        channel = _WireChannel(self._daemon, gateway)
+        channel.wire.swallows = silent
+        gateway.opened(channel.wire)
         try:
-            session.receive(frame, self._world.now)
-        except RemoteProtocolError as error:
-            raise Violation(f"a gateway broke the protocol: {error}") from error
-        if isinstance(frame, Welcome):
-            self._tries = 0
-            if self._wire is not None:
-                self._network.welcomed(self._wire)
-            self._daemon.welcomed(frame, 0.0, "websocket" if self._wire else "longpoll")
-        elif isinstance(frame, Refused):
-            self._world.note("%s is refused: %s", self._daemon.label, frame.sentence)
-            self._lost(session, self._world.within(10.0, 30.0))
-        else:
-            self._daemon.take(frame)
+            yield channel
+        finally:
+            channel.wire.cut()
 
-    # Long-poll
 
-    def _poll(self, session: WorkerSession, hello: Hello, held_s: float) -> None:
-        answered = False
+class _PollChannel(LongPollChannel):
+    """The real one, over requests in the model's network."""
 
-        def answer(frames: list[ServerFrame]) -> None:
-            nonlocal answered
-            if answered or self._session is not session or not self._daemon.running:
-                return
-            answered = True
-            self._failures = 0
-            self._hear(session, frames)
-            self._poll_again(session)
+    def __init__(self, transport: SimLongPoll, daemon: SimDaemon) -> None:
+        super().__init__(transport, None)  # type: ignore[arg-type]
+        self._daemon = daemon
+        self._always = {
+            "edge-ws-token": "t",
+            "edge-ws-worker": daemon.name,
+            "content-type": "application/json",
+        }
 
-        def give_up() -> None:
-            nonlocal answered
-            if answered or self._session is not session or not self._daemon.running:
-                return
-            answered = True
-            self._failures += 1
-            if self._failures >= 3:
-                self._lost(session)
-            else:
-                self._poll_again(session)
-
-        if not self._cut_off():
-            self._network.request(self._daemon.name, [hello], answer, held_s)
-        self._world.at(POLL_PATIENCE_S, give_up)
-
-    def _poll_again(self, session: WorkerSession) -> None:
-        if self._session is session and session.state is Connection.READY:
-            self._poll(session, self._daemon.hello(), 25.0)
-
-    def _hear(self, session: WorkerSession, frames: list[ServerFrame]) -> None:
-        session.heard(self._world.now)
+    async def send(self, frames: Sequence[WorkerFrame]) -> None:
         for frame in frames:
-            if self._session is not session:
-                return
-            # Each poll is greeted; only the first greeting opens the session, the others bring the wish.
-            again = isinstance(frame, Welcome) and session.state is not Connection.GREETED
-            if not again:
-                self._take(session, frame)
-            elif frame.wish.revision != self._daemon._revision:
-                self._take(session, frame.wish)
+            self._daemon.network.on_frame(frame)
+        await super().send(frames)
 
-    def _flush(self, session: WorkerSession) -> None:
-        if self._session is not session or not self._daemon.running:
-            return
-        frames, self._batch = self._batch, []
-        if not self._cut_off():
-            self._network.request(
-                self._daemon.name, frames, lambda told: self._answered(session, told), held_s=None
-            )
+    async def _post(self, url: str, body: bytes, headers: dict[str, str], within_s: float) -> Any:
+        world, network = self._daemon.world, self._daemon.network
+        future = world.loop.create_future()
+        said = Said(url.rpartition("/")[2], {**self._always, **headers}, body)
+        request = network.request(self._daemon.site.id, said, future.set_result)
+        timer = world.loop.call_later(within_s, _time_out, future)
+        try:
+            answer = await future
+        finally:
+            timer.cancel()
+            request.abandon()
+        if answer is None:
+            raise UnreachableError("broke off", kind=Unreachable.BROKE_OFF)
+        if answer.status_code == 200:
+            return answer
+        raise self._refused(url, answer)
 
-    def _answered(self, session: WorkerSession, frames: list[ServerFrame]) -> None:
-        if self._session is session and self._daemon.running:
-            self._hear(session, frames)
+
+def _time_out(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_exception(UnreachableError("no answer in time", kind=Unreachable.TIMED_OUT))
+
+
+class SimLongPoll(LongPollTransport):
+    """The real one, over the model's network."""
+
+    def __init__(self, daemon: SimDaemon) -> None:
+        super().__init__(SimpleNamespace(base_url=URL, proxy=None), daemon.hello)  # type: ignore[arg-type]
+        self._daemon = daemon
+
+    @asynccontextmanager
+    async def open(self, worker: WorkerName, token: str) -> AsyncIterator[LongPollChannel]:
+        channel = _PollChannel(self, self._daemon)
+        try:
+            yield channel
+        finally:
+            await channel.end()
+
+
+class _Conversation(Conversation):
+    """The real one; as all heartbeats here are alike, it need not look each second what is due."""
+
+    async def _watch(self, channel: Channel) -> None:
+        while True:
+            now = anyio.current_time()
+            await anyio.sleep(max(0.01, (self._session.deadline() or now + 5.0) - now))
+            await self._tick(channel)
+
+
+class SimLink(Link):
+    """The real one, started again after a refusal as a service manager would do."""
+
+    def __init__(self, daemon: SimDaemon) -> None:
+        site = daemon.site
+        both: list[Any] = [SimWebSocket(daemon), SimLongPoll(daemon)]
+        super().__init__(
+            daemon.name,
+            [one for one in both if daemon.transport in {AUTO, one.name}],
+            daemon,
+            read_token=lambda: "t",
+            proven=site.proven,
+            on_proven=site.prove,
+        )
+        self._daemon = daemon
+
+    async def run(self) -> None:
+        world = self._daemon.world
+        while True:
+            with suppress(RefusedError):
+                await super().run()
+            await asyncio.sleep(world.within(10.0, 30.0))
+            self._fatal = None
+
+    def _start(self, tasks: TaskGroup, transport: str) -> None:
+        conversation = _Conversation(self._transports[transport], self._spoken)
+        self._open.add(conversation)
+        tasks.start_soon(self._converse, conversation)
+
+    def _over(self, conversation: Conversation, error: EdgeWsError | None) -> None:
+        name = conversation.transport.name
+        self._daemon.world.note("%s: its %s is over: %s", self._daemon.label, name, error)
+        if isinstance(error, RemoteProtocolError):
+            raise Violation(f"a gateway broke the protocol: {error}")
+        super()._over(conversation, error)
+
+    def _welcomed(self, conversation: Conversation, welcome: Welcome) -> None:
+        name = conversation.transport.name
+        self._daemon.world.note("%s is let in by %s at %s", self._daemon.label, name, welcome.gateway)
+        super()._welcomed(conversation, welcome)
 
 
 class SimDaemon(Daemon):
     """One life of a daemon: what the real one makes are models here, what it decides is its own."""
 
-    def __init__(self, world: World, network: Network, site: Site, concurrency: int, polls: float) -> None:
-        self.world, self.network, self.site, self.polls = world, network, site, polls
+    def __init__(self, world: World, network: Network, site: Site, concurrency: int, transport: str) -> None:
+        self.world, self.network, self.site, self.transport = world, network, site, transport
         self.running = True
         self.name = site.worker
         self.label = f"{site.worker}@{site.id}"
-        self.finished: dict[ClaimId, int] = {}
         self._config = SimpleNamespace(  # type: ignore[assignment]
             name=site.worker, concurrency=concurrency, queues=None, team=None
         )
@@ -285,7 +303,7 @@ class SimDaemon(Daemon):
         self._queues = None
         self._revision = 0
         self._timers = Timers()
-        self._execution_api_url = ""
+        self._execution_api_url, self._task_proxy = "", None
         self._jobs = Jobs(self._slots)
         self._outbox = site.outbox  # type: ignore[assignment]
         self._draining = self._retiring = False
@@ -298,11 +316,21 @@ class SimDaemon(Daemon):
         world.note("%s starts", self.label)
         self._do(self._jobs.restore(self._outbox.load(), self._outbox.load_dead()))
         self._hosts.start()  # type: ignore[attr-defined]
-        self.link.start()
+        self._linked = world.start(self.link.run())
         world.at(10.0, self._say_again_now)
 
     def _sysinfo(self) -> dict[str, str | int | float]:
-        return {}
+        reason = self.link.mode.reason
+        return {"transport_reason": reason} if reason else {}
+
+    def welcomed(self, welcome: Welcome, opened_in_s: float, transport: str) -> None:
+        if self.running:
+            super().welcomed(welcome, opened_in_s, transport)
+
+    def take(self, frame: ServerFrame) -> None:
+        unanswered = isinstance(frame, Cancel) and self._jobs.get(frame.claim) is None
+        if self.running and (self.network.cancels_are_answered or not unanswered):
+            super().take(frame)
 
     def _on_event(self, event: Any) -> None:
         if self.running:
@@ -346,13 +374,11 @@ class SimDaemon(Daemon):
         for host in self.site.hosts:
             if host.attached is self._hosts:
                 host.attached = None
-        wire = self.link._wire
-        if wire is not None:
-            wire.cut()
+        self._linked.cancel()
 
     def idle(self) -> bool:
         """Tell whether nothing is left of any job."""
         return not len(self._jobs) and not self.site.outbox.records
 
 
-__all__ = ["Log", "SimDaemon"]
+__all__ = ["SimDaemon"]
