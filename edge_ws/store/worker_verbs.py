@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from edge_ws.errors import RefusedError
+from edge_ws.errors import ConflictError, RefusedError
 from edge_ws.protocol.frames import Refusal
 from edge_ws.protocol.ids import ClaimId, HostId, SiteId, WorkerName, new_id
 from edge_ws.protocol.states import Phase
@@ -127,12 +127,19 @@ class WorkerVerbs:
 
         Raises:
             RefusedError: the name is in use by a live worker of another site, or by a live one of edge3's.
+            ConflictError: another connection registers the same new worker at this moment.
         """
+        try:
+            return self._register(principal, said)
+        except sa.exc.IntegrityError as error:
+            raise ConflictError(f"{principal.worker} is being registered by another connection") from error
+
+    def _register(self, principal: Principal, said: Registration) -> Registered:
         name = principal.worker
         with self._database.write() as connection:
             self._check_name(connection, name, said.inventory.site)
+            self._write_edge_worker(connection, principal, said)
             before = connection.execute(sa.select(worker).where(worker.c.worker_name == name)).one_or_none()
-            self._write_edge_worker(connection, principal, said, before.transport if before else None)
             this = new_id()
             values = {
                 "site": said.inventory.site,
@@ -189,9 +196,7 @@ class WorkerVerbs:
             )
 
     @staticmethod
-    def _write_edge_worker(
-        connection: Connection, principal: Principal, said: Registration, transport_before: str | None
-    ) -> None:
+    def _write_edge_worker(connection: Connection, principal: Principal, said: Registration) -> None:
         name = principal.worker
         sysinfo = {MARK: "", TRANSPORT_SINCE: datetime.now(UTC).isoformat(timespec="seconds"), **said.sysinfo}
         values: dict[str, Any] = {
@@ -203,6 +208,7 @@ class WorkerVerbs:
             sa.select(
                 edge_worker.c.sysinfo,
                 edge_worker.c.queues,
+                worker.c.transport,
                 worker.c.wish_queues,
                 worker.c.local_queues,
                 worker.c.worker_name,
@@ -223,7 +229,7 @@ class WorkerVerbs:
                 )
             )
             return
-        if transport_before == said.transport and TRANSPORT_SINCE in (row.sysinfo or {}):
+        if row.transport == said.transport and TRANSPORT_SINCE in (row.sysinfo or {}):
             sysinfo[TRANSPORT_SINCE] = row.sysinfo[TRANSPORT_SINCE]
         if row.worker_name is None or (
             row.wish_queues is None and row.queues == join_queues(row.local_queues)

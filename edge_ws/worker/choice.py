@@ -74,6 +74,13 @@ class Choice:
             return (self._wanted,)
         return (WEBSOCKET, LONGPOLL) if self._settled == WEBSOCKET else (LONGPOLL, WEBSOCKET)
 
+    def begin(self) -> tuple[str, ...]:
+        """Hear that nothing is connected and all begins anew; return the order."""
+        if self._settled == WEBSOCKET:
+            # What was in the way in earlier days is over.
+            self._reason = ""
+        return self.order()
+
     @property
     def head_start_s(self) -> float:
         """For how long the first has the field for itself."""

@@ -168,7 +168,7 @@ class Link:
     async def _contact(self, tasks: TaskGroup) -> float:
         """Connect and serve until no connection is left; return the pause before the next try, seconds."""
         self._errors, self._longest_s = [], 0.0
-        first, *others = self._choice.order()
+        first, *others = self._choice.begin()
         self._start(tasks, first)
         with anyio.move_on_after(self._choice.head_start_s):
             while self._current is None and self._open:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from edge_ws.errors import ConflictError
 from edge_ws.protocol.ids import ClaimId
 from edge_ws.protocol.states import Phase
 from edge_ws.store.records import Claimed, NewJob, Registered, Verdict
@@ -16,6 +17,7 @@ from edge_ws.store.store import Store
 from edge_ws.store.tables import claim, edge_job
 from tests.support.rows import FakeWorker, change_job, claim_row, end_leases, enqueue, job_row, new_job
 from tests.support.waiting import wait_until
+from tests.support.workers import register_worker
 
 
 @pytest.fixture
@@ -122,3 +124,24 @@ def test_what_dies_before_its_start_is_known_stays_lost(
     store.host_dead(worker.principal, worker.host)
     assert store.started(worker.principal, offered.claim, worker.host) is Verdict.DONE
     assert claim_row(engine, offered.claim).result == "lost"
+
+
+def test_two_first_registrations_at_once_are_a_conflict_at_the_worst(engine: sa.Engine, store: Store) -> None:
+    """As a worker may try both transports at its first contact."""
+    both, conflicts = threading.Barrier(4), []
+
+    def register() -> None:
+        both.wait()
+        try:
+            register_worker(store, "new")
+        except ConflictError as error:
+            conflicts.append(str(error))
+
+    threads = [threading.Thread(target=register) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(conflicts) < 4
+    assert all("new is being registered by another connection" in one for one in conflicts)
+    assert [found.name for found in store.workers()] == ["new"]

@@ -70,6 +70,16 @@ def test_a_failure_that_comes_after_long_poll_is_ready_gives_the_reason_alone() 
     assert choice.renewal(LONGPOLL, 1.0) == (1.0 + PROBE_FIRST_S, WEBSOCKET)
 
 
+def test_a_reason_of_earlier_days_is_not_given_again() -> None:
+    choice = Choice(AUTO, 0.0)
+    choice.failed(WEBSOCKET, "the server is away", 0.0)
+    assert choice.begin() == (WEBSOCKET, LONGPOLL)
+    choice.ready(LONGPOLL, 5.0)
+    assert "too long" in choice.mode.reason
+    assert choice.begin() == (LONGPOLL, WEBSOCKET)
+    assert "too long" in choice.mode.reason
+
+
 def test_probing_can_be_asked_for() -> None:
     choice = on_longpoll()
     choice.probe_now(10.0)
