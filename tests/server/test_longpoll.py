@@ -28,6 +28,7 @@ from edge_ws.protocol.frames import (
     Refuse,
     Refused,
     ServerFrame,
+    Stale,
     Started,
     Timers,
     Welcome,
@@ -455,3 +456,59 @@ async def test_two_polls_at_once_the_newest_hears(
         enqueue(engine, new_job())
     # The first may have been the worker's own, and the second an old one that came late: it asks again.
     assert answers == [(1, Beat), (2, Offer)]
+
+
+async def test_the_same_words_by_both_ways_and_many_times_count_once(
+    engine: sa.Engine, store: Store, gateway: RunningGateway, client: httpx2.AsyncClient
+) -> None:
+    token = make_token(store)
+    job = new_job()
+    async with connected(gateway, token) as peer:
+        enqueue(engine, job)
+        claim = (await peer.expect(Offer)).claim
+        by_poll = Poller(gateway, token, client)
+        said = {
+            Go: Accept(claim=claim, host=peer.host),
+            LogAck: Log(claim=claim, offset=0, data=b"once\n"),
+            Ack: Started(claim=claim, host=peer.host),
+        }
+        for answer, statement in said.items():
+            await peer.send(statement)
+            await peer.expect(answer)
+            for _ in range(2):
+                assert isinstance((await by_poll.send(statement))[0], answer)
+        finished = Finished(claim=claim, exit_code=0, log_end=5)
+        for _ in range(3):
+            assert (await by_poll.send(finished)) == (Ack(claim=claim, phase=Phase.ENDED),)
+        await peer.send(finished)
+        assert (await peer.expect(Ack)).phase is Phase.ENDED
+    assert job_row(engine, job.key).state == "success"
+    await until(lambda: gateway.logs.files == {"t.log": b"once\n"})
+
+
+async def test_what_comes_late_by_another_gateway_touches_no_other_job(
+    engine: sa.Engine, store: Store, client: httpx2.AsyncClient
+) -> None:
+    job = new_job()
+    with serving(Store(engine)) as one, serving(Store(engine)) as two:
+        poller = Poller(one, make_token(store), client)
+        await poller.poll()
+        enqueue(engine, job)
+        old = (await offered(poller)).claim
+        await poller.send(Refuse(claim=old, reason="full"))
+        new = (await offered(poller)).claim
+        assert new != old
+        await poller.send(Accept(claim=new, host=poller.host))
+        poller.to = two
+        late = (
+            Accept(claim=old, host=poller.host),
+            Started(claim=old, host=poller.host),
+            Log(claim=old, offset=0, data=b"late"),
+            Finished(claim=old, exit_code=1, log_end=4),
+        )
+        assert set(await poller.send(*late)) == {Stale(claim=old)}
+        assert job_row(engine, job.key).state == "restarting"
+        poller.to = one
+        await poller.send(Started(claim=new, host=poller.host))
+        await poller.send(Finished(claim=new, exit_code=0, log_end=0))
+        assert job_row(engine, job.key).state == "success"
