@@ -202,7 +202,7 @@ def running_fleet(folder: Path, *, gateways: int, workers: int, slots: int) -> I
             forwarder,
             centre,
             [_gateway(folder, number, port, url, centre.url) for number, port in enumerate(ports)],
-            [_worker(folder, f"w{number}", forwarder.port, token, slots) for number in range(workers)],
+            [_worker(folder, number, forwarder.port, token, slots) for number in range(workers)],
             said,
         )
         stack.callback(_stop, fleet)
@@ -236,7 +236,8 @@ def _gateway(folder: Path, number: int, port: int, url: sa.URL, execution_api_ur
     return Program(name, command, clean_environment(home), folder / f"{name}.log", home)
 
 
-def _worker(folder: Path, name: str, port: int, token: str, slots: int) -> Worker:
+def _worker(folder: Path, number: int, port: int, token: str, slots: int) -> Worker:
+    name = f"w{number}"
     home = folder / name
     home.mkdir()
     path = home / "token"
@@ -244,7 +245,7 @@ def _worker(folder: Path, name: str, port: int, token: str, slots: int) -> Worke
     path.write_text(token)
     command = [sys.executable, "-m", "edge_ws.cli", "worker", "--url", f"http://127.0.0.1:{port}"]
     command += ["-H", name, "-q", "q", "-c", str(slots), "--token-file", str(path)]
-    command += ["--state-dir", str(home / "state")]
+    command += ["--state-dir", str(home / "state"), "--transport", ("auto", "longpoll")[number % 2]]
     environment = clean_environment(
         home,
         AIRFLOW__CORE__DAGS_FOLDER=str(Path(__file__).with_name("dags")),
