@@ -274,9 +274,11 @@ class Reports:
     async def compare(self, link: Link, open_claims: tuple[OpenClaim, ...]) -> None:
         """After a `hello`: tell which of the worker's claims are stale, and ask for those it did not name."""
         assert link.inventory is not None
+        buried: set[ClaimId] = set()
         for host in link.inventory.dead_hosts:
             ended = await self._desk.run(self._store.host_dead, link.principal, host)
             self._buried(link, host, ended, link)
+            buried |= set(ended)
         known = {one.claim: one for one in open_claims}
         stated = {held.claim: held for held in link.inventory.claims}
         for claim_id, held in stated.items():
@@ -284,7 +286,7 @@ class Reports:
                 link.send(Stale(claim=claim_id))
             elif held.phase is Phase.STARTED and known[claim_id].phase is not Phase.STARTED:
                 await self._desk.run(self._store.started, link.principal, claim_id, held.host)
-        for claim_id in known.keys() - stated.keys():
+        for claim_id in known.keys() - stated.keys() - buried:
             # Another site's answer proves nothing: this machine took the name over, and the other one may
             # be at it still.
             if known[claim_id].site == link.inventory.site:

@@ -307,7 +307,8 @@ def _answer_to_query(one: _Claim, report: PhaseIs) -> None:
         _start(one, report.host)
     elif report.phase is Phase.UNKNOWN and one.phase is Phase.OFFERED:
         _end(one, "refused", unknown)
-    elif report.phase is Phase.UNKNOWN:
+    elif report.phase is Phase.UNKNOWN and one.result != "lost":
+        # What is known to be lost may have run; that the worker has forgotten it says nothing new.
         one.result, one.detail, one.changed = "not_started", unknown, True
 
 

@@ -396,7 +396,7 @@ class ModelStore:
         claim, row = found
         if claim.phase is Phase.OFFERED:
             self._back_to_queue(claim, row, "refused", "the worker does not know the claim")
-        else:
+        elif claim.result != "lost":
             claim.result, claim.detail = "not_started", "the worker does not know the claim"
         return Verdict.DONE
 

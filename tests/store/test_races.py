@@ -126,6 +126,16 @@ def test_what_dies_before_its_start_is_known_stays_lost(
     assert claim_row(engine, offered.claim).result == "lost"
 
 
+def test_what_is_lost_stays_so_when_its_worker_has_forgotten_it(
+    engine: sa.Engine, store: Store, worker: FakeWorker, offered: Claimed
+) -> None:
+    """Its task may run for Airflow; nobody else would tell that its process is gone."""
+    worker.accept(offered.claim)
+    store.host_dead(worker.principal, worker.host)
+    store.unknown(worker.principal, offered.claim)
+    assert claim_row(engine, offered.claim).result == "lost"
+
+
 def test_two_first_registrations_at_once_are_a_conflict_at_the_worst(engine: sa.Engine, store: Store) -> None:
     """As a worker may try both transports at its first contact."""
     both, conflicts = threading.Barrier(4), []
