@@ -45,6 +45,9 @@ def outcome(
         return Outcome.SUCCESS if succeeded else Outcome.FAILED
     same = job.subject in by_id
     state = by_id.get(job.subject) if same else by_try.get(attempt(job.key))
+    if job.state == "not_started" and state in {"running", "restarting"}:
+        # Another process runs or ran it: a claim that a foreign writer made stale does so to its end.
+        return Outcome.NOTHING
     if state == "restarting":
         # Cleared while it ran: the old process is gone, which is what the task waits for. FAILED would run
         # its failure callbacks and use up a retry.
@@ -54,7 +57,4 @@ def outcome(
     if succeeded:
         # A queued task may be the next round of a sensor or of a deferral, whose old round this is.
         return Outcome.SUCCESS if state == "running" else Outcome.NOTHING
-    if job.state == "not_started" and state == "running":
-        # Another process runs it: a claim that a foreign writer made stale does so to its end.
-        return Outcome.NOTHING
     return Outcome.FAILED if state in {"queued", "running"} else Outcome.NOTHING

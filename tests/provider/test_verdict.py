@@ -51,7 +51,12 @@ def test_a_task_that_has_settled_hears_nothing(row: str, state: str | None) -> N
     assert outcome(row, same=state) is Outcome.NOTHING
 
 
-@pytest.mark.parametrize("row", ["success", "failed", "not_started", "removed"])
+def test_a_cleared_task_does_not_hear_of_a_claim_that_never_ran() -> None:
+    """Another process ran it, which may be running still."""
+    assert outcome("not_started", other="restarting") is Outcome.NOTHING
+
+
+@pytest.mark.parametrize("row", ["success", "failed", "removed"])
 def test_a_cleared_task_hears_that_its_old_process_is_gone(row: str) -> None:
     assert outcome(row, other="restarting") is Outcome.SUCCESS
     assert outcome(row, same="restarting") is Outcome.SUCCESS  # Airflow 3.4 keeps the id until then
