@@ -176,7 +176,9 @@ def test_a_reader_that_leaves_is_no_traceback(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_with_its_code(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from argparse import Namespace; from edge_ws.cli.run import run\n"
+        "import signal, sys, time; from argparse import Namespace; from edge_ws.cli.run import run\n"
+        # A shell has its background jobs ignore it, and their children.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from edge_ws.cli.verbs import Side, Verb\n"
         "verb = Verb(name='do', help='', side=Side.ANYWHERE, implementation='tests.support.verbs:do')\n"
         "what = lambda: print('ready', flush=True) or time.sleep(60)\n"

@@ -85,7 +85,10 @@ def until_told_last(engine: sa.Engine, heard: Heard) -> Changes:
 
 def kill_listeners(engine: sa.Engine) -> int:
     """Have the server end all sessions that listen."""
-    query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'LISTEN%%'"
+    query = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND query LIKE 'LISTEN%%'"
+    )
     with engine.begin() as connection:
         return int(connection.exec_driver_sql(query).scalar_one())
 
@@ -199,7 +202,7 @@ class TestLosingAndFindingIt:
         echoes = Echoes(every_s=0.2, within_s=0.5)
         with watching(ListenWatch(postgres_engine, heard, echoes=echoes)) as watch:
             wait_until(lambda: watch.hears)
-            query = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%%'"
+            query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%%'"
             with postgres_engine.begin() as connection:
                 pid = connection.exec_driver_sql(query).scalar_one()
             heard.changes.clear()

@@ -104,6 +104,7 @@ async def test_a_worker_of_that_name_is_not_disturbed(
         await until(lambda: httpx2.get(health, trust_env=False).json()["workers"] == 1)
         before = store.workers()
         caplog.set_level(logging.INFO)
+        caplog.clear()
         told = await _all(visit)
         assert {found.status for found in told.values()} == {Status.OK}
         assert (await peer.connection.ping()) is not None
