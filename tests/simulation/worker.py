@@ -266,7 +266,9 @@ class SimLink(Link):
             with suppress(RefusedError):
                 await super().run()
             await asyncio.sleep(world.within(10.0, 30.0))
-            self._fatal = None
+            # A new process knows nothing of what the old one was opening.
+            self._fatal = self._current = None
+            self._open.clear()
 
     def _start(self, tasks: TaskGroup, transport: str) -> None:
         conversation = _Conversation(self._transports[transport], self._spoken)
