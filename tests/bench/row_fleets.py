@@ -107,6 +107,7 @@ def at_rest(bench: Bench, system: str, pids: Mapping[str, int], what: str) -> tu
     """Watch a system that does nothing; return CPU-s/min of server and database, and statements a second."""
     server = server_of(system)
     with Meter(pids) as meter:
+        # The time that is measured.
         time.sleep(bench.plan.idle_s)
     counts = counted(bench.stand, system, bench.plan.count_s)
     load = meter.load

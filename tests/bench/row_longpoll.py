@@ -47,6 +47,7 @@ def _held(bench: Bench) -> list[Result]:
         fleet.ask("connect", count=warm, queues="each", slots=8, **CONNECTING)
         threads = process.num_threads()
         took_s = fleet.ask("connect", count=count - warm, queues="each", slots=8, **CONNECTING)
+        # What letting them in has left to do is no part of their rest.
         time.sleep(min(SETTLE_S, bench.plan.idle_s))
         pids = {"gateway": gateway.pid, "generator": fleet.pid, "postgres": stand.postgres.pid}
         cpu, rate = at_rest(bench, "edge_ws", pids, f"longpoll: {count} held polls")
@@ -85,6 +86,7 @@ def _beside(bench: Bench) -> list[Result]:
             pids = {"gateway": gateway.pid, "generator": fleet.pid}
             found[0] += _route(bench, gateway, pids, 0)
             fleet.ask("connect", count=count, queues="each", slots=8, **CONNECTING)
+            # As above: measured beside polls that are held, not beside workers that are let in.
             time.sleep(min(SETTLE_S, bench.plan.idle_s))
             found[count] += _route(bench, gateway, pids, count)
     results = []
@@ -101,6 +103,7 @@ def _route(bench: Bench, gateway: Server, pids: dict[str, int], held: int) -> li
     asking = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=30.0)
     with closing(asking) as connection, Meter(pids) as meter:
         for _ in range(bench.plan.route_samples):
+            # Far enough apart that no request waits for the one before, at no regular beat.
             time.sleep(rng.uniform(0, 2 * bench.plan.route_gap_s))
             began_ns = time.monotonic_ns()
             connection.request("GET", "/edge-ws/health")
