@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import anyio
@@ -99,6 +100,19 @@ class Poller:
             self.marks = {name: response.headers[f"edge-ws-{name}"] for name in ("connection", "answer")}
             self.marks = {f"edge-ws-{name}": value for name, value in self.marks.items()}
         return codec.decode_batch_from_server(response.content)
+
+    @asynccontextmanager
+    async def holding(self) -> AsyncIterator[list[httpx2.Response]]:
+        """Have a poll held while the block runs; its answer is there after the block."""
+        answers: list[httpx2.Response] = []
+
+        async def hold() -> None:
+            answers.append(await self.post("poll", [self.hello()]))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hold)
+            await anyio.wait_all_tasks_blocked()
+            yield answers
 
     async def send(self, *frames: WorkerFrame) -> tuple[ServerFrame, ...]:
         response = await self.post("send", frames)
@@ -239,14 +253,7 @@ async def test_leaving_lets_the_open_poll_return(
 ) -> None:
     poller = Poller(gateway, make_token(store), client)
     await poller.poll()
-    said: list[httpx2.Response] = []
-
-    async def hold() -> None:
-        said.append(await poller.post("poll", [poller.hello()]))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(hold)
-        await anyio.wait_all_tasks_blocked()
+    async with poller.holding() as said:
         await poller.send(Bye(reason="drained"))
     assert said[0].headers["edge-ws-close"].startswith("1000 ")
     assert store.workers()[0].state == "offline"
@@ -281,20 +288,12 @@ async def test_a_websocket_takes_the_place_of_polls_and_an_old_poll_does_not_tak
     poller = Poller(gateway, token, client)
     await poller.poll()
     assert poller.stated is not None
-    said: list[httpx2.Response] = []
-
-    async def hold() -> None:
-        said.append(await poller.post("poll", [poller.hello()]))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(hold)
-        await anyio.wait_all_tasks_blocked()
-        async with connected(gateway, token, greet=False) as peer:
-            await peer.hello(inventory=poller.stated)
-            await peer.expect(Welcome)
-            late = await poller.post("poll", [poller.hello()])
-            assert late.headers["edge-ws-close"].startswith("4001 ")
-            assert store.workers()[0].transport == "websocket"
+    async with poller.holding() as said, connected(gateway, token, greet=False) as peer:
+        await peer.hello(inventory=poller.stated)
+        await peer.expect(Welcome)
+        late = await poller.post("poll", [poller.hello()])
+        assert late.headers["edge-ws-close"].startswith("4001 ")
+        assert store.workers()[0].transport == "websocket"
     assert said[0].headers["edge-ws-close"].startswith("4001 ")
 
 
@@ -303,14 +302,7 @@ async def test_a_revoked_token_ends_polling(
 ) -> None:
     poller = Poller(gateway, make_token(store), client)
     await poller.poll()
-    said: list[httpx2.Response] = []
-
-    async def hold() -> None:
-        said.append(await poller.post("poll", [poller.hello()]))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(hold)
-        await anyio.wait_all_tasks_blocked()
+    async with poller.holding() as said:
         store.revoke_token("test")
     assert any(isinstance(frame, Refused) for frame in codec.decode_batch_from_server(said[0].content))
     again = await poller.post("poll", [poller.hello()])
