@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, SiteId, WorkerName
+from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, LifeId, SiteId, WorkerName
 from edge_ws.protocol.limits import Code, Count, Interval, LogBytes, Seconds, Size
 from edge_ws.protocol.states import Phase
 
@@ -43,6 +43,16 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the worker's own host last asked for; it stands until the centre wishes otherwise."""
+
+    number: Count
+    """Counts this site's requests: of two the higher one is the later."""
+    maintenance: bool
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
     """The worker as it stands. It adds facts about what it names; absence is no evidence."""
 
@@ -58,6 +68,13 @@ class Inventory:
     stale_slots: Count
     """Slots of processes that still run under claims the server called stale."""
     draining: bool
+    """Takes nothing new now, for whatever reason."""
+    maintenance: bool = False
+    """In force: takes nothing new, and stays."""
+    leaving: bool = False
+    """Finishes what it runs, then leaves."""
+    asked: Asked | None = None
+    """None: nothing was ever asked for on the host."""
 
 
 # Worker to server
@@ -76,6 +93,8 @@ class Hello:
     queues: tuple[str, ...] | None
     """The local default; None: every queue."""
     inventory: Inventory
+    life: LifeId | None = None
+    """Names this life of the daemon; a wish to shut down is for the life that it was made of."""
     capabilities: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     sysinfo: dict[str, str | int | float] = field(default_factory=dict)
@@ -166,6 +185,8 @@ class Applied:
     revision: Count
     concurrency: Count
     queues: tuple[str, ...] | None
+    maintenance: bool = False
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +194,8 @@ class Bye:
     """The worker has drained and leaves."""
 
     reason: str
+    maintenance: bool = False
+    """It is to be in maintenance when it comes back."""
 
 
 # Server to worker
@@ -197,6 +220,13 @@ class Wish:
     concurrency: Count | None
     queues: tuple[str, ...] | None
     """None: the local default. (Every queue cannot be wished for, as with edge3.)"""
+    maintenance: bool = False
+    comment: str = ""
+    """Why there is maintenance."""
+    shutdown: bool = False
+    """Finish what runs, then leave; never taken back."""
+    asked: Count = 0
+    """Number of the host's last request that this wish has taken in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,8 @@ SiteId = NewType("SiteId", str)
 """One state directory of a worker: a random UUID made when the directory is first used."""
 HostId = NewType("HostId", str)
 """One life of a job host: a random UUID made at its start."""
+LifeId = NewType("LifeId", str)
+"""One life of a worker's daemon: a random UUID made at its start."""
 GatewayId = NewType("GatewayId", str)
 """One life of a gateway process."""
 WorkerName = NewType("WorkerName", str)
@@ -24,6 +26,8 @@ PROTOCOL = 1
 """The protocol this release speaks."""
 OLDEST_PROTOCOL = 1
 """The oldest one it still understands (N-1 from the second on)."""
+CONTROL = "control"
+"""The capability of a side that knows maintenance and shutdown (in `Wish` and `Inventory`)."""
 MAX_CONCURRENCY = 1024
 """Slots of one worker, at most."""
 

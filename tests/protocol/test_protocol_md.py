@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from edge_ws.protocol import codec, frames, limits
-from edge_ws.protocol.frames import Frame, Held, Inventory, Refusal, ServerFrame, Timers, WorkerFrame
+from edge_ws.protocol.frames import Asked, Frame, Held, Inventory, Refusal, ServerFrame, Timers, WorkerFrame
 from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, WorkerName
 from edge_ws.protocol.session import FIRST_FRAME_S, SILENT_BEATS, CloseCode
 from edge_ws.protocol.states import CLAIM_MOVES, CONNECTION_MOVES, Connection, Phase
@@ -101,7 +101,7 @@ def test_every_frame_is_in_a_table() -> None:
 
 def test_objects() -> None:
     written = {row["object"]: row["fields"] for row in tables("### Objects inside frames")}
-    assert written == {cls.__name__.lower(): fields(cls) for cls in (Inventory, Held, Timers)}
+    assert written == {cls.__name__.lower(): fields(cls) for cls in (Inventory, Asked, Held, Timers)}
 
 
 def test_refusals() -> None:
