@@ -1,4 +1,4 @@
-"""The verbs of operators: tokens, the list of workers, wishes."""
+"""The verbs of administration: tokens, the list of workers and of gateways."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Row
 
-from edge_ws.errors import UsageError
 from edge_ws.protocol.ids import GatewayId, WorkerName, new_id
 from edge_ws.store.database import Database
+from edge_ws.store.live import held
 from edge_ws.store.records import GatewayRecord, TokenRecord, WorkerRecord
-from edge_ws.store.tables import edge_worker, epoch_now, gateway, token, worker
-from edge_ws.store.wishes import read_wish, split_queues
+from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, token, worker
+from edge_ws.store.wishes import split_queues
+from edge_ws.store.worker_verbs import MARK
 
 SECRET_PREFIX = "edgews_"  # noqa: S105 - what every secret begins with, so that scanners can find leaked ones
 
@@ -110,29 +111,39 @@ class AdminVerbs:
 
     def workers(self, pattern: str | None = None) -> list[WorkerRecord]:
         """Return the workers whose name matches (`*` and `?`), ours and edge3's, by name."""
+        taken = (
+            sa.select(claim.c.worker, sa.func.sum(claim.c.slots).label("slots"))
+            .join(edge_job, held)
+            .group_by(claim.c.worker)
+            .subquery()
+        )
         query = (
-            sa.select(edge_worker, worker)
+            sa.select(edge_worker, worker, taken.c.slots)
             .outerjoin(worker, worker.c.worker_name == edge_worker.c.worker_name)
+            .outerjoin(taken, taken.c.worker == edge_worker.c.worker_name)
             .order_by(edge_worker.c.worker_name)
             .set_label_style(sa.LABEL_STYLE_TABLENAME_PLUS_COL)
         )
         with self._database.read() as connection:
             rows = connection.execute(query).all()
-        found = [self._worker_record(row) for row in rows]
+        found = [self._worker_record(row, int(row[-1] or 0)) for row in rows]
         return [one for one in found if pattern is None or fnmatchcase(one.name, pattern)]
 
     @staticmethod
-    def _worker_record(row: Row[Any]) -> WorkerRecord:
-        ours = row.edge_ws_worker_worker_name is not None
+    def _worker_record(row: Row[Any], taken: int) -> WorkerRecord:
         sysinfo = row.edge_worker_sysinfo or {}
+        # Without our mark an edge3 worker has taken the name over.
+        ours = row.edge_ws_worker_worker_name is not None and MARK in sysinfo
         queues = row.edge_ws_worker_applied_queues if ours else split_queues(row.edge_worker_queues)
+        slots = row.edge_ws_worker_applied_concurrency if ours else sysinfo.get("concurrency")
         return WorkerRecord(
             name=WorkerName(row.edge_worker_worker_name),
             kind="edge-ws" if ours else "edge3",
             state=row.edge_worker_state,
             queues=tuple(queues) if queues is not None else None,
             team=row.edge_worker_team_name,
-            concurrency=row.edge_ws_worker_applied_concurrency if ours else sysinfo.get("concurrency"),
+            concurrency=slots,
+            free_concurrency=max(0, (slots or 0) - taken) if ours else sysinfo.get("free_concurrency"),
             wished_concurrency=row.edge_worker_concurrency,
             wish_revision=row.edge_ws_worker_wish_revision or 0,
             applied_revision=row.edge_ws_worker_applied_revision or 0,
@@ -140,6 +151,7 @@ class AdminVerbs:
             transport=row.edge_ws_worker_transport if ours and row.edge_ws_worker_gateway else None,
             first_online=row.edge_worker_first_online,
             last_update=row.edge_worker_last_update,
+            maintenance_comment=row.edge_worker_maintenance_comment,
             sysinfo=sysinfo,
         )
 
@@ -159,30 +171,3 @@ class AdminVerbs:
         """Return the database's time, seconds since the epoch."""
         with self._database.read() as connection:
             return float(connection.scalar(sa.select(epoch_now())) or 0.0)
-
-    def wish_concurrency(self, name: str, concurrency: int) -> int:
-        """Wish for that concurrency; return the wish's revision, which the worker will acknowledge.
-
-        Raises:
-            UsageError: no edge-ws worker of that name has ever connected.
-        """
-        with self._database.write() as connection:
-            changed = connection.execute(
-                edge_worker.update()
-                .where(
-                    edge_worker.c.worker_name == name,
-                    sa.exists(sa.select(worker.c.site).where(worker.c.worker_name == name)),
-                )
-                .values(concurrency=concurrency)
-            )
-            if not changed.rowcount:
-                raise UsageError(
-                    f"no edge-ws worker named {name} has connected yet; see: edge-ws list-workers"
-                )
-            return read_wish(connection, WorkerName(name)).revision
-
-    def applied(self, name: str) -> int:
-        """Return the revision of the wish that the worker has last acknowledged."""
-        query = sa.select(worker.c.applied_revision).where(worker.c.worker_name == name)
-        with self._database.read() as connection:
-            return connection.scalar(query) or 0

@@ -1,4 +1,4 @@
-"""The verbs of Airflow's side: enqueue, read what ended, adopt, revoke, read a running job's log."""
+"""The verbs of Airflow's side: enqueue, read what ended, adopt, revoke."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.states import Phase
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database
@@ -29,13 +28,11 @@ from edge_ws.store.live import (
     same_job,
     these_jobs,
 )
-from edge_ws.store.records import CALLBACK_DAG_ID, EndedJob, JobKey, NewJob, RunningLog
-from edge_ws.store.tables import claim, edge_job, log, utc_now
+from edge_ws.store.records import CALLBACK_DAG_ID, EndedJob, JobKey, NewJob
+from edge_ws.store.tables import claim, edge_job, utc_now
 
 NOT_STARTED = "not_started"
 """The result of a claim under which nothing ran: what the task's state says is another process's doing."""
-SHOWN_LOG = 8 * 1024 * 1024
-"""Bytes of a running job's log that are shown at the most."""
 
 
 @cache
@@ -223,24 +220,3 @@ class ExecutorVerbs:
         """Delete the row; an open claim of it becomes stale."""
         with self._database.write() as connection:
             connection.execute(edge_job.delete().where(is_job(key)))
-
-    def running_log(self, key: JobKey) -> RunningLog | None:
-        """Return the log of the row's claim as far as it is here, None if it has none."""
-        with self._database.read() as connection:
-            found = connection.execute(
-                sa.select(claim.c.id, claim.c.worker, claim.c.log_end)
-                .join(edge_job, sa.and_(same_job, edge_job.c.edge_ws_claim == claim.c.id))
-                .where(is_job(key))
-            ).one_or_none()
-            if found is None:
-                return None
-            first = max(0, found.log_end - SHOWN_LOG)
-            chunks = connection.execute(
-                sa.select(log.c.log_offset, log.c.data)
-                .where(log.c.claim == found.id, log.c.log_offset >= first)
-                .order_by(log.c.log_offset)
-            ).all()
-        cut = chunks[0].log_offset if chunks else found.log_end
-        return RunningLog(
-            worker=WorkerName(found.worker), data=b"".join(chunk.data for chunk in chunks), cut=cut
-        )

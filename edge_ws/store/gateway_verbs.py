@@ -42,6 +42,7 @@ from edge_ws.store.records import (
     Candidate,
     Claimed,
     JobKey,
+    NewWish,
     OpenClaim,
     WishRecord,
 )
@@ -56,8 +57,9 @@ from edge_ws.store.tables import (
     worker,
 )
 from edge_ws.store.waiting import queues_of_others, read_waiting
-from edge_ws.store.wishes import changed_wishes, read_wish
-from edge_ws.store.worker_verbs import SEEN_S, back_to_queue, end_claim, open_claims
+from edge_ws.store.wishes import admitted, changed_wishes, read_wish
+from edge_ws.store.worker_states import MOVES, Event
+from edge_ws.store.worker_verbs import MARK, SEEN_S, back_to_queue, end_claim, move, open_claims
 
 _ALIVE_STATES = ("idle", "running", "starting", "unknown")
 """Worker states that a heartbeat may turn into idle or running; others are an operator's request."""
@@ -108,6 +110,25 @@ def _lock_query(dialect: str, *, by_place: bool) -> sa.Select[Any]:
     query = query.where(there, edge_job.c.state == QUEUED, locked.scalar_subquery() >= 0)
     # In key order, as everywhere: two who lock the same rows lock them in the same order.
     return query.order_by(*key_columns).with_for_update(of=edge_job, skip_locked=True)
+
+
+def _take_back(connection: Connection, name: WorkerName, wish: WishRecord) -> tuple[ClaimId, ...]:
+    """Free the jobs of the worker's offers that the wish does not admit; what is accepted goes on."""
+    query = sa.select(claim, edge_job.c.queue).join(edge_job, held).where(claim.c.worker == name)
+    rows = connection.execute(locking(query)).all()
+    offered = [row for row in rows if Phase(row.phase) is Phase.OFFERED]
+    if not offered:
+        return ()
+    slots, queues = admitted(connection, name, wish)
+    excess = sum(row.slots for row in rows) - slots
+    taken_back = []
+    for row in sorted(offered, key=lambda row: row.created_at, reverse=True):
+        is_unwanted = wish.takes_nothing or (queues is not None and row.queue not in queues)
+        if is_unwanted or excess > 0:
+            back_to_queue(connection, row, "expired", "an operator wished otherwise")
+            excess -= row.slots
+            taken_back.append(ClaimId(row.id))
+    return tuple(taken_back)
 
 
 class GatewayVerbs:
@@ -162,6 +183,10 @@ class GatewayVerbs:
                     last_update=utc_now(),
                     jobs_active=active,
                     state=sa.case(
+                        (
+                            sa.and_(edge_worker.c.state == "maintenance pending", active == 0),
+                            "maintenance mode",
+                        ),
                         (edge_worker.c.state.not_in(_ALIVE_STATES), edge_worker.c.state),
                         (active > 0, "running"),
                         else_="idle",
@@ -292,18 +317,23 @@ class GatewayVerbs:
 
     # Wishes
 
-    def new_wishes(self, sent: Mapping[WorkerName, int]) -> dict[WorkerName, WishRecord]:
+    def new_wishes(self, sent: Mapping[WorkerName, int]) -> dict[WorkerName, NewWish]:
         """Return the wishes that these workers have not been sent; a wish without a number is given one.
+
+        Offers that a wish does not admit are taken back with it, so that nothing of them starts after it.
 
         Args:
             sent: worker -> revision of the wish it was last sent.
         """
         with self._database.read() as connection:
             changed = changed_wishes(connection, sent)
-        if not changed:
-            return {}
-        with self._database.write() as connection:
-            return {name: read_wish(connection, name) for name in changed}
+        found: dict[WorkerName, NewWish] = {}
+        for name in changed:
+            # A transaction each: whoever holds the rows of several workers has to take them in order.
+            with self._database.write() as connection:
+                wish = read_wish(connection, name)
+                found[name] = NewWish(wish=wish, taken_back=_take_back(connection, name, wish))
+        return found
 
     # The reaper
 
@@ -399,16 +429,21 @@ class GatewayVerbs:
             )
 
     def mark_silent(self) -> None:
-        """Show workers that no gateway has seen lately as unknown."""
-        silent = sa.select(worker.c.worker_name).where(worker.c.seen_at < epoch_now() - SEEN_S)
-        gone = edge_worker.c.worker_name.in_(silent) & edge_worker.c.state.in_(
-            ("idle", "running", "starting")
+        """Show workers that no gateway has seen lately as unknown, or as offline in maintenance."""
+        here = [state.value for state, moves in MOVES.items() if Event.SILENCE in moves]
+        query = sa.select(worker.c.worker_name, worker.c.wish_maintenance, edge_worker.c.sysinfo).join(
+            edge_worker, edge_worker.c.worker_name == worker.c.worker_name
         )
+        silent = query.where(worker.c.seen_at < epoch_now() - SEEN_S, edge_worker.c.state.in_(here))
         with self._database.read() as connection:
-            if connection.execute(sa.select(edge_worker.c.worker_name).where(gone).limit(1)).first() is None:
+            # Without our mark an edge3 worker has the name by now, and edge3's executor an eye on it.
+            if not any(MARK in (row.sysinfo or {}) for row in connection.execute(silent)):
                 return
         with self._database.write() as connection:
-            connection.execute(edge_worker.update().where(gone).values(state="unknown"))
+            for row in connection.execute(silent.order_by(worker.c.worker_name)).all():
+                if MARK in (row.sysinfo or {}):
+                    event = Event.LEAVE_IN_MAINTENANCE if row.wish_maintenance else Event.SILENCE
+                    move(connection, WorkerName(row.worker_name), event)
 
     # Purge
 

@@ -1,22 +1,31 @@
-"""The verbs that move an ended job's log out of our table; one gateway at a time moves one log."""
+"""The verbs about logs: of ended jobs, which one gateway at a time moves to a file, and of running ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import sqlalchemy as sa
 
-from edge_ws.protocol.ids import ClaimId
+from edge_ws.protocol.ids import ClaimId, WorkerName
+from edge_ws.store.bulk import one_of
+from edge_ws.store.command import parse
 from edge_ws.store.database import Database
-from edge_ws.store.live import key_of, same_job
-from edge_ws.store.records import LogToStore
-from edge_ws.store.tables import claim, edge_job, epoch_now, log
+from edge_ws.store.live import OPEN_STATES, held, is_job, key_of, same_job
+from edge_ws.store.records import JobKey, LogToShow, LogToStore, RunningLog
+from edge_ws.store.tables import claim, edge_job, edge_logs, epoch_now, log
+
+SHOWN_LOG = 8 * 1024 * 1024
+"""Bytes of a running job's log that are shown at the most (of edge3's at least one chunk)."""
+_CHUNKS = 16
+"""Chunks that are read at a time: 1 MiB of those that workers send."""
 
 
 class LogVerbs:
-    """Logs of ended claims."""
+    """Logs of ended and of running jobs."""
 
     _database: Database
+
+    # Ended
 
     def logs_to_move(self, limit: int = 20) -> list[LogToStore]:
         """Return ended claims whose log is still in our table."""
@@ -98,3 +107,110 @@ class LogVerbs:
         with self._database.write() as connection:
             connection.execute(claim.update().where(claim.c.id == claim_id).values(log_state="moved"))
             connection.execute(log.delete().where(log.c.claim == claim_id))
+
+    # Running
+
+    def running_log(self, key: JobKey) -> RunningLog | None:
+        """Return the log of the row's claim as far as it is here, None if it has none."""
+        with self._database.read() as connection:
+            found = connection.execute(
+                sa.select(claim.c.id, claim.c.worker, claim.c.log_end, claim.c.log_path)
+                .join(edge_job, sa.and_(same_job, edge_job.c.edge_ws_claim == claim.c.id))
+                # A row that edge3 queued again keeps the claim of the round before.
+                .where(is_job(key), claim.c.worker == edge_job.c.edge_worker)
+            ).one_or_none()
+            if found is None:
+                return None
+            first = max(0, found.log_end - SHOWN_LOG)
+            chunks = connection.execute(
+                sa.select(log.c.log_offset, log.c.data)
+                .where(log.c.claim == found.id, log.c.log_offset >= first)
+                .order_by(log.c.log_offset)
+            ).all()
+        cut = chunks[0].log_offset if chunks else found.log_end
+        return RunningLog(
+            worker=WorkerName(found.worker),
+            data=b"".join(chunk.data for chunk in chunks),
+            cut=cut,
+            log_path=found.log_path,
+        )
+
+    def edge3_log(self, key: JobKey) -> RunningLog | None:
+        """Return what an edge3 worker that has the row has pushed of its log; None if none has it.
+
+        All rounds of the attempt that edge3's workers ran are in it: edge3 keeps no record of rounds.
+        """
+        theirs = sa.and_(*(edge_logs.c[name] == getattr(key, name) for name in _EDGE3_KEY))
+        size = _octets(self._database.dialect)
+        # The newest first, each with the bytes from its own first to the last of all.
+        order = edge_logs.c.log_chunk_time.desc()
+        sizes = sa.select(edge_logs.c.log_chunk_time, sa.func.sum(size).over(order_by=order).label("to_end"))
+        with self._database.read() as connection:
+            row = connection.execute(
+                sa.select(edge_job.c.edge_worker, edge_job.c.command)
+                .outerjoin(claim, sa.and_(same_job, edge_job.c.edge_ws_claim == claim.c.id))
+                .where(
+                    is_job(key),
+                    edge_job.c.state.in_(OPEN_STATES),
+                    claim.c.worker.is_distinct_from(edge_job.c.edge_worker),
+                )
+            ).one_or_none()
+            parsed = parse(row.command) if row is not None else None
+            if row is None or row.edge_worker is None or parsed is None:
+                return None
+            there = connection.execute(sizes.where(theirs).order_by(order)).all()
+            shown = [row for row in there if row.to_end <= SHOWN_LOG] or there[:1]
+            begin = shown[-1] if shown else None
+            chunks = (
+                connection.scalars(
+                    sa.select(edge_logs.c.log_chunk_data)
+                    .where(theirs, edge_logs.c.log_chunk_time >= begin.log_chunk_time)
+                    .order_by(edge_logs.c.log_chunk_time)
+                ).all()
+                if begin
+                else []
+            )
+        return RunningLog(
+            worker=WorkerName(row.edge_worker),
+            data="".join(chunks).encode(),
+            cut=int(there[-1].to_end - begin.to_end) if begin else 0,
+            log_path=parsed.log_path,
+        )
+
+    def logs_to_show(self, claims: Collection[ClaimId]) -> list[LogToShow]:
+        """Return which of the claims are live and of rows that edge3's executor wrote, with their logs' ends.
+
+        Airflow asks ours for the log of a running task; edge3's has no answer, so that a file must be there.
+        """
+        query = sa.select(claim.c.id, claim.c.log_path, claim.c.log_end).join(edge_job, held)
+        query = query.where(
+            one_of(self._database.dialect, claim.c.id, "ids"), edge_job.c.edge_ws_owner.is_(None)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query, {"ids": list(claims)})
+            return [LogToShow(ClaimId(row.id), row.log_path, int(row.log_end)) for row in rows]
+
+    def log_part(self, claim_id: ClaimId, begin: int) -> bytes:
+        """Return about a mebibyte of the claim's log from that byte on; less at its end."""
+        # The part may begin within a chunk: a write to a file may have been cut short.
+        first = sa.select(sa.func.max(log.c.log_offset)).where(
+            log.c.claim == claim_id, log.c.log_offset <= begin
+        )
+        query = sa.select(log.c.log_offset, log.c.data).where(
+            log.c.claim == claim_id, log.c.log_offset >= first.scalar_subquery()
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(log.c.log_offset).limit(_CHUNKS)).all()
+        return b"".join(row.data for row in rows)[begin - rows[0].log_offset :] if rows else b""
+
+
+_EDGE3_KEY = ("dag_id", "task_id", "run_id", "map_index", "try_number")
+
+
+def _octets(dialect: str) -> sa.ColumnElement[int]:
+    """Return the bytes that a chunk of edge3's has in UTF-8."""
+    text = edge_logs.c.log_chunk_data
+    # SQLite has no octet_length before 3.43.
+    return (
+        sa.func.length(sa.cast(text, sa.LargeBinary)) if dialect == "sqlite" else sa.func.octet_length(text)
+    )

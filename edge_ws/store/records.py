@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from edge_ws.protocol.frames import Inventory
-from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, SiteId, WorkerName
+from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, LifeId, SiteId, WorkerName
 from edge_ws.protocol.states import Phase
 
 
@@ -156,6 +156,8 @@ class Registration:
     queues: tuple[str, ...] | None
     inventory: Inventory
     sysinfo: dict[str, str | int | float]
+    life: LifeId | None = None
+    """None: a worker of a release that does not name it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +178,40 @@ class WishRecord:
     revision: int
     concurrency: int | None
     queues: tuple[str, ...] | None
+    maintenance: bool = False
+    comment: str = ""
+    shutdown: bool = False
+    asked: int = 0
+    """Number of the host's last request that it has taken in."""
+
+    @property
+    def takes_nothing(self) -> bool:
+        """Whether the worker is to get no new job."""
+        return self.maintenance or self.shutdown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewWish:
+    """A wish that a worker has not been sent, and the offers that it does not admit."""
+
+    wish: WishRecord
+    taken_back: tuple[ClaimId, ...]
+    """Claims of jobs that are free again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wished:
+    """What an operator's verb has done."""
+
+    worker: str
+    kind: str
+    """`edge-ws` or `edge3`."""
+    state: str
+    """The worker's, after it."""
+    revision: int
+    """Of the wish, which an edge-ws worker will acknowledge; 0 for edge3's, which never do."""
+    told: str
+    """What was done, as a clause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +269,8 @@ class RunningLog:
     """The last bytes, at most 8 MiB."""
     cut: int
     """Bytes left out at the front."""
+    log_path: str
+    """Of the file in Airflow's log folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +286,16 @@ class LogToStore:
     uploaded: bool
     """The worker's supervisor has sent the log to the remote store itself."""
     command: str
+
+
+class LogToShow(NamedTuple):
+    """A running job's log that has to be in a file, for nobody else shows it."""
+
+    claim: ClaimId
+    log_path: str
+    """Relative to Airflow's log folder."""
+    log_end: int
+    """Bytes that the database has of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,6 +329,8 @@ class WorkerRecord:
     team: str | None
     concurrency: int | None
     """In force, as the worker last said."""
+    free_concurrency: int | None
+    """Of those, slots that no open claim takes (of edge3's worker: as it last said)."""
     wished_concurrency: int | None
     wish_revision: int
     applied_revision: int
@@ -288,4 +338,5 @@ class WorkerRecord:
     transport: str | None
     first_online: datetime | None
     last_update: datetime | None
+    maintenance_comment: str | None = None
     sysinfo: dict[str, object] = field(default_factory=dict)

@@ -6,7 +6,7 @@ and adds what is missing, so running the whole chain again is always safe.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import sqlalchemy as sa
@@ -84,7 +84,7 @@ def check(engine: Engine) -> None:
         missing = _missing(connection)
         lost = [] if missing else lost_aids(connection)
     if not found:
-        raise SchemaError(f"the database {shown_url(engine)} has no edge-ws tables; {_RUN}")
+        raise SchemaError(f"the database {shown_url(engine)} has no edge-ws tables", remedy=_RUN)
     if not found <= _known():
         if missing:
             raise _newer(engine, found, missing)
@@ -93,7 +93,17 @@ def check(engine: Engine) -> None:
         missing = missing or [f"revision {', '.join(sorted(found))}"]
     if missing or lost:
         reason = (missing or lost)[0]
-        raise SchemaError(f"edge-ws's tables in {shown_url(engine)} are out of date ({reason}); {_RUN}")
+        raise SchemaError(f"edge-ws's tables in {shown_url(engine)} are out of date ({reason})", remedy=_RUN)
+
+
+def has_all(engine: Engine, tables: Iterable[sa.Table]) -> bool:
+    """Tell whether statements on these tables alone work, whichever release has migrated them.
+
+    Raises:
+        UnreachableError: the database does not answer.
+    """
+    with _told(engine), engine.connect() as connection:
+        return not differences(sa.inspect(connection), tables)
 
 
 def drop(connection: Connection) -> None:
@@ -122,7 +132,8 @@ def _newer(engine: Engine, found: set[str], missing: list[str]) -> SchemaError:
     said = ", ".join(sorted(found))
     return SchemaError(
         f"the database {shown_url(engine)} was migrated by a newer edge-ws (revision {said}) and does not"
-        f" suit this one ({missing[0]}); install that release or a later one"
+        f" suit this one ({missing[0]})",
+        remedy="install the edge-ws that migrated it, or a later one",
     )
 
 

@@ -18,12 +18,25 @@ from edge_ws.store.executor_verbs import ExecutorVerbs
 from edge_ws.store.gateway_verbs import GatewayVerbs
 from edge_ws.store.listen import ListenWatch
 from edge_ws.store.log_verbs import LogVerbs
+from edge_ws.store.operator_verbs import OperatorVerbs
 from edge_ws.store.report_verbs import ReportVerbs
+from edge_ws.store.retention_verbs import RetentionVerbs
+from edge_ws.store.view_verbs import ViewVerbs
 from edge_ws.store.wakeup import Changes, ChangeWatch, DataVersionWatch
 from edge_ws.store.worker_verbs import WorkerVerbs
 
 
-class Store(ExecutorVerbs, WorkerVerbs, ReportVerbs, GatewayVerbs, LogVerbs, AdminVerbs):
+class Store(
+    ExecutorVerbs,
+    WorkerVerbs,
+    ReportVerbs,
+    GatewayVerbs,
+    LogVerbs,
+    AdminVerbs,
+    OperatorVerbs,
+    ViewVerbs,
+    RetentionVerbs,
+):
     """All verbs, over an engine that the caller made and disposes of.
 
     Every verb raises UnreachableError when the database is away; it can then be repeated.

@@ -216,10 +216,18 @@ worker = sa.Table(
     sa.Column("token_id", sa.String(36)),
     sa.Column("local_concurrency", sa.Integer, nullable=False),
     sa.Column("local_queues", sa.JSON(none_as_null=True)),
+    # One life of its daemon.
+    sa.Column("life", sa.String(36)),
+    # Number of the last request of the worker's own host that was taken in.
+    sa.Column("asked_number", sa.Integer, nullable=False, server_default=sa.text("0")),
     # The wish as last numbered, to notice when edge3's CLI or psql writes another into edge_worker.
     sa.Column("wish_revision", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.Column("wish_concurrency", sa.Integer),
     sa.Column("wish_queues", sa.JSON(none_as_null=True)),
+    sa.Column("wish_maintenance", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("wish_comment", sa.String(1024)),
+    sa.Column("wish_shutdown", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("wish_asked", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.Column("applied_revision", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.Column("applied_concurrency", sa.Integer),
     sa.Column("applied_queues", sa.JSON(none_as_null=True)),

@@ -26,27 +26,27 @@ from edge_ws.store.tables import edge_job
 _queued = edge_job.c.state == sa.literal_column("'queued'")
 
 
-class _age_s(FunctionElement[float]):  # noqa: N801 - used as a SQL function
+class age_s(FunctionElement[float]):  # noqa: N801 - used as a SQL function
     """Seconds since that time by the database's clock; NULL for none."""
 
     type = sa.Double()
     inherit_cache = True
 
 
-@compiles(_age_s, "postgresql")
-def _age_postgresql(element: _age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401
+@compiles(age_s, "postgresql")
+def _age_postgresql(element: age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401
     return (
         f"CAST(extract(epoch FROM clock_timestamp() - {compiler.process(element.clauses, **kw)}) AS float8)"
     )
 
 
-@compiles(_age_s, "sqlite")
-def _age_sqlite(element: _age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401
+@compiles(age_s, "sqlite")
+def _age_sqlite(element: age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401
     return f"((julianday('now') - julianday({compiler.process(element.clauses, **kw)})) * 86400.0)"
 
 
-@compiles(_age_s, "mysql")
-def _age_mysql(element: _age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401
+@compiles(age_s, "mysql")
+def _age_mysql(element: age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401
     time = compiler.process(element.clauses, **kw)
     return f"(timestampdiff(microsecond, {time}, utc_timestamp(6)) / 1e6)"
 
@@ -144,7 +144,7 @@ def _query(dialect: str, given: frozenset[str]) -> sa.Select[Any]:
         query = _of_each(query) if dialect == "postgresql" else _of_all(query, dialect)
     found = query.subquery()
     shown = [column for column in found.c if column.name != "queued_dttm"]
-    return sa.select(*shown, _age_s(found.c.queued_dttm).label("waited_s")).order_by(*_in_order(found.c))
+    return sa.select(*shown, age_s(found.c.queued_dttm).label("waited_s")).order_by(*_in_order(found.c))
 
 
 def _in_order(columns: sa.ColumnCollection[str, Any]) -> tuple[sa.ColumnElement[Any], ...]:

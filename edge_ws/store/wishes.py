@@ -1,7 +1,7 @@
 """What operators want of a worker, numbered: edge3's columns are the wish, our table holds its revision.
 
-edge3's CLI (or psql) writes `edge_worker.concurrency` and `.queues`; whoever reads them first here and sees
-that they differ from the numbered copy gives the new wish its number.
+edge3's CLI (or psql) writes `edge_worker.concurrency`, `.queues`, `.state` and `.maintenance_comment`;
+whoever reads them first here and sees that they differ from the numbered copy gives the new wish its number.
 """
 
 from __future__ import annotations
@@ -16,20 +16,25 @@ from sqlalchemy.engine import Connection
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.store.records import WishRecord
 from edge_ws.store.tables import edge_worker, worker
+from edge_ws.store.worker_states import MAINTENANCE, WorkerState, state_of
 
 _WishRow = Any
 """A row of `_query`; SQLAlchemy 2.0 and 2.1 write its type in different ways."""
 
-_wish_columns = (
+_COPY = ("concurrency", "queues", "maintenance", "comment", "shutdown", "asked")
+"""The wish's parts; `wish_...` is the numbered copy of each."""
+_query = sa.select(
     worker.c.worker_name,
-    worker.c.wish_revision,
-    worker.c.wish_concurrency,
-    worker.c.wish_queues,
     worker.c.local_queues,
+    worker.c.asked_number,
+    worker.c.wish_revision,
+    worker.c.applied_revision,
+    *(worker.c[f"wish_{part}"] for part in _COPY),
     edge_worker.c.concurrency,
     edge_worker.c.queues,
-)
-_query = sa.select(*_wish_columns).join(edge_worker, edge_worker.c.worker_name == worker.c.worker_name)
+    edge_worker.c.state,
+    edge_worker.c.maintenance_comment,
+).join(edge_worker, edge_worker.c.worker_name == worker.c.worker_name)
 
 
 def join_queues(queues: Iterable[str] | None) -> str | None:
@@ -48,25 +53,42 @@ def split_queues(text: str | None) -> list[str] | None:
     return [str(entry) for entry in value] if isinstance(value, (list, tuple)) else []
 
 
-def _wanted(row: _WishRow) -> tuple[int | None, list[str] | None]:
-    """Return the concurrency and queues that edge3's columns wish for."""
+def _wanted_queues(row: _WishRow) -> list[str] | None:
     shown: list[str] | None = split_queues(row.queues)
     local = row.local_queues
-    if (
-        row.wish_queues is None
-        and sorted(shown or []) == sorted(local or [])
-        and (shown is None) == (not local)
-    ):
-        return row.concurrency, None
-    return row.concurrency, shown
+    is_own = sorted(shown or []) == sorted(local or []) and (shown is None) == (not local)
+    return None if row.wish_queues is None and is_own else shown
+
+
+def _wanted(row: _WishRow) -> dict[str, Any]:
+    """Return what edge3's columns wish for, by part."""
+    state = state_of(row.state)
+    # A request to shut down takes the place of what the column said of maintenance.
+    is_leaving = state is WorkerState.SHUTDOWN_REQUEST
+    maintenance = row.wish_maintenance if is_leaving else state in MAINTENANCE
+    return {
+        "concurrency": row.concurrency,
+        "queues": _wanted_queues(row),
+        "maintenance": bool(maintenance),
+        "comment": (row.maintenance_comment or None) if maintenance else None,
+        "shutdown": is_leaving,
+        "asked": row.asked_number,
+    }
 
 
 def _changed(row: _WishRow) -> bool:
-    return _wanted(row) != (row.wish_concurrency, row.wish_queues)
+    return any(row._mapping[f"wish_{part}"] != value for part, value in _wanted(row).items())  # noqa: SLF001
+
+
+def _is_unheard(row: _WishRow) -> bool:
+    """Tell whether a request asks for what the worker has applied: it is told once more, and says so."""
+    requests = {WorkerState.MAINTENANCE_REQUEST.value, WorkerState.MAINTENANCE_EXIT.value}
+    return row.state in requests and bool(row.applied_revision >= row.wish_revision)
 
 
 def _number(connection: Connection, row: _WishRow) -> WishRecord:
-    concurrency, queues = _wanted(row)
+    wanted = _wanted(row)
+    revision = row.wish_revision
     if _changed(row):
         connection.execute(
             worker.update()
@@ -74,17 +96,19 @@ def _number(connection: Connection, row: _WishRow) -> WishRecord:
             .where(worker.c.worker_name == row.worker_name, worker.c.wish_revision == row.wish_revision)
             .values(
                 wish_revision=row.wish_revision + 1,
-                wish_concurrency=concurrency,
-                wish_queues=queues,
+                **{f"wish_{part}": value for part, value in wanted.items()},
             )
         )
-        revision = row.wish_revision + 1
-    else:
-        revision = row.wish_revision
+        revision += 1
+    queues = wanted["queues"]
     return WishRecord(
         revision=revision,
-        concurrency=concurrency,
+        concurrency=wanted["concurrency"],
         queues=tuple(queues) if queues is not None else None,
+        maintenance=wanted["maintenance"],
+        comment=wanted["comment"] or "",
+        shutdown=wanted["shutdown"],
+        asked=wanted["asked"],
     )
 
 
@@ -100,5 +124,14 @@ def changed_wishes(connection: Connection, sent: Mapping[WorkerName, int]) -> li
     return [
         WorkerName(row.worker_name)
         for row in rows
-        if _changed(row) or row.wish_revision != sent[WorkerName(row.worker_name)]
+        if row.wish_revision != sent[WorkerName(row.worker_name)] or _changed(row) or _is_unheard(row)
     ]
+
+
+def admitted(connection: Connection, name: WorkerName, wish: WishRecord) -> tuple[int, list[str] | None]:
+    """Return the slots and the queues (None: every one) that the worker has once the wish is in force."""
+    local = connection.execute(
+        sa.select(worker.c.local_concurrency, worker.c.local_queues).where(worker.c.worker_name == name)
+    ).one()
+    slots = local.local_concurrency if wish.concurrency is None else wish.concurrency
+    return slots, local.local_queues if wish.queues is None else list(wish.queues)

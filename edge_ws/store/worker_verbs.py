@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from edge_ws.errors import ConflictError, RefusedError
-from edge_ws.protocol.frames import Refusal
+from edge_ws.protocol.frames import Applied, Asked, Bye, Inventory, Refusal
 from edge_ws.protocol.ids import ClaimId, HostId, SiteId, WorkerName, new_id
 from edge_ws.protocol.states import Phase
 from edge_ws.store.command import parse
@@ -38,6 +38,7 @@ from edge_ws.store.records import (
 )
 from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, utc_now, worker
 from edge_ws.store.wishes import join_queues, read_wish
+from edge_ws.store.worker_states import AWAY, Event, WorkerState, after, said, state_of
 
 SEEN_S = 45.0
 """A worker not seen by any gateway for so long is silent (three heartbeats)."""
@@ -45,11 +46,10 @@ LOST_S = 600.0
 """A worker not seen for so long is not waited for any more: claims of tasks that are over are given up."""
 EDGE3_ALIVE_S = 150.0
 """edge3 takes a worker for dead after five heartbeats of 30 s (edge_executor.py, _check_worker_liveness)."""
-_GONE = ("offline", "unknown", "offline maintenance")
-_OWN_STATES = ("starting", "idle", "running", "terminating", "offline", "unknown")
-"""Worker states that a registration may overwrite; the others are an operator's request."""
 TRANSPORT_SINCE = "transport_since"
 """In `sysinfo`: when the worker first connected by the transport that it has now."""
+COMMENT_LENGTH = 1024
+"""Characters of edge3's column."""
 MARK = "edge_ws_version"
 """The key in `edge_worker.sysinfo` that tells our workers from edge3's."""
 
@@ -117,6 +117,50 @@ def open_claims(
     )
 
 
+def move(connection: Connection, name: WorkerName, event: Event, **values: object) -> WorkerState:
+    """Move the worker to the state that the event leads to, and write the values; return the state."""
+    column = sa.select(edge_worker.c.state).where(edge_worker.c.worker_name == name)
+    row = connection.execute(column.with_for_update()).one_or_none()
+    before = state_of(row.state) if row is not None else WorkerState.UNKNOWN
+    state = after(before, event)
+    if state is not None and state is not before:
+        values["state"] = state.value
+    if row is not None and values:
+        connection.execute(edge_worker.update().where(edge_worker.c.worker_name == name).values(**values))
+    return state or before
+
+
+def _says(one: Inventory | Applied, jobs: int) -> Event:
+    return said(jobs, maintenance=one.maintenance, leaving=one.leaving)
+
+
+def _note_state(connection: Connection, name: WorkerName, applied: Applied) -> None:
+    taken = sa.select(sa.func.count(), sa.func.sum(claim.c.slots)).select_from(claim.join(edge_job, held))
+    jobs, slots = connection.execute(taken.where(claim.c.worker == name)).one()
+    query = sa.select(edge_worker.c.sysinfo).where(edge_worker.c.worker_name == name)
+    sysinfo = connection.scalar(query) or {}
+    values: dict[str, Any] = {}
+    if sysinfo.get("concurrency") != applied.concurrency:
+        # What edge3's CLI and page show.
+        free = max(0, applied.concurrency - int(slots or 0))
+        values["sysinfo"] = {**sysinfo, "concurrency": applied.concurrency, "free_concurrency": free}
+    move(connection, name, _says(applied, jobs), **values)
+
+
+def _take_in(connection: Connection, name: WorkerName, asked: Asked) -> None:
+    taken = connection.execute(
+        worker.update()
+        .where(worker.c.worker_name == name, worker.c.asked_number < asked.number)
+        .values(asked_number=asked.number)
+    )
+    if not taken.rowcount:
+        return
+    if asked.maintenance:
+        move(connection, name, Event.REQUEST_MAINTENANCE, maintenance_comment=asked.comment[:COMMENT_LENGTH])
+    else:
+        move(connection, name, Event.EXIT_MAINTENANCE, maintenance_comment=None)
+
+
 class WorkerVerbs:
     """What a worker's frames do to the database."""
 
@@ -137,9 +181,11 @@ class WorkerVerbs:
     def _register(self, principal: Principal, said: Registration) -> Registered:
         name = principal.worker
         with self._database.write() as connection:
+            ours = sa.select(worker).where(worker.c.worker_name == name)
+            # Locked before edge3's row, as everywhere.
+            before = connection.execute(ours.with_for_update()).one_or_none()
             self._check_name(connection, name, said.inventory.site)
             self._write_edge_worker(connection, principal, said)
-            before = connection.execute(sa.select(worker).where(worker.c.worker_name == name)).one_or_none()
             this = new_id()
             values = {
                 "site": said.inventory.site,
@@ -153,11 +199,17 @@ class WorkerVerbs:
                 "applied_revision": said.inventory.revision,
                 "applied_concurrency": said.inventory.concurrency,
                 "applied_queues": list(said.inventory.queues) if said.inventory.queues is not None else None,
+                "life": said.life,
             }
             if before is None:
                 connection.execute(worker.insert().values(worker_name=name, **values))
             else:
+                if before.site != said.inventory.site:
+                    # Another host counts its requests by itself.
+                    values["asked_number"] = 0
                 connection.execute(worker.update().where(worker.c.worker_name == name).values(**values))
+            if said.inventory.asked is not None:
+                _take_in(connection, name, said.inventory.asked)
             wish = read_wish(connection, name)
             held_here = open_claims(connection, claim.c.worker == name)
         return Registered(connection=this, wish=wish, open=held_here)
@@ -172,7 +224,7 @@ class WorkerVerbs:
                 utc_now().label("now"),
             ).where(edge_worker.c.worker_name == name)
         ).one_or_none()
-        if theirs is not None and MARK not in (theirs.sysinfo or {}) and theirs.state not in _GONE:
+        if theirs is not None and MARK not in (theirs.sysinfo or {}) and state_of(theirs.state) not in AWAY:
             age_s = (theirs.now - theirs.last_update).total_seconds() if theirs.last_update else EDGE3_ALIVE_S
             if age_s < EDGE3_ALIVE_S:
                 raise RefusedError(
@@ -212,6 +264,8 @@ class WorkerVerbs:
                 worker.c.wish_queues,
                 worker.c.local_queues,
                 worker.c.worker_name,
+                worker.c.life,
+                edge_worker.c.state,
             )
             .outerjoin(worker, worker.c.worker_name == edge_worker.c.worker_name)
             .where(edge_worker.c.worker_name == name)
@@ -231,27 +285,32 @@ class WorkerVerbs:
             return
         if row.transport == said.transport and TRANSPORT_SINCE in (row.sysinfo or {}):
             sysinfo[TRANSPORT_SINCE] = row.sysinfo[TRANSPORT_SINCE]
-        if row.worker_name is None or (
-            row.wish_queues is None and row.queues == join_queues(row.local_queues)
-        ):
-            # No wish: the column shows the worker's own queues, as edge3's registration writes them.
+        is_news = row.worker_name is None or MARK not in (row.sysinfo or {})
+        if is_news or (row.wish_queues is None and row.queues == join_queues(row.local_queues)):
+            # No wish: the column shows the worker's own queues, as edge3's registration writes them; here it
+            # may be that of an edge3 worker, which has had the name.
             values["queues"] = queues
+        state = state_of(row.state)
+        if state in AWAY or (said.life is not None and said.life != row.life):
+            state = after(state, Event.CONNECT) or state
+        state = after(state, _says(said.inventory, len(said.inventory.claims))) or state
         connection.execute(
             edge_worker.update()
+            # Compare-and-set: a request that is written meanwhile is not lost.
             .where(edge_worker.c.worker_name == name)
             .values(
-                state=sa.case((edge_worker.c.state.in_(_OWN_STATES), "idle"), else_=edge_worker.c.state),
+                state=sa.case((edge_worker.c.state == row.state, state.value), else_=edge_worker.c.state),
                 **values,
             )
         )
 
-    def disconnected(self, principal: Principal, connection_id: str, *, left: bool) -> bool:
+    def disconnected(self, principal: Principal, connection_id: str, *, left: Bye | None) -> bool:
         """Note that the connection is closed; its un-accepted offers are free at once.
 
         Args:
             principal: the worker's.
             connection_id: what `register` gave; an older connection's end changes nothing.
-            left: the worker said goodbye.
+            left: the worker's goodbye, if it said one.
 
         Returns:
             Whether the connection was the worker's last one.
@@ -265,12 +324,9 @@ class WorkerVerbs:
             )
             if not ours.rowcount:
                 return False
-            if left:
-                connection.execute(
-                    edge_worker.update()
-                    .where(edge_worker.c.worker_name == name, edge_worker.c.state.in_(_OWN_STATES))
-                    .values(state="offline", jobs_active=0, last_update=utc_now())
-                )
+            if left is not None:
+                event = Event.LEAVE_IN_MAINTENANCE if left.maintenance else Event.LEAVE
+                move(connection, name, event, jobs_active=0, last_update=utc_now())
             query = sa.select(claim).join(edge_job, held)
             offered = query.where(claim.c.worker == name, claim.c.phase == Phase.OFFERED.value)
             for row in connection.execute(locking(offered)).all():
@@ -294,21 +350,27 @@ class WorkerVerbs:
                     set_claim(connection, row.id, result="lost", detail=detail)
         return tuple(ClaimId(row.id) for row in rows)
 
-    def note_applied(
-        self, principal: Principal, revision: int, concurrency: int, queues: tuple[str, ...] | None
-    ) -> None:
+    def note_applied(self, principal: Principal, applied: Applied) -> None:
         """Note what the worker has in force; a late word about an older wish changes nothing."""
+        name = principal.worker
         with self._database.write() as connection:
-            connection.execute(
+            noted = connection.execute(
                 worker.update()
-                .where(worker.c.worker_name == principal.worker, worker.c.applied_revision <= revision)
+                .where(worker.c.worker_name == name, worker.c.applied_revision <= applied.revision)
                 .values(
-                    applied_revision=revision,
-                    applied_concurrency=concurrency,
-                    applied_queues=list(queues) if queues is not None else None,
+                    applied_revision=applied.revision,
+                    applied_concurrency=applied.concurrency,
+                    applied_queues=list(applied.queues) if applied.queues is not None else None,
                     applied_at=epoch_now(),
                 )
             )
+            if noted.rowcount:
+                _note_state(connection, name, applied)
+
+    def take_in(self, principal: Principal, asked: Asked) -> None:
+        """Make what the worker's own host has asked for the wish, once."""
+        with self._database.write() as connection:
+            _take_in(connection, principal.worker, asked)
 
     def wish(self, principal: Principal) -> WishRecord:
         """Return what an operator wants of this worker, numbered."""

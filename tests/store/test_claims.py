@@ -127,9 +127,9 @@ def test_a_closed_connection_frees_only_what_was_not_accepted(
     worker.claim(offered)
     (claimed,) = worker.claim(accepted)
     worker.accept(claimed.claim)
-    store.disconnected(worker.principal, new_id(), left=False)
+    store.disconnected(worker.principal, new_id(), left=None)
     assert job_row(engine, offered.key).state == "restarting"
-    store.disconnected(worker.principal, connection, left=False)
+    store.disconnected(worker.principal, connection, left=None)
     assert job_row(engine, offered.key).state == "queued"
     assert job_row(engine, accepted.key).state == "restarting"
 

@@ -250,8 +250,8 @@ class Machine(RuleBasedStateMachine):
     def disconnects(self, name: str, old: bool) -> None:
         real, modelled = ("old", "old") if old else self.connections[name]
         principal = self._fake(name).principal
-        self.real.disconnected(principal, real, left=False)
-        self.model.disconnected(principal, modelled, left=False)
+        self.real.disconnected(principal, real, left=None)
+        self.model.disconnected(principal, modelled, left=None)
 
     # The reaper
 

@@ -89,7 +89,7 @@ def test_an_offer_that_is_just_accepted_outlives_its_connection(
         engine,
         offered.claim,
         {"phase": Phase.ACCEPTED.value, "host": "h"},
-        lambda: store.disconnected(worker.principal, connected.connection, left=False),
+        lambda: store.disconnected(worker.principal, connected.connection, left=None),
     )
     assert claim_row(engine, offered.claim).phase == "accepted"
     assert job_row(engine, offered.key).edge_ws_claim == offered.claim

@@ -309,10 +309,18 @@ class TestNewerRevision:
 
     def test_an_older_one_must_be_migrated(self, engine: sa.Engine) -> None:
         set_row(engine, VERSION_TABLE, "0001")
-        with pytest.raises(SchemaError, match=r"out of date \(revision 0001\); run"):
+        with pytest.raises(SchemaError, match=r"out of date \(revision 0001\); run") as caught:
             schema.check(engine)
+        assert caught.value.remedy == "run `airflow db migrate` or `edge-ws db migrate`"
         schema.migrate(engine)
         schema.check(engine)
+
+
+class TestSomeTables:
+    def test_may_do_where_others_do_not(self, engine: sa.Engine) -> None:
+        run(engine, "ALTER TABLE edge_ws_worker DROP COLUMN applied_at")
+        assert schema.has_all(engine, [edge_job, gateway])
+        assert not schema.has_all(engine, [edge_job, worker])
 
 
 class TestAdoption:

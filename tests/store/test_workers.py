@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from edge_ws.errors import RefusedError, UnreachableError, UsageError
+from edge_ws.errors import RefusedError, UnreachableError
+from edge_ws.protocol.frames import Applied, Bye
 from edge_ws.protocol.ids import GatewayId, WorkerName, new_id
 from edge_ws.store.records import JobKey
 from edge_ws.store.store import Store
@@ -43,7 +44,7 @@ def test_a_live_name_is_refused_to_another_site_only(store: Store) -> None:
     second = FakeWorker(store)
     with pytest.raises(RefusedError, match="another state directory"):
         second.register()
-    store.disconnected(first.principal, first.register().connection, left=False)
+    store.disconnected(first.principal, first.register().connection, left=None)
     second.register()
 
 
@@ -62,7 +63,7 @@ def test_an_edge3_name_is_refused_while_it_lives(engine: sa.Engine, store: Store
 
 def test_a_goodbye_shows_offline(engine: sa.Engine, store: Store) -> None:
     one = FakeWorker(store)
-    store.disconnected(one.principal, one.register().connection, left=True)
+    store.disconnected(one.principal, one.register().connection, left=Bye(reason="done"))
     assert _edge_worker(engine, "w1").state == "offline"
 
 
@@ -108,14 +109,14 @@ def test_a_wish_gets_a_number_whoever_wrote_it(engine: sa.Engine, store: Store) 
     assert one.register().wish.revision == 0
     name = WorkerName("w1")
     assert store.new_wishes({name: 0}) == {}
-    assert store.wish_concurrency("w1", 2) == 1
-    assert store.new_wishes({name: 0})[name].revision == 1
+    assert store.wish_concurrency("w1", 2).revision == 1
+    assert store.new_wishes({name: 0})[name].wish.revision == 1
     assert store.new_wishes({name: 1}) == {}
     _change(engine, edge_worker, "w1", concurrency=5)
-    (wish,) = store.new_wishes({name: 1}).values()
+    wish = store.new_wishes({name: 1})[name].wish
     assert (wish.revision, wish.concurrency, wish.queues) == (2, 5, None)
     _change(engine, edge_worker, "w1", queues="['x', 'y']")
-    (wish,) = store.new_wishes({name: 2}).values()
+    wish = store.new_wishes({name: 2})[name].wish
     assert (wish.revision, wish.concurrency, wish.queues) == (3, 5, ("x", "y"))
     assert store.new_wishes({name: 3}) == {}
     # The worker restarts with other queues of its own: the wish wins.
@@ -134,26 +135,25 @@ def test_own_queues_are_no_wish(store: Store) -> None:
 def test_unreadable_queues_serve_nothing(engine: sa.Engine, store: Store) -> None:
     FakeWorker(store).register()
     _change(engine, edge_worker, "w1", queues="rubbish(")
-    (wish,) = store.new_wishes({WorkerName("w1"): 0}).values()
-    assert wish.queues == ()
+    (new,) = store.new_wishes({WorkerName("w1"): 0}).values()
+    assert new.wish.queues == ()
 
 
 def test_the_wish_and_what_is_applied_are_two_things(store: Store) -> None:
     one = FakeWorker(store)
     one.register()
-    revision = store.wish_concurrency("w1", 2)
+    revision = store.wish_concurrency("w1", 2).revision
     assert store.applied("w1") == 0
-    store.note_applied(one.principal, revision, 2, ("q",))
+    store.note_applied(one.principal, Applied(revision=revision, concurrency=2, queues=("q",)))
     assert store.applied("w1") == revision
     # A request that said so was late.
-    store.note_applied(one.principal, revision - 1, 4, None)
+    store.note_applied(one.principal, Applied(revision=revision - 1, concurrency=4, queues=None))
     assert store.applied("w1") == revision
     (record,) = store.workers()
     assert (record.kind, record.concurrency, record.wished_concurrency) == ("edge-ws", 2, 2)
+    assert (record.free_concurrency, record.sysinfo["concurrency"]) == (2, 2)
     assert (record.transport, record.queues) == ("websocket", ("q",))
     assert store.workers("x*") == []
-    with pytest.raises(UsageError, match="no edge-ws worker named nobody"):
-        store.wish_concurrency("nobody", 2)
 
 
 def test_tokens(store: Store) -> None:

@@ -25,6 +25,8 @@ _PROGRAMS: dict[str, Callable[[], Path]] = {
 }
 POSTGRES_KINDS = tuple(_PROGRAMS)
 KINDS = ("sqlite", *POSTGRES_KINDS)
+USUAL_KINDS = ("sqlite", "postgresql-18")
+"""For tests that are not of SQL itself."""
 _TEMPLATE = "edge_ws_template"
 
 

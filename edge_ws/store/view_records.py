@@ -1,0 +1,143 @@
+"""What the views read: jobs, queues and workers as they stand, in frozen records.
+
+Ages and what is left of a time are seconds by the database's clock at the moment of reading.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
+from edge_ws.protocol.states import Phase
+from edge_ws.store.records import JobKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimView:
+    """One attempt to run a job, open or ended."""
+
+    id: ClaimId
+    worker: WorkerName
+    phase: Phase
+    result: str | None
+    """How it ended; of an open one, what is known of its end: `not_started` or `lost`."""
+    detail: str
+    offered_s: float
+    """Since it was offered."""
+    ended_s: float | None
+    """Since it ended; None: it is open."""
+    lease_s: float | None
+    """What is left to accept it; of an accepted one, to start it; below 0 it is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """A row of `edge_job` with the claim that it carries."""
+
+    key: JobKey
+    state: str
+    queue: str
+    slots: int
+    priority: int
+    team: str | None
+    owner: int | None
+    """The scheduler that has yet to report it; None: it has, or another executor's row."""
+    worker: str | None
+    queued_at: datetime | None
+    waited_s: float | None
+    """Since it was queued."""
+    updated_s: float | None
+    """Since somebody last wrote the row."""
+    claim: ClaimView | None
+
+    @property
+    def held_by(self) -> ClaimView | None:
+        """The claim if it is live (`live.held`)."""
+        one = self.claim
+        if one is None or one.ended_s is not None or self.state == "queued":
+            return None
+        return one if one.worker == self.worker else None
+
+    @property
+    def was_claimed(self) -> bool:
+        """Whether it is, or was when it ended, in the hands of a worker of edge-ws."""
+        return self.claim is not None and self.claim.worker == self.worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What one queue holds."""
+
+    queue: str
+    queued: int
+    running: int
+    """Handed to a worker: offered, accepted or started."""
+    oldest_wait_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenView:
+    """The credential by which a worker last came."""
+
+    name: str
+    queues: tuple[str, ...] | None
+    team: str | None
+    is_good: bool
+    """Neither revoked nor expired."""
+    expires_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """A worker, ours or edge3's: what is wished of it, what is in force, what it holds."""
+
+    name: WorkerName
+    is_ours: bool
+    state: str
+    comment: str | None
+    """Why it is in maintenance."""
+    team: str | None
+    queues: tuple[str, ...] | None
+    """In force; None: every queue."""
+    wished_queues: tuple[str, ...] | None
+    local_queues: tuple[str, ...] | None
+    concurrency: int | None
+    """In force; None: not known."""
+    wished_concurrency: int | None
+    local_concurrency: int | None
+    taken: int
+    """Slots of what it holds."""
+    jobs: int
+    seen_s: float | None
+    """Since it was last heard of."""
+    first_online: datetime | None
+    wishes_maintenance: bool = False
+    wishes_shutdown: bool = False
+    wish_revision: int = 0
+    applied_revision: int = 0
+    applied_s: float | None = None
+    gateway: GatewayId | None = None
+    """That it is connected to."""
+    transport: str | None = None
+    site: str | None = None
+    token: TokenView | None = None
+    """None: edge3's worker, or one that came by a credential that is not stored here."""
+    sysinfo: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def free(self) -> int:
+        """Slots that can be taken."""
+        return max(0, (self.concurrency or 0) - self.taken)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stranded:
+    """Jobs that wait while no gateway is alive."""
+
+    jobs: int
+    waited_s: float
+    """The oldest."""
+    gateway: str | None
+    """Host of the one that was seen last, None if none is known."""
+    seen_s: float | None

@@ -1,0 +1,133 @@
+"""Logs of running jobs: edge3's, as its workers have pushed them; ours, for rows that edge3's executor wrote."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from edge_ws.protocol.ids import new_id
+from edge_ws.store.log_verbs import SHOWN_LOG
+from edge_ws.store.records import JobKey
+from edge_ws.store.store import Store
+from edge_ws.store.tables import edge_logs
+from tests.support.rows import FakeWorker, change_job, enqueue, new_job
+
+MEBIBYTE = 1024 * 1024
+
+
+@pytest.fixture
+def store(engine: sa.Engine) -> Store:
+    return Store(engine)
+
+
+@pytest.fixture
+def worker(store: Store) -> FakeWorker:
+    worker = FakeWorker(store)
+    worker.register()
+    return worker
+
+
+def push(engine: sa.Engine, key: JobKey, *texts: str) -> None:
+    """Write chunks as edge3's api-server does."""
+    values = {name: getattr(key, name) for name in ("dag_id", "task_id", "run_id", "map_index", "try_number")}
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    with engine.begin() as connection:
+        for number, text in enumerate(texts):
+            chunk = {"log_chunk_time": begin + timedelta(seconds=number), "log_chunk_data": text}
+            connection.execute(edge_logs.insert().values(**values, **chunk))
+
+
+class TestEdge3Log:
+    def test_nobody_has_the_row(self, engine: sa.Engine, store: Store) -> None:
+        job = new_job()
+        enqueue(engine, job)
+        assert store.edge3_log(job.key) is None
+
+    def test_there_is_no_row(self, store: Store) -> None:
+        assert store.edge3_log(new_job().key) is None
+
+    @pytest.mark.parametrize("state", ["restarting", "running"])
+    def test_its_worker_and_what_it_pushed(self, engine: sa.Engine, store: Store, state: str) -> None:
+        job = new_job()
+        enqueue(engine, job, new_job("other"))
+        change_job(engine, job.key, state=state, edge_worker="old-1")
+        found = store.edge3_log(job.key)
+        assert found is not None
+        assert (found.worker, found.data, found.cut, found.log_path) == ("old-1", b"", 0, "t.log")
+        push(engine, job.key, "grün ", "and blue\n")
+        push(engine, new_job("other").key, "another's\n")
+        found = store.edge3_log(job.key)
+        assert found is not None
+        assert (found.data.decode(), found.cut) == ("grün and blue\n", 0)
+
+    def test_the_last_of_a_long_one(self, engine: sa.Engine, store: Store) -> None:
+        job = new_job()
+        enqueue(engine, job)
+        change_job(engine, job.key, state="running", edge_worker="old-1")
+        # Two bytes each: what counts is what Airflow is given.
+        push(engine, job.key, *(letter * MEBIBYTE for letter in "äöüßé"))
+        found = store.edge3_log(job.key)
+        assert found is not None
+        assert len(found.data) == SHOWN_LOG
+        assert found.data.decode()[0] == "ö"
+        assert found.cut == 2 * MEBIBYTE
+
+    def test_a_chunk_that_is_longer_than_that(self, engine: sa.Engine, store: Store) -> None:
+        job = new_job()
+        enqueue(engine, job)
+        change_job(engine, job.key, state="running", edge_worker="old-1")
+        push(engine, job.key, "first", "x" * (SHOWN_LOG + 1))
+        found = store.edge3_log(job.key)
+        assert found is not None
+        assert (len(found.data), found.cut) == (SHOWN_LOG + 1, 5)
+
+    def test_a_worker_of_ours_has_it(self, engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+        job = new_job()
+        enqueue(engine, job)
+        worker.start(job)
+        push(engine, job.key, "of the round before")
+        assert store.edge3_log(job.key) is None
+
+    def test_edge3_queued_it_again(self, engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+        """It leaves our claim of the round before in the row."""
+        job = new_job()
+        enqueue(engine, job)
+        worker.start(job)
+        assert store.running_log(job.key) is not None
+        change_job(engine, job.key, state="running", edge_worker="old-1")
+        push(engine, job.key, "theirs")
+        assert store.running_log(job.key) is None
+        found = store.edge3_log(job.key)
+        assert found is not None
+        assert found.data == b"theirs"
+
+
+class TestLogsToShow:
+    def test_only_live_ones_of_rows_that_edge3s_executor_wrote(
+        self, engine: sa.Engine, store: Store, worker: FakeWorker
+    ) -> None:
+        jobs = [new_job(name) for name in ("theirs", "ours", "over")]
+        enqueue(engine, *jobs)
+        for job in (jobs[0], jobs[2]):
+            change_job(engine, job.key, edge_ws_owner=None)
+        theirs, ours, over = (worker.start(job) for job in jobs)
+        store.append_log(worker.principal, theirs, 0, b"hello")
+        worker.finish(over)
+        assert store.logs_to_show([theirs, ours, over, new_id()]) == [(theirs, "theirs.log", 5)]  # type: ignore[list-item]
+        assert store.logs_to_show([]) == []
+
+    def test_a_part_from_any_byte_on(self, engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+        job = new_job()
+        enqueue(engine, job)
+        claim = worker.start(job)
+        whole = bytes(range(256)) * 10
+        for offset in range(0, len(whole), 100):
+            store.append_log(worker.principal, claim, offset, whole[offset : offset + 100])
+        for begin in (0, 1, 99, 100, 2000, 2559):
+            part = store.log_part(claim, begin)
+            assert part == whole[begin : begin + len(part)]
+            assert len(part) >= min(1500, len(whole) - begin)
+        assert store.log_part(claim, 2560) == b""
+        assert store.log_part(claim, 9999) == b""
