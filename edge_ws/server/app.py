@@ -21,15 +21,18 @@ from starlette.websockets import WebSocket
 from edge_ws.errors import UnreachableError
 from edge_ws.protocol.frames import Refusal, Stale
 from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, GatewayId, new_id
+from edge_ws.server.admin_routes import Admin
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.connection import Workers, refusal_response
 from edge_ws.server.dispatcher import Dispatcher
 from edge_ws.server.drain import send_away
 from edge_ws.server.hub import Hub
 from edge_ws.server.longpoll import Polls
-from edge_ws.server.ports import FinishedLogs, TaskStates, TaskTokens
+from edge_ws.server.ports import FinishedLogs, TaskStates, TaskTokens, Users
 from edge_ws.server.reaper import Reaper
 from edge_ws.server.reports import Reports
+from edge_ws.server.running_logs import RunningLogs
+from edge_ws.server.views import LookUp
 from edge_ws.server.whoami import WhoAmI
 from edge_ws.store.store import Store
 from edge_ws.store.wakeup import Changes
@@ -57,7 +60,11 @@ class Gateway:
         task_states: TaskStates,
         task_tokens: TaskTokens,
         finished_logs: FinishedLogs,
+        *,
+        users: Users | None = None,
+        look_up: LookUp | None = None,
     ) -> None:
+        """Make it; without `users` there is no `v1/admin/`. That asks the centre about tasks by `look_up`."""
         self.id = GatewayId(new_id())
         self._store = store
         self._settings = settings
@@ -72,6 +79,7 @@ class Gateway:
             finished_logs=finished_logs,
             asks_for_tokens=lambda: not self._watch.hears,
         )
+        self._running_logs = RunningLogs(store, finished_logs)
         self._reports = Reports(
             store,
             self._hub,
@@ -79,9 +87,11 @@ class Gateway:
             task_tokens,
             on_ended=self._reaper.ended,
             on_unsettled=self._reaper.unsettled,
+            on_log=self._running_logs.grown,
         )
         self._workers = Workers(store, self._hub, self._reports, settings, self.id)
         self._polls = Polls(self._workers, self._hub, settings)
+        admin = [] if users is None else [Admin(store, users, look_up)]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch = store.watch(self._changed)
         self._tokens_changed = anyio.Event()
@@ -94,6 +104,7 @@ class Gateway:
                 Route("/v1/poll", self._polls.poll, methods=_ANY_METHOD),
                 Route("/v1/send", self._polls.send, methods=_ANY_METHOD),
                 Route("/v1/whoami", WhoAmI(store, settings, self.id).answer),
+                *(Route("/v1/admin/{name:path}", one.answer, methods=_ANY_METHOD) for one in admin),
                 Route("/health", self._health),
             ]
         )
@@ -126,6 +137,7 @@ class Gateway:
                 tasks.start_soon(self._reaper.settle_for_ever)
                 tasks.start_soon(self._reaper.beat_for_ever)
                 tasks.start_soon(self._reaper.move_logs_for_ever)
+                tasks.start_soon(self._running_logs.copy_for_ever)
                 tasks.start_soon(self._close_refused_for_ever)
                 self._serving = True
                 yield

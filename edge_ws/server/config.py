@@ -33,3 +33,5 @@ class GatewaySettings:
     """The same for sending it to the remote store, which gives no sign of life."""
     keep_ended_s: float = 300.0
     """Ended and reported rows are deleted after this (edge3: 5 minutes)."""
+    keep_offline_workers_s: float = 30 * 86_400.0
+    """A worker that was not seen for so long is forgotten; 0: none is."""

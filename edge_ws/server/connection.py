@@ -26,20 +26,20 @@ from edge_ws.errors import (
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import (
     Beat,
+    Bye,
     Hello,
     Refusal,
     Refused,
     ServerFrame,
     Welcome,
-    Wish,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, GatewayId
+from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, PROTOCOL, GatewayId
 from edge_ws.protocol.session import Close, CloseCode, ServerSession
 from edge_ws.server import auth
 from edge_ws.server.config import GatewaySettings
-from edge_ws.server.hub import Hub, Link
-from edge_ws.server.reports import Answers, Reports
+from edge_ws.server.hub import Hub, Link, wish_frame
+from edge_ws.server.reports import Answers, Reports, in_force, is_busy
 from edge_ws.server.work import Desk
 from edge_ws.store.records import Principal, Registered, Registration
 from edge_ws.store.store import Store
@@ -179,26 +179,28 @@ class Workers:
                 queues=queues,
                 inventory=hello.inventory,
                 sysinfo=hello.sysinfo,
+                life=hello.life,
             ),
         )
         link.connection_id = registered.connection
         link.inventory = hello.inventory
         link.apply(hello.inventory.concurrency, hello.inventory.queues)
         link.hold((one.claim, one.slots) for one in registered.open)
-        link.wish_revision = registered.wish.revision
-        wish = Wish(
-            revision=registered.wish.revision,
-            concurrency=registered.wish.concurrency,
-            queues=registered.wish.queues,
-        )
+        link.local = hello.concurrency, queues
+        link.has_control = CONTROL in hello.capabilities
+        link.asked = hello.inventory.asked.number if hello.inventory.asked is not None else 0
+        link.noted = in_force(hello.inventory), is_busy(hello.inventory)
+        self._hub.wished(link, registered.wish)
+        link.wished_at = anyio.current_time()
         link.send(
             Welcome(
                 protocol=min(PROTOCOL, hello.protocol),
                 gateway=self._gateway,
                 timers=self._settings.timers,
-                wish=wish,
+                wish=wish_frame(registered.wish),
                 execution_api_url=self._settings.execution_api_url,
                 versions=self._settings.versions,
+                capabilities=(CONTROL,),
             )
         )
         return registered
@@ -230,10 +232,10 @@ class Workers:
         """Close the worker to dispatch and free what it had not accepted."""
         self._hub.remove(link)
         if link.connection_id:
-            await self.disconnected(link.principal, link.connection_id, left=link.left)
+            await self.disconnected(link.principal, link.connection_id, link.left)
 
-    async def disconnected(self, principal: Principal, connection_id: str, *, left: bool) -> None:
-        """Record the end of a connection, here or at another gateway."""
+    async def disconnected(self, principal: Principal, connection_id: str, left: Bye | None) -> None:
+        """Record the end of a connection, here or at another gateway; `left`: the worker's goodbye."""
         try:
             if await self._desk.run(self._store.disconnected, principal, connection_id, left=left):
                 log.info("Worker %s %s", principal.worker, "left" if left else "is disconnected")

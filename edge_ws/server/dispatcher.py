@@ -13,12 +13,12 @@ from typing import NoReturn
 import anyio
 
 from edge_ws.errors import UnreachableError
-from edge_ws.protocol.frames import Offer, Wish
+from edge_ws.protocol.frames import Offer, Stale
 from edge_ws.protocol.ids import GatewayId, WorkerName
 from edge_ws.server.backlog import Backlog
 from edge_ws.server.choose import choose
 from edge_ws.server.config import GatewaySettings
-from edge_ws.server.hub import Hub
+from edge_ws.server.hub import REPEAT_S, Hub, wish_frame
 from edge_ws.server.work import Desk
 from edge_ws.store.records import Assignment, Candidate, Capacity, Claimed
 from edge_ws.store.store import Store
@@ -155,10 +155,18 @@ class Dispatcher:
         self._all_wishes = False
         if not links:
             return
-        sent = {name: link.wish_revision for name, link in links.items()}
-        for name, wish in (await self._desk.run(self._store.new_wishes, sent)).items():
-            links[name].wish_revision = wish.revision
-            links[name].send(Wish(revision=wish.revision, concurrency=wish.concurrency, queues=wish.queues))
+        sent = {name: link.wish.revision for name, link in links.items()}
+        for name, new in (await self._desk.run(self._store.new_wishes, sent)).items():
+            link, now = links[name], anyio.current_time()
+            for claim in new.taken_back:
+                link.send(Stale(claim=claim))
+                self._hub.release(link, claim)
+            if new.wish.revision == link.wish.revision and now < link.wished_at + REPEAT_S:
+                # Where each commit wakes us, the wish and its answer would chase each other.
+                continue
+            link.wished_at = now
+            self._hub.wished(link, new.wish)
+            link.send(wish_frame(new.wish))
         self._wished -= links.keys()
 
     async def _hand_out(self) -> bool:

@@ -10,17 +10,32 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from edge_ws.protocol.frames import Inventory, ServerFrame
+from edge_ws.protocol.frames import Applied, Bye, Inventory, ServerFrame, Wish
 from edge_ws.protocol.ids import ClaimId, HostId, WorkerName
 from edge_ws.protocol.session import Close, CloseCode, ServerSession
-from edge_ws.store.records import Capacity, Principal
+from edge_ws.store.records import Capacity, Principal, WishRecord
 
 log = logging.getLogger(__name__)
 
 QUEUE_FRAMES = 2000
 """Frames that may wait for a slow worker; one more closes its connection."""
+REPEAT_S = 1.0
+"""Between two times that a worker is told the same wish: its answer may be on its way."""
 REFUSED_PAUSE_S = 1.0
 """A worker that refused an offer gets none for so long: what made it refuse needs a moment to pass."""
+
+
+def wish_frame(wish: WishRecord) -> Wish:
+    """Return the wish as it travels."""
+    return Wish(
+        revision=wish.revision,
+        concurrency=wish.concurrency,
+        queues=wish.queues,
+        maintenance=wish.maintenance,
+        comment=wish.comment,
+        shutdown=wish.shutdown,
+        asked=wish.asked,
+    )
 
 
 class Link:
@@ -31,13 +46,22 @@ class Link:
         self.session = session
         self.transport = transport
         self.connection_id = ""
-        self.wish_revision = 0
-        """Of the wish last sent."""
+        self.wish = WishRecord(revision=0, concurrency=None, queues=None)
+        """The one last sent."""
+        self.wished_at = 0.0
+        self.local: tuple[int, tuple[str, ...] | None] = (0, None)
+        """Concurrency and queues (None: every queue) of the worker's own settings."""
+        self.has_control = True
+        """It carries out wishes for maintenance and shutdown by itself."""
+        self.asked = 0
+        """Number of its host's last request that was taken in."""
+        self.noted: tuple[Applied, bool] | None = None
+        """What it has in force as the database knows it; and whether it then held jobs, where that shows."""
         self.cancelled: frozenset[ClaimId] = frozenset()
         self.dead_hosts: frozenset[HostId] = frozenset()
         """Hosts of the worker whose death is recorded."""
         self.not_before = 0.0
-        self.left = False
+        self.left: Bye | None = None
         self.closing: Close | None = None
         # A list and a future: an idle link's deque and Event would take 2 KiB.
         self.outgoing: list[ServerFrame] = []
@@ -150,6 +174,8 @@ class Link:
         inventory = self._inventory
         if inventory is None or inventory.draining or self.closing is not None or self.free() <= 0:
             return None
+        if self.wish.takes_nothing:
+            return None
         if now < self.not_before or not self.is_prompt(now):
             return None
         if self._capacity is None:
@@ -260,6 +286,21 @@ class Hub:
         link.apply(concurrency, queues)
         if is_here:
             self._enter(link)
+
+    def wished(self, link: Link, wish: WishRecord) -> None:
+        """Note what the worker is sent: it is offered what that and what it has in force admit."""
+        link.wish = wish
+        slots, queues = link.local
+        slots = slots if wish.concurrency is None else wish.concurrency
+        queues = queues if wish.queues is None else wish.queues
+        if queues is None:
+            queues = link.queues
+        elif link.queues is not None:
+            queues = tuple(queue for queue in link.queues if queue in queues)
+        narrowed = min(slots, link.concurrency), queues
+        if narrowed != (link.concurrency, link.queues):
+            self.applied(link, *narrowed)
+        self._on_capacity()
 
     def release(self, link: Link, claim: ClaimId) -> None:
         """Note that the claim holds its slots no more."""

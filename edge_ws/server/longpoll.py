@@ -315,22 +315,22 @@ class Polls:
         asked = _Request(link, len(frames))
         for frame in frames:
             if isinstance(frame, Bye):
-                await self._leave(request, link)
+                await self._leave(request, link, frame)
                 asked.settled()
             else:
                 await self._workers.take(link, frame, asked)
         answers = await asked.answers()
         return _answer(codec.encode_batch(answers) if answers else codec.encode(Beat()), headers)
 
-    async def _leave(self, request: Request, link: Link) -> None:
+    async def _leave(self, request: Request, link: Link, bye: Bye) -> None:
         """Let the worker go: its poll returns, and it is shown as offline."""
         connection = request.headers.get(CONNECTION_HEADER, "")
         if link.connection_id == connection:
-            link.left = True
+            link.left = bye
             link.close(Close(CloseCode.LEAVING, "the worker left"))
             await self._workers.gone(link)
         elif connection:
-            await self._workers.disconnected(link.principal, connection, left=True)
+            await self._workers.disconnected(link.principal, connection, bye)
 
     def _link(self, headers: Headers) -> Link | None:
         return self._hub.get(WorkerName(headers.get(auth.WORKER_HEADER, "")))

@@ -1,4 +1,4 @@
-"""What the gateway asks of the centre, as three small interfaces.
+"""What the gateway asks of the centre, as small interfaces.
 
 Whoever composes a gateway implements them; nothing here knows how. All methods are synchronous, may block
 and are called from threads, several at a time.
@@ -7,6 +7,7 @@ and are called from threads, several at a time.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -37,7 +38,11 @@ class TaskTokens(Protocol):
 
 
 class FinishedLogs(Protocol):
-    """The centre's folder of task logs, and the remote store behind it if there is one."""
+    """The centre's folder of task logs, and the remote store behind it if there is one.
+
+    The log of a running job, whose claim is not over, is a copy apart: it may grow at several gateways, each
+    with this folder or one of its own, and the whole is written once, at the end, wherever that is.
+    """
 
     def size(self, log_path: str) -> int:
         """Return the bytes that the file has now, 0 if it is absent.
@@ -58,11 +63,68 @@ class FinishedLogs(Protocol):
         """
         ...
 
+    def copied(self, log_path: str, claim: str) -> int:
+        """Return the bytes that the running claim's copy has here, 0 if there is none.
+
+        A copy is a file of its own beside the log's, which Airflow shows along with it.
+
+        Raises:
+            EdgeWsError: as `size`.
+        """
+        ...
+
+    def copy(self, log_path: str, claim: str, begin: int, data: bytes) -> None:
+        """Write those bytes of the claim's log into its copy; repeating the call changes nothing more.
+
+        Args:
+            log_path: as in `size`.
+            claim: whose copy.
+            begin: where they belong; no more than `copied` has told, so that no hole is left.
+            data: the bytes.
+
+        Raises:
+            EdgeWsError: as `write`.
+        """
+        ...
+
+    def drop_copy(self, log_path: str, claim: str) -> None:
+        """Remove the claim's copy, if there is one.
+
+        Raises:
+            EdgeWsError: it cannot be removed.
+        """
+        ...
+
     def upload(self, log_path: str, command: str) -> None:
         """Send the file to the remote store, if one is set up; a failure is logged, never raised.
 
         Args:
             log_path: as in `write`.
             command: the workload's JSON, for stores that want to know the task.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """A user of the centre, and what of `v1/admin/` they may do."""
+
+    name: str
+    may_read: bool
+    may_manage: bool
+    read_right: str
+    """What takes the right to see, as the end of a sentence: for who lacks it."""
+    manage_right: str
+
+
+class Users(Protocol):
+    """The centre's users and their rights."""
+
+    def user(self, token: str) -> User:
+        """Return the user of that token.
+
+        Raises:
+            RefusedError: the token is none of the centre's, or is not valid any more.
+            UnreachableError: who it is cannot be found out now.
         """
         ...

@@ -34,6 +34,9 @@ WHOLE_LOOK_S = 4.0
 within 15 s."""
 SHORTEST_LOOK_S = 0.1
 """The same, however much is to be judged."""
+SETTLE_S = 0.5
+"""A task that fails by itself says so when its process has ended; its last words take no longer to get here,
+unless a log is being uploaded: then there is nothing left to stop."""
 OVERTIME_S = 30.0
 """A task that ended by its own report may run callbacks for so long (Airflow's overtime is 20 s)."""
 LEFT_S = 120.0
@@ -44,6 +47,10 @@ GONE = "gone"
 """The state of a task that the centre no longer knows under its id: it was cleared or deleted."""
 _CLEARED = frozenset({GONE, "restarting"})
 """Airflow 3.4 keeps a cleared task's id, in state restarting."""
+_SAID_BY_OTHERS = frozenset({"failed", "skipped", "removed", "upstream_failed"})
+"""A task's supervisor reports these when the task's process has ended, and only the others before
+(STATES_SENT_DIRECTLY in airflow/sdk/execution_time/supervisor.py, 3.3.2). A job that goes on in one of these
+had it from the scheduler or from a user."""
 
 
 class Action(Enum):
@@ -96,7 +103,8 @@ def _judge_over(one: OpenClaim, state: str | None, ended_for_s: float) -> Action
         return Action.REMOVE
     if one.site_left:
         return Action.REMOVE if ended_for_s >= LEFT_S else Action.LEAVE
-    return Action.CANCEL if state in _CLEARED or ended_for_s >= OVERTIME_S else Action.LEAVE
+    patience_s = 0.0 if state in _CLEARED else SETTLE_S if state in _SAID_BY_OTHERS else OVERTIME_S
+    return Action.CANCEL if ended_for_s >= patience_s else Action.LEAVE
 
 
 class Reaper:
@@ -154,28 +162,33 @@ class Reaper:
             self._unsettled = anyio.Event()
             now = anyio.current_time()
             whole = now - whole_at >= WHOLE_LOOK_S
+            pause_s = LOOK_S
             try:
-                await self.look(now, whole=whole)
+                pause_s = await self.look(now, whole=whole)
                 whole_at = now if whole else whole_at
             except EdgeWsError as error:
                 log.warning("The reaper waits: %s", error)
             await anyio.sleep(SHORTEST_LOOK_S)
-            with anyio.move_on_after(LOOK_S - SHORTEST_LOOK_S):
+            with anyio.move_on_after(pause_s - SHORTEST_LOOK_S):
                 await self._unsettled.wait()
 
-    async def look(self, now: float, *, whole: bool) -> None:
+    async def look(self, now: float, *, whole: bool) -> float:
         """Settle what is due at `now`.
 
         Args:
             now: the event loop's time.
             whole: at the claims of all workers; else only of those here that hold any, so that an idle
                 gateway asks nothing.
+
+        Returns:
+            Seconds until the next look.
         """
+        pause_s = LOOK_S
         holding = self._hub.holding()
         if whole or holding:
             if await self._desk.run(self._store.expire_offers):
                 self._hub.capacity_changed()
-            await self._settle_claims(now, None if whole else holding)
+            pause_s = await self._settle_claims(now, None if whole else holding)
         if self._asks_for_tokens():
             await self.close_refused()
         if now - self._repaired_at >= self._settings.backup_scan_s:
@@ -187,6 +200,15 @@ class Reaper:
         if now - self._purged_at >= PURGE_EVERY_S:
             self._purged_at = now
             await self._desk.run(self._store.purge, self._settings.keep_ended_s)
+            await self._forget_workers()
+        return pause_s
+
+    async def _forget_workers(self) -> None:
+        """Forget who has been away for long."""
+        away_s = self._settings.keep_offline_workers_s
+        if away_s:
+            for name in await self._desk.run(self._store.forget_workers, away_s):
+                log.info("Worker %s is forgotten: no gateway has seen it for %g days", name, away_s / 86_400)
 
     async def _forget_closed(self, holding: list[WorkerName]) -> None:
         """Give back the slots of claims that went stale without a word of their workers."""
@@ -199,7 +221,8 @@ class Reaper:
             for claim in claims - alive:
                 self._hub.release(link, claim)
 
-    async def _settle_claims(self, now: float, holding: list[WorkerName] | None) -> None:
+    async def _settle_claims(self, now: float, holding: list[WorkerName] | None) -> float:
+        """Judge the claims; return the seconds until they are to be judged again."""
         claims = await self._desk.run(self._store.unsettled, holding)
         asked = {one.subject for one in claims if not one.is_callback}
         states = await self._desk.run(self._task_states.states, asked) if asked else {}
@@ -208,10 +231,14 @@ class Reaper:
             self._ended_since = {one: since for one, since in self._ended_since.items() if one in over}
         for ended in over:
             self._ended_since.setdefault(ended, now)
+        pause_s = LOOK_S
         for one in claims:
             state = states.get(one.subject, GONE)
             ended_for_s = now - self._ended_since.get(one.claim, now)
+            if state in _SAID_BY_OTHERS and ended_for_s < SETTLE_S:
+                pause_s = SETTLE_S
             await self._act(one, state, judge(one, state, ended_for_s))
+        return pause_s
 
     async def _act(self, one: OpenClaim, state: str | None, action: Action) -> None:
         detail = f"the task's state is {state}"
@@ -317,6 +344,8 @@ class Reaper:
         if base is None:
             return False
         self._finished_logs.write(one.log_path, base, self._chunks(one.claim))
+        # Not before: a log that is there twice for a moment is better than one that is not there.
+        self._finished_logs.drop_copy(one.log_path, one.claim)
         if not one.uploaded:
             self._store.keep_move(one.claim, self._settings.upload_lease_s)
             self._finished_logs.upload(one.log_path, one.command)

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol, assert_never
+
+import anyio
 
 from edge_ws.errors import EdgeWsError
 from edge_ws.protocol.frames import (
     Accept,
     Ack,
     Applied,
+    Asked,
     Bye,
     Finished,
     Go,
@@ -36,7 +40,7 @@ from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
 from edge_ws.server.batches import Batches
 from edge_ws.server.config import GatewaySettings
-from edge_ws.server.hub import REFUSED_PAUSE_S, Hub, Link
+from edge_ws.server.hub import REFUSED_PAUSE_S, REPEAT_S, Hub, Link, wish_frame
 from edge_ws.server.ports import TaskTokens
 from edge_ws.server.work import Desk
 from edge_ws.store.records import Accepted, OpenClaim, Verdict
@@ -44,6 +48,10 @@ from edge_ws.store.report_verbs import MANY, ClaimReport, Outcome
 from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)
+
+
+_Other = HostDead | Asked | tuple[Applied, bool]
+"""What a worker says of itself; with what is in force, whether it holds jobs (see `Link.noted`)."""
 
 
 class Answers(Protocol):
@@ -79,6 +87,7 @@ class Reports:
         *,
         on_ended: Callable[[], None],
         on_unsettled: Callable[[], None],
+        on_log: Callable[[ClaimId], None],
     ) -> None:
         """Make it.
 
@@ -89,6 +98,7 @@ class Reports:
             tokens: mints what `go` carries.
             on_ended: called after jobs have ended.
             on_unsettled: called when a claim needs the reaper's judgement.
+            on_log: called when the database has more of a claim's log.
         """
         self._store = store
         self._hub = hub
@@ -96,6 +106,7 @@ class Reports:
         self._tokens = tokens
         self._on_ended = on_ended
         self._on_unsettled = on_unsettled
+        self._on_log = on_log
         self._desk = Desk(threads=1)
         self._reports = Batches(self._write_reports, self._answer_reports, MANY, writers=WRITERS)
         self._logs = Batches(self._write_logs, self._answer_logs, LOGS_AT_ONCE)
@@ -130,13 +141,16 @@ class Reports:
                 await self._logs.put((link, frame, to))
             case Accept() | Refuse() | Started() | Finished() | NotStarted() | PhaseIs():
                 await self._reports.put((link, frame, to))
-            case HostDead() | Applied():
+            case HostDead():
                 await self._others.put((link, frame, to))
+            case Applied():
+                busy = link.inventory is not None and is_busy(link.inventory)
+                await self._others.put((link, (_as_wished(link, frame), busy), to))
             case Status():
                 await self._status(link, frame.inventory)
                 to.settled()
             case Bye():
-                link.left = True
+                link.left = frame
                 to.settled()
             case Hello():
                 raise AssertionError("the session lets no second hello pass")
@@ -219,38 +233,43 @@ class Reports:
                 self._hub.release(link, frame.claim)
             else:
                 to.send(LogAck(claim=frame.claim, log_end=end))
+                self._on_log(frame.claim)
             to.settled()
 
     # Statements about the worker
 
-    def _write_others(
-        self, batch: list[tuple[Link, HostDead | Applied, Answers]]
-    ) -> list[tuple[ClaimId, ...]]:
+    def _write_others(self, batch: list[tuple[Link, _Other, Answers]]) -> list[tuple[ClaimId, ...]]:
         """Write what a worker says about itself; return the claims that ended with it (blocking)."""
-        ((link, frame, _),) = batch
-        match frame:
+        ((link, said, _),) = batch
+        match said:
             case HostDead():
-                return [self._store.host_dead(link.principal, frame.host)]
-            case Applied():
-                self._store.note_applied(link.principal, frame.revision, frame.concurrency, frame.queues)
+                return [self._store.host_dead(link.principal, said.host)]
+            case Asked():
+                self._store.take_in(link.principal, said)
+                return [()]
+            case applied, _:
+                self._store.note_applied(link.principal, applied)
                 return [()]
 
     def _answer_others(
-        self, batch: list[tuple[Link, HostDead | Applied, Answers]], ended: list[tuple[ClaimId, ...]]
+        self, batch: list[tuple[Link, _Other, Answers]], ended: list[tuple[ClaimId, ...]]
     ) -> None:
-        ((link, frame, to),) = batch
-        match frame:
+        ((link, said, to),) = batch
+        match said:
             case HostDead():
-                self._buried(link, frame.host, ended[0], to)
-            case Applied():
-                self._in_force(link, frame.revision, frame.concurrency, frame.queues)
+                self._buried(link, said.host, ended[0], to)
+            case Asked():
+                link.asked = max(link.asked, said.number)
+            case applied, _:
+                link.noted = said
+                self._in_force(link, applied)
         to.settled()
 
-    def _in_force(self, link: Link, revision: int, concurrency: int, queues: tuple[str, ...] | None) -> None:
+    def _in_force(self, link: Link, said: Applied) -> None:
         """Note what a worker has in force; of an older wish than the last a late request may speak."""
-        is_news = (concurrency, queues) != (link.concurrency, link.queues)
-        if is_news and revision >= link.wish_revision:
-            self._hub.applied(link, concurrency, queues)
+        is_news = (said.concurrency, said.queues) != (link.concurrency, link.queues)
+        if is_news and said.revision >= link.wish.revision:
+            self._hub.applied(link, said.concurrency, said.queues)
 
     def _buried(self, link: Link, host: HostId, claims: tuple[ClaimId, ...], to: Answers) -> None:
         link.dead_hosts |= {host}
@@ -267,7 +286,18 @@ class Reports:
                 await self._others.put((link, HostDead(host=host), link))
         before, drained = link.free(), link.inventory is not None and link.inventory.draining
         link.inventory = inventory
-        self._in_force(link, inventory.revision, inventory.concurrency, inventory.queues)
+        if inventory.asked is not None and inventory.asked.number > link.asked:
+            await self._others.put((link, inventory.asked, _Nobody()))
+        said = _as_wished(link, in_force(inventory)), is_busy(inventory)
+        if said != link.noted:
+            # The database was away when the worker said so, or its last job is gone.
+            await self._others.put((link, said, _Nobody()))
+        self._in_force(link, said[0])
+        now = anyio.current_time()
+        if inventory.revision != link.wish.revision and now >= link.wished_at + REPEAT_S:
+            # By long-poll an older one may have come after it.
+            link.wished_at = now
+            link.send(wish_frame(link.wish))
         if link.free() > before or (drained and not inventory.draining):
             self._hub.capacity_changed()
 
@@ -291,3 +321,34 @@ class Reports:
             # be at it still.
             if known[claim_id].site == link.inventory.site:
                 link.send(Query(claim=claim_id))
+
+
+class _Nobody:
+    """Waits for no answer."""
+
+    def send(self, frame: ServerFrame) -> None:
+        """Leave it out."""
+
+    def settled(self) -> None:
+        """Leave it out."""
+
+
+def in_force(inventory: Inventory) -> Applied:
+    """Return what the inventory says is in force."""
+    return Applied(
+        revision=inventory.revision,
+        concurrency=inventory.concurrency,
+        queues=inventory.queues,
+        maintenance=inventory.maintenance,
+        leaving=inventory.leaving,
+    )
+
+
+def is_busy(inventory: Inventory) -> bool:
+    """Tell whether jobs keep the worker from being seen in maintenance, or gone, already."""
+    return (inventory.maintenance or inventory.leaving) and bool(inventory.claims)
+
+
+def _as_wished(link: Link, applied: Applied) -> Applied:
+    """Return what is in force; a worker that knows nothing of maintenance is in it by getting no jobs."""
+    return applied if link.has_control else replace(applied, maintenance=link.wish.maintenance)

@@ -8,10 +8,14 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import sqlalchemy as sa
 
+from edge_ws.errors import UnreachableError
 from edge_ws.store.live import OPEN_STATES, is_job, key_of
+from edge_ws.store.records import Wished
+from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_job, utc_now
 from tests.chaos.fleet import Fleet, Program, Worker
 
@@ -29,6 +33,10 @@ class Done:
     """Who is down until then."""
 
 
+class NotYet(Exception):  # noqa: N818 - never leaves the tests
+    """A fault cannot be healed while another one lasts."""
+
+
 class Faults:
     """Makes faults on a fleet; `random` decides which and on whom."""
 
@@ -36,6 +44,7 @@ class Faults:
         self._fleet = fleet
         self._random = random_
         self._down = False
+        self._maintained: set[str] = set()
         self._counts = counts
         self._kinds: dict[str, tuple[int, Callable[[], Done | None]]] = {
             "gateway killed": (4, self._kill_gateway),
@@ -57,6 +66,8 @@ class Faults:
             "row queued": (2, lambda: self._write_row(state="queued")),
             "row patched": (3, lambda: self._write_row(state=self._random.choice(["success", "failed"]))),
             "row deleted": (2, self._delete_row),
+            "other slots": (2, self._wish_slots),
+            "maintenance": (2, self._wish_maintenance),
         }
 
     def names(self, number: int) -> list[str]:
@@ -214,6 +225,34 @@ class Faults:
         # What was held is delivered late, or never.
         heal = self._random.choice([forwarder.resume, lambda: forwarder.cut() and None])
         return Done("links silent", heal, self._while_s(8.0, 0.2))
+
+    # Operators
+
+    def _wish_slots(self) -> Done:
+        worker = self._random.choice(self._fleet.workers)
+        slots = self._random.randrange(worker.slots)
+        Store(self._fleet.engine).wish_concurrency(worker.name, slots)
+        heal = partial(self._wish, Store.wish_concurrency, worker.name, worker.slots)
+        return Done(f"{worker.name} is to have {slots} slots", heal, self._while_s(4.0))
+
+    def _wish_maintenance(self) -> Done | None:
+        worker = self._random.choice(self._fleet.workers)
+        if worker.name in self._maintained:
+            return None
+        Store(self._fleet.engine).request_maintenance(worker.name, "chaos")
+        self._maintained.add(worker.name)
+
+        def heal() -> None:
+            self._wish(Store.exit_maintenance, worker.name)
+            self._maintained.discard(worker.name)
+
+        return Done(f"{worker.name} is to be in maintenance", heal, self._while_s(4.0))
+
+    def _wish(self, verb: Callable[..., Wished], worker: str, *more: int) -> None:
+        try:
+            verb(Store(self._fleet.engine), worker, *more)
+        except UnreachableError as error:
+            raise NotYet from error
 
     # Writers that know no claims
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.chaos.centre import Task
 from tests.chaos.checks import broken, unsettled
-from tests.chaos.faults import Done, Faults
+from tests.chaos.faults import Done, Faults, NotYet
 from tests.chaos.fleet import Fleet, running_fleet
 
 ROUNDS = int(os.environ.get("ROUNDS", "0"))
@@ -133,7 +133,11 @@ class Round:
         for due in [one for one in self._heals if one[0] <= now]:
             self._heals.remove(due)
             assert due[1].heal is not None
-            due[1].heal()
+            try:
+                due[1].heal()
+            except NotYet:
+                self._heals.append((now + 0.5, due[1]))
+                continue
             self._say(f"healed: {due[1].what}")
 
     def _supervise(self, now: float) -> None:

@@ -145,7 +145,7 @@ async def test_a_wish_travels_and_is_acknowledged(
 ) -> None:
     async with connected(gateway, make_token(store)) as peer:
         assert peer.welcome.wish == Wish(revision=0, concurrency=None, queues=None)
-        revision = store.wish_concurrency("w1", 1)
+        revision = store.wish_concurrency("w1", 1).revision
         wish = await peer.expect(Wish)
         assert (wish.revision, wish.concurrency) == (revision, 1)
         await peer.send(Applied(revision=revision, concurrency=1, queues=("q",)))

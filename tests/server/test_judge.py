@@ -6,7 +6,7 @@ import pytest
 
 from edge_ws.protocol.ids import ClaimId, SiteId, WorkerName
 from edge_ws.protocol.states import Phase
-from edge_ws.server.reaper import GONE, LEFT_S, OVERTIME_S, Action, judge
+from edge_ws.server.reaper import GONE, LEFT_S, OVERTIME_S, SETTLE_S, Action, judge
 from edge_ws.store.records import JobKey, OpenClaim
 
 A, S = Phase.ACCEPTED, Phase.STARTED
@@ -62,8 +62,17 @@ def claim(phase: Phase, result: str | None, *flags: str) -> OpenClaim:
         (claim(S, None, "lost worker"), "running", 9e9, Action.LEAVE),
         (claim(S, None), GONE, 0, Action.CANCEL),
         (claim(S, None), "restarting", 0, Action.CANCEL),
+        # Its own report, and it runs callbacks.
         (claim(S, None), "success", OVERTIME_S - 1, Action.LEAVE),
-        (claim(S, None), "failed", OVERTIME_S, Action.CANCEL),
+        (claim(S, None), "up_for_retry", OVERTIME_S - 1, Action.LEAVE),
+        (claim(S, None), "deferred", OVERTIME_S - 1, Action.LEAVE),
+        (claim(S, None), "success", OVERTIME_S, Action.CANCEL),
+        # Its own report comes when its process has ended, so this is somebody else's doing.
+        (claim(S, None), "failed", 0, Action.LEAVE),
+        (claim(S, None), "failed", SETTLE_S, Action.CANCEL),
+        (claim(S, None), "skipped", SETTLE_S, Action.CANCEL),
+        (claim(S, None), "removed", SETTLE_S, Action.CANCEL),
+        (claim(S, None, "callback"), "failed", SETTLE_S, Action.LEAVE),
         (claim(S, None, "lost worker"), "failed", 0, Action.REMOVE),
         (claim(S, "not_started"), "running", 0, Action.LEAVE),
         (claim(S, "not_started"), "failed", 0, Action.REMOVE),

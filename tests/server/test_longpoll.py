@@ -406,7 +406,7 @@ async def test_a_late_word_about_an_older_wish_changes_nothing(
 ) -> None:
     poller = Poller(gateway, make_token(store), client)
     await poller.poll()
-    revision = store.wish_concurrency("w1", 1)
+    revision = store.wish_concurrency("w1", 1).revision
     (wish,) = await poller.poll()
     assert isinstance(wish, Wish)
     await poller.send(Applied(revision=revision, concurrency=1, queues=("q",)))

@@ -40,7 +40,7 @@ from tests.simulation.model_store import ModelStore, Rules
 from tests.simulation.network import Answer, Carried, Network, Wire
 from tests.simulation.world import Violation, World
 
-SETTINGS = GatewaySettings(hostname="g")
+SETTINGS = GatewaySettings(hostname="g", keep_offline_workers_s=0.0)
 
 
 class SimReports(Reports):
@@ -54,6 +54,7 @@ class SimReports(Reports):
             gateway.airflow,
             on_ended=lambda: None,
             on_unsettled=gateway.look_soon,
+            on_log=lambda _: None,
         )
         self._desk = Desk(gateway)  # type: ignore[assignment]
         self._rules = gateway.rules

@@ -11,7 +11,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from edge_ws.errors import RefusedError
-from edge_ws.protocol.frames import Accept, Finished, Log, NotStarted, PhaseIs, Refuse, Started
+from edge_ws.protocol.frames import (
+    Accept,
+    Applied,
+    Asked,
+    Bye,
+    Finished,
+    Log,
+    NotStarted,
+    PhaseIs,
+    Refuse,
+    Started,
+)
 from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, SiteId, WorkerName
 from edge_ws.protocol.states import Phase, phases_before
 from edge_ws.store.records import (
@@ -23,6 +34,7 @@ from edge_ws.store.records import (
     EndedJob,
     JobKey,
     NewJob,
+    NewWish,
     OpenClaim,
     Principal,
     Registered,
@@ -35,6 +47,7 @@ from edge_ws.store.report_verbs import ClaimReport
 OPEN = ("restarting", "running")
 SEEN_S = 45.0
 LOST_S = 600.0
+NOTHING_WISHED = WishRecord(revision=0, concurrency=None, queues=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +115,12 @@ class Worker:
     gateway: GatewayId | None
     connection: str
     seen_at: float
-    wish_revision: int = 0
-    wish_concurrency: int | None = None
+    wish: WishRecord = NOTHING_WISHED
     wanted_concurrency: int | None = None
-    """edge3's column: what an operator wrote."""
-    applied_concurrency: int = 0
+    wanted_maintenance: bool = False
+    """edge3's columns: what an operator wrote."""
+    asked: int = 0
+    local_concurrency: int = 0
 
 
 class ModelStore:
@@ -289,37 +303,65 @@ class ModelStore:
         self._connections += 1
         row = before or Worker(site, None, "", now)
         row.site, row.gateway, row.connection, row.seen_at = site, said.gateway, f"k{self._connections}", now
-        row.applied_concurrency = said.inventory.concurrency
+        if before is not None and before.site != site:
+            row.asked = 0
+        row.local_concurrency = said.concurrency
         self.workers[name] = row
+        if said.inventory.asked is not None:
+            self.take_in(principal, said.inventory.asked)
         wish = self._wish(row)
         return Registered(
             connection=row.connection, wish=wish, open=self._open_claims(lambda c: c.worker == name)
         )
 
     @staticmethod
-    def _wish(row: Worker) -> WishRecord:
-        if row.wanted_concurrency != row.wish_concurrency:
-            row.wish_concurrency = row.wanted_concurrency
-            row.wish_revision += 1
-        return WishRecord(revision=row.wish_revision, concurrency=row.wish_concurrency, queues=None)
+    def _wanted(row: Worker) -> WishRecord:
+        return WishRecord(
+            revision=row.wish.revision,
+            concurrency=row.wanted_concurrency,
+            queues=None,
+            maintenance=row.wanted_maintenance,
+            asked=row.asked,
+        )
 
-    def new_wishes(self, sent: Mapping[WorkerName, int]) -> dict[WorkerName, WishRecord]:
+    def _wish(self, row: Worker) -> WishRecord:
+        wanted = self._wanted(row)
+        if wanted != row.wish:
+            row.wish = replace(wanted, revision=row.wish.revision + 1)
+        return row.wish
+
+    def new_wishes(self, sent: Mapping[WorkerName, int]) -> dict[WorkerName, NewWish]:
         found = {}
         for name, revision in sent.items():
             row = self.workers.get(name)
-            if row is None:
+            if row is None or (self._wanted(row) == row.wish and row.wish.revision == revision):
                 continue
-            if row.wanted_concurrency != row.wish_concurrency or row.wish_revision != revision:
-                found[name] = self._wish(row)
+            wish = self._wish(row)
+            found[name] = NewWish(wish=wish, taken_back=self._take_back(name, row, wish))
         return found
 
-    def note_applied(
-        self, principal: Principal, revision: int, concurrency: int, queues: tuple[str, ...] | None
-    ) -> None:
-        if (row := self.workers.get(principal.worker)) is not None:
-            row.applied_concurrency = concurrency
+    def _take_back(self, name: WorkerName, row: Worker, wish: WishRecord) -> tuple[ClaimId, ...]:
+        slots = row.local_concurrency if wish.concurrency is None else wish.concurrency
+        excess = self.slots(name) - slots
+        offered = [one for one in self.open() if one.worker == name and one.phase is Phase.OFFERED]
+        taken_back = []
+        for claim in reversed(offered):
+            job = self._held(claim)
+            if job is not None and (wish.takes_nothing or excess > 0):
+                self._back_to_queue(claim, job, "expired", "an operator wished otherwise")
+                excess -= claim.slots
+                taken_back.append(claim.id)
+        return tuple(taken_back)
 
-    def disconnected(self, principal: Principal, connection_id: str, *, left: bool) -> bool:
+    def note_applied(self, principal: Principal, applied: Applied) -> None:
+        """Nothing that a rule looks at."""
+
+    def take_in(self, principal: Principal, asked: Asked) -> None:
+        row = self.workers.get(principal.worker)
+        if row is not None and row.asked < asked.number:
+            row.asked, row.wanted_maintenance = asked.number, asked.maintenance
+
+    def disconnected(self, principal: Principal, connection_id: str, *, left: Bye | None) -> bool:
         row = self.workers.get(principal.worker)
         if row is None or row.connection != connection_id:
             return False

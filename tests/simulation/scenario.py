@@ -138,6 +138,7 @@ class Scenario:
             (self._mark, 0.5),
             (self._revoke, 1.0),
             (self._wish, 1.0),
+            (self._ask, 0.5),
             (self._edge3_steals, 1.0),
             (self._edge3_patches, 1.0),
             (self._edge3_deletes, 0.5),
@@ -343,8 +344,27 @@ class Scenario:
         worker = self.world.rng.choice(list(self.store.workers.values()) or [None])
         if worker is not None:
             worker.wanted_concurrency = self.world.rng.choice((None, 0, 1, 2, 5))
-            self.world.note("an operator wishes %s slots", worker.wanted_concurrency)
+            worker.wanted_maintenance = self.world.chance(0.2)
+            wished = f"{worker.wanted_concurrency} slots, maintenance {worker.wanted_maintenance}"
+            self.world.note("an operator wishes %s", wished)
             self._tell(Changes(everything=True))
+
+    def _ask(self) -> None:
+        """Somebody on the worker's own host begins or ends maintenance."""
+        daemon = self.world.rng.choice([one for one in self.daemons.values() if one.running] or [None])
+        if daemon is not None:
+            wanted = self.world.chance(0.5)
+            self.world.note("%s: its host asks for maintenance: %s", daemon.label, wanted)
+            daemon.ask_maintenance(wanted=wanted, comment="")
+            if wanted:
+                self.world.at(self.world.within(1.0, 60.0), self._no_more_asked, daemon.site)
+
+    def _no_more_asked(self, site: Site) -> None:
+        daemon = self.daemons.get(id(site))
+        if daemon is not None and daemon.running:
+            daemon.ask_maintenance(wanted=False, comment="")
+        elif site in self.sites:
+            self.world.at(5.0, self._no_more_asked, site)
 
     # edge3
 
@@ -430,7 +450,7 @@ class Scenario:
         for gateway in self.network.gateways:
             gateway.commits_unheard = 0.0
         for worker in self.store.workers.values():
-            worker.wanted_concurrency = None
+            worker.wanted_concurrency, worker.wanted_maintenance = None, False
         for site in self.sites:
             self._join(site)
         for site in list(self.sites):
@@ -450,7 +470,7 @@ class Scenario:
             and not any(
                 row.owner is not None or row.state in {*OPEN, "queued"} for row in self.store.rows.values()
             )
-            and all(daemon.idle() for daemon in self.daemons.values())
+            and all(daemon.idle() and _as_wished(daemon) for daemon in self.daemons.values())
         )
 
     def run(self) -> None:
@@ -478,6 +498,9 @@ class Scenario:
             if not daemon.idle():
                 held = ", ".join(str(one) for one in daemon._jobs._jobs.values())
                 raise Violation(f"{daemon.label} still holds {held} {list(self_records(daemon))}")
+            if not _as_wished(daemon):
+                wishes = daemon._wishes
+                raise Violation(f"{daemon.label} has not in force what is wished: {wishes.wish} {wishes.asked}")
             if daemon._slots.taken:
                 raise Violation(f"{daemon.label} has {daemon._slots.taken} slots taken for ever")
         self._check_logs()
@@ -495,6 +518,11 @@ class Scenario:
                 # Another round of the same task may have written its last words into the file meanwhile.
                 if not (written in file and whole in written):
                     raise Violation(f"the log of {process.claim} is {written!r}, the worker has {whole!r}")
+
+
+def _as_wished(daemon: SimDaemon) -> bool:
+    """Tell whether it has in force what everybody wishes in the end: nothing."""
+    return not daemon._wishes.maintenance and daemon._slots.concurrency == daemon._config.concurrency
 
 
 def self_records(daemon: SimDaemon) -> Iterator[str]:

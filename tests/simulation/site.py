@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edge_ws.protocol.frames import Asked
 from edge_ws.protocol.ids import ClaimId, HostId, SiteId, WorkerName
 from edge_ws.worker.host_events import (
     Dropped,
@@ -62,12 +63,16 @@ class Site:
         """Those whose files lie in the hosts' directory, living or not."""
         self.processes: dict[ClaimId, Process] = {}
         self.api_cut_off = False
+        self.asked: Asked | None = None
         self.proven = False
         """A gateway has let its worker in before."""
         self.on_write: Callable[[], None] = lambda: None
 
     def prove(self) -> None:
         self.proven = True
+
+    def keep_asked(self, asked: Asked) -> None:
+        self.asked = asked
 
     def used(self) -> int:
         """Slots of processes that run (a waiting one that is dropped is as good as gone)."""

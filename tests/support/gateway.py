@@ -48,6 +48,7 @@ class LogFolder:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.copies: dict[tuple[str, str], bytes] = {}
         self.uploaded: list[str] = []
 
     def size(self, log_path: str) -> int:
@@ -55,6 +56,17 @@ class LogFolder:
 
     def write(self, log_path: str, base: int, chunks: Iterable[bytes]) -> None:
         self.files[log_path] = self.files.get(log_path, b"")[:base] + b"".join(chunks)
+
+    def copied(self, log_path: str, claim: str) -> int:
+        return len(self.copies.get((log_path, claim), b""))
+
+    def copy(self, log_path: str, claim: str, begin: int, data: bytes) -> None:
+        there = self.copies.get((log_path, claim), b"")
+        assert begin <= len(there), "a hole"
+        self.copies[log_path, claim] = there[:begin] + data + there[begin + len(data) :]
+
+    def drop_copy(self, log_path: str, claim: str) -> None:
+        self.copies.pop((log_path, claim), None)
 
     def upload(self, log_path: str, command: str) -> None:
         self.uploaded.append(log_path)

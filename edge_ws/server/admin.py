@@ -1,0 +1,353 @@
+"""What operators ask and wish, each operation described once: for both command lines and for `v1/admin/`.
+
+An operation takes checked parameters and returns what JSON can hold. Knows no HTTP, no terminal and no SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+from edge_ws.errors import UsageError
+from edge_ws.protocol.ids import MAX_CONCURRENCY, is_queue_name
+from edge_ws.server import views
+from edge_ws.server.views import LookUp
+from edge_ws.store.records import Wished, WorkerRecord
+from edge_ws.store.store import Store
+from edge_ws.store.worker_states import AWAY, WorkerState, state_of
+
+LONGEST_COMMENT = 800
+"""edge3's column takes 1,024, and who wished it when is written in front."""
+_GLOB = frozenset("*?")
+
+Row = dict[str, object]
+
+
+class Kind(Enum):
+    """What a parameter is; the value is how a sentence names it."""
+
+    TEXT = "a text"
+    TEXTS = "a list of texts"
+    NUMBER = "a whole number"
+    SWITCH = "true or false"
+    WORKERS = "a worker's name, or a list of names"
+
+
+def _as_it_is(value: object) -> object:
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One parameter of an operation."""
+
+    kind: Kind
+    required: bool = False
+    check: Callable[[Any], object] = _as_it_is
+    """Returns the value to take for one of the right type; raises UsageError for one out of range."""
+
+    def read(self, name: str, value: object) -> object:
+        """Return the value to take.
+
+        Raises:
+            UsageError: it is of another type, or out of range.
+        """
+        texts = isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+        fits = {
+            Kind.TEXT: isinstance(value, str),
+            Kind.TEXTS: texts,
+            Kind.NUMBER: isinstance(value, int) and not isinstance(value, bool),
+            Kind.SWITCH: isinstance(value, bool),
+            Kind.WORKERS: texts or isinstance(value, str),
+        }
+        if not fits[self.kind]:
+            raise UsageError(f"{name} must be {self.kind.value}, not {str(value)[:60]!r}")
+        return self.check(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of an operation, its parameters checked."""
+
+    store: Store
+    given: Mapping[str, Any]
+    user: str | None = None
+    """Who asks by HTTP; None: the command line, on the database."""
+    look_up: LookUp | None = None
+    """Asks Airflow about a task; None: nobody is asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One operation; its name is the verb's of the command line."""
+
+    changes: bool
+    """It changes something: it takes the right to manage, and by HTTP it is a POST."""
+    parameters: Mapping[str, Parameter]
+    run: Callable[[Call], object]
+
+
+def perform(
+    store: Store,
+    name: str,
+    given: Mapping[str, object],
+    *,
+    user: str | None = None,
+    look_up: LookUp | None = None,
+) -> object:
+    """Check the parameters and do what they ask; the result is plain data for JSON (blocking).
+
+    Raises:
+        UsageError: there is no such operation, a parameter is wrong, or the store refuses.
+    """
+    operation = OPERATIONS.get(name)
+    if operation is None:
+        raise UsageError(f"there is no {name[:60]!r}; there are {', '.join(OPERATIONS)}")
+    unknown = sorted(set(given) - set(operation.parameters))
+    if unknown:
+        known = ", ".join(operation.parameters) or "no parameters"
+        raise UsageError(f"{name} takes {known}, not {unknown[0][:60]!r}")
+    for one, parameter in operation.parameters.items():
+        if parameter.required and given.get(one) is None:
+            raise UsageError(f"{name} needs {one}: {parameter.kind.value}")
+    checked = {
+        one: operation.parameters[one].read(one, value) for one, value in given.items() if value is not None
+    }
+    return operation.run(Call(store=store, given=checked, user=user, look_up=look_up))
+
+
+# Workers
+
+
+def worker_rows(workers: Sequence[WorkerRecord]) -> list[Row]:
+    """Return the workers as rows, the operator's wish beside what is in force."""
+    return [
+        {
+            "worker_name": worker.name,
+            "kind": worker.kind,
+            "state": worker.state,
+            "transport": worker.transport,
+            "queues": None if worker.queues is None else list(worker.queues),
+            "team_name": worker.team,
+            "jobs_active": worker.jobs_active,
+            "concurrency": worker.concurrency,
+            "free_concurrency": worker.free_concurrency,
+            "wished_concurrency": worker.wished_concurrency,
+            # An edge3 worker never says what it has applied.
+            "applied": worker.applied_revision >= worker.wish_revision if worker.kind == "edge-ws" else None,
+            "last_update": worker.last_update and worker.last_update.isoformat(timespec="seconds"),
+            "maintenance_comment": worker.maintenance_comment,
+            "transport_since": worker.sysinfo.get("transport_since"),
+            "transport_reason": worker.sysinfo.get("transport_reason"),
+        }
+        for worker in workers
+    ]
+
+
+def _list_workers(call: Call) -> list[Row]:
+    states = call.given.get("state")
+    queues = call.given.get("queues")
+    found = [
+        worker
+        for worker in call.store.workers(call.given.get("worker_name_pattern"))
+        if (states is None or worker.state in states)
+        # One without a list serves every queue.
+        and (queues is None or worker.queues is None or not set(queues).isdisjoint(worker.queues))
+    ]
+    return worker_rows(found)
+
+
+def _applied(call: Call) -> dict[str, int]:
+    """Return the revision that the worker has acknowledged, or each has: what `--wait` waits for."""
+    name = call.given.get("worker")
+    if name is not None:
+        return {name: call.store.applied(name)}
+    return {worker.name: worker.applied_revision for worker in call.store.workers()}
+
+
+# Views
+
+
+def _list_jobs(call: Call) -> list[Row]:
+    return views.list_jobs(call.store, **call.given)
+
+
+def _list_queues(call: Call) -> list[Row]:
+    return views.list_queues(call.store)
+
+
+def _show_worker(call: Call) -> Row:
+    return views.show_worker(call.store, call.given["worker"])
+
+
+def _show_job(call: Call) -> Row:
+    return views.show_job(call.store, **call.given, look_up=call.look_up)
+
+
+# Changes
+
+
+def _change(wish: Callable[[Call, str], Wished]) -> Callable[[Call], object]:
+    """Return the operation that does `wish` for each worker that is meant."""
+
+    def run(call: Call) -> object:
+        asked = call.given["worker"]
+        if isinstance(asked, str) and _GLOB.isdisjoint(asked):
+            return _told(wish(call, asked))
+        if isinstance(asked, str):
+            _must_be_sure(call, f"{asked} may mean many workers")
+            asked = [worker.name for worker in call.store.workers(asked)]
+        return [_one_of_many(wish, call, name) for name in asked]
+
+    return run
+
+
+def _shutdown_all(call: Call) -> list[Row]:
+    _must_be_sure(call, "it is for all workers")
+    here = [worker.name for worker in call.store.workers() if state_of(worker.state) not in AWAY]
+    return [_one_of_many(_shutdown, call, name) for name in here]
+
+
+def _must_be_sure(call: Call, why: str) -> None:
+    if not call.given.get("yes"):
+        raise UsageError(f"{why}; say that you mean it: yes must be true")
+
+
+def _one_of_many(wish: Callable[[Call, str], Wished], call: Call, name: str) -> Row:
+    """Do it for one worker; what is wrong with it keeps nothing from the others."""
+    try:
+        return _told(wish(call, name))
+    except UsageError as error:
+        nothing = dict.fromkeys(("kind", "state", "revision", "told"))
+        return {"worker_name": name, **nothing, "error": str(error)}
+
+
+def _told(wished: Wished) -> Row:
+    row = asdict(wished)
+    return {"worker_name": row.pop("worker"), **row, "error": None}
+
+
+def _set_concurrency(call: Call, name: str) -> Wished:
+    return call.store.wish_concurrency(name, call.given["concurrency"])
+
+
+def _add_queues(call: Call, name: str) -> Wished:
+    return call.store.add_queues(name, call.given["queues"])
+
+
+def _remove_queues(call: Call, name: str) -> Wished:
+    return call.store.remove_queues(name, call.given["queues"])
+
+
+def _by(call: Call, did: str) -> str:
+    return f"[{datetime.now(UTC):%Y-%m-%d %H:%M}] - {call.user} {did}"
+
+
+def _request_maintenance(call: Call, name: str) -> Wished:
+    comment = call.given["comment"]
+    if call.user is not None:
+        # In the form that edge3's page writes and shows (worker_api/routes/ui.py).
+        comment = f"{_by(call, 'put node into maintenance mode')}\nComment: {comment}"
+    return call.store.request_maintenance(name, comment)
+
+
+def _update_comment(call: Call, name: str) -> Wished:
+    comment = call.given["comment"]
+    if call.user is not None:
+        # As there: who asked for the maintenance stays in front.
+        old = next((one.maintenance_comment for one in call.store.workers(name)), None) or ""
+        comment = "\n".join([*old.splitlines()[:1], _by(call, "updated comment:"), comment])
+    return call.store.update_maintenance_comment(name, comment)
+
+
+def _exit_maintenance(call: Call, name: str) -> Wished:
+    return call.store.exit_maintenance(name)
+
+
+def _shutdown(call: Call, name: str) -> Wished:
+    return call.store.request_shutdown(name)
+
+
+def _remove(call: Call, name: str) -> Wished:
+    return call.store.remove_worker(name)
+
+
+# What there is
+
+
+def _concurrency(number: int) -> int:
+    if not 0 <= number <= MAX_CONCURRENCY:
+        raise UsageError(f"concurrency: {number} is not between 0 and {MAX_CONCURRENCY}")
+    return number
+
+
+def _queues(names: list[str]) -> list[str]:
+    for name in names:
+        if not is_queue_name(name):
+            raise UsageError(f"queues: {name[:60]!r} cannot name a queue")
+    return list(dict.fromkeys(names))
+
+
+def _comment(text: str) -> str:
+    comment = text.strip()
+    if not comment:
+        raise UsageError("comment: say why")
+    if len(comment) > LONGEST_COMMENT:
+        raise UsageError(f"comment: it has {len(comment)} characters; {LONGEST_COMMENT} fit")
+    return comment
+
+
+def _states(names: list[str]) -> list[str]:
+    known = {state.value for state in WorkerState}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"state: there is no {name[:60]!r}; there are {', '.join(sorted(known))}")
+    return names
+
+
+def _reads(run: Callable[[Call], object], **parameters: Parameter) -> Operation:
+    return Operation(changes=False, parameters=parameters, run=run)
+
+
+_SURE = Parameter(kind=Kind.SWITCH)
+
+
+def _changes(wish: Callable[[Call, str], Wished], **parameters: Parameter) -> Operation:
+    worker = Parameter(kind=Kind.WORKERS, required=True)
+    return Operation(
+        changes=True, parameters={"worker": worker, **parameters, "yes": _SURE}, run=_change(wish)
+    )
+
+
+_TEXT = Parameter(kind=Kind.TEXT)
+_THIS = Parameter(kind=Kind.TEXT, required=True)
+_NUMBER = Parameter(kind=Kind.NUMBER)
+_STATES = Parameter(kind=Kind.TEXTS, check=_states)
+_QUEUES = Parameter(kind=Kind.TEXTS, required=True, check=_queues)
+_OF_QUEUES = Parameter(kind=Kind.TEXTS, check=_queues)
+_CONCURRENCY = Parameter(kind=Kind.NUMBER, required=True, check=_concurrency)
+_COMMENT = Parameter(kind=Kind.TEXT, required=True, check=_comment)
+
+OPERATIONS: Mapping[str, Operation] = {
+    "list-workers": _reads(_list_workers, state=_STATES, worker_name_pattern=_TEXT, queues=_OF_QUEUES),
+    "list-jobs": _reads(_list_jobs, state=_TEXT, queue=_TEXT, worker=_TEXT, dag=_TEXT, limit=_NUMBER),
+    "list-queues": _reads(_list_queues),
+    "show-worker": _reads(_show_worker, worker=_THIS),
+    "show-job": _reads(
+        _show_job, dag_id=_THIS, run_id=_THIS, task_id=_THIS, map_index=_NUMBER, try_number=_NUMBER
+    ),
+    "applied": _reads(_applied, worker=_TEXT),
+    "set-worker-concurrency": _changes(_set_concurrency, concurrency=_CONCURRENCY),
+    "add-worker-queues": _changes(_add_queues, queues=_QUEUES),
+    "remove-worker-queues": _changes(_remove_queues, queues=_QUEUES),
+    "remote-edge-worker-request-maintenance": _changes(_request_maintenance, comment=_COMMENT),
+    "remote-edge-worker-exit-maintenance": _changes(_exit_maintenance),
+    "remote-edge-worker-update-maintenance-comment": _changes(_update_comment, comment=_COMMENT),
+    "shutdown-remote-edge-worker": _changes(_shutdown),
+    "shutdown-all-workers": Operation(changes=True, parameters={"yes": _SURE}, run=_shutdown_all),
+    "remove-remote-edge-worker": _changes(_remove),
+}
+"""Name -> operation."""

@@ -1,0 +1,166 @@
+"""`v1/admin/NAME`: the operations of `admin` by HTTP, for users of the centre with the rights for them.
+
+To see is GET with a query, to change is POST with a JSON object. The user comes from `Authorization: Bearer`
+alone: no cookie counts, and a change must be of type application/json, so no other site's page can have a
+browser make one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+
+from starlette.datastructures import Headers, QueryParams
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError, UsageError
+from edge_ws.server.admin import OPERATIONS, Kind, Operation, perform
+from edge_ws.server.auth import ERROR_HEADER
+from edge_ws.server.ports import User, Users
+from edge_ws.server.views import LookUp
+from edge_ws.server.work import Desk
+from edge_ws.store.store import Store
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 1024 * 1024
+"""The names of thousands of workers fit."""
+BODY_WITHIN_S = 10.0
+
+
+class _RefusalError(Exception):
+    """An answer that ends a request; never leaves this module."""
+
+    def __init__(self, status: int, code: str, sentence: str, **headers: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.code = code
+        self.headers = headers
+
+    def response(self) -> JSONResponse:
+        """Return it as an answer, marked as ours."""
+        body = {"error": self.code, "sentence": str(self), "retry_after_s": None}
+        headers = {name.replace("_", "-"): value for name, value in self.headers.items()}
+        headers |= {ERROR_HEADER: self.code, "cache-control": "no-store"}
+        return JSONResponse(body, status_code=self.status, headers=headers)
+
+
+class Admin:
+    """Answers what lies below `v1/admin/`."""
+
+    def __init__(self, store: Store, users: Users, look_up: LookUp | None = None) -> None:
+        self._store = store
+        self._users = users
+        self._look_up = look_up
+        # Users are the centre's business, which may be slow; workers never wait for either.
+        self._door = Desk(threads=2)
+        self._desk = Desk(threads=2)
+
+    async def answer(self, request: Request) -> Response:
+        """Answer one request."""
+        try:
+            return await self._answer(request)
+        except _RefusalError as refusal:
+            return refusal.response()
+        except UsageError as error:
+            return _RefusalError(400, "usage", str(error)).response()
+        except RefusedError as error:
+            return _RefusalError(401, "token", str(error), www_authenticate="Bearer").response()
+        except UnreachableError as error:
+            # Strangers read the answer: where the database is, is for the log only.
+            log.warning("An operator is told to try again: %s", error)
+            return _RefusalError(503, "unavailable", "the gateway cannot reach its database").response()
+        except EdgeWsError as error:
+            log.warning("An operator's request failed: %s", error)
+            return _RefusalError(500, "failed", str(error)).response()
+
+    async def _answer(self, request: Request) -> Response:
+        user = await self._door.run(self._users.user, _token(request.headers))
+        name = request.path_params["name"]
+        operation = OPERATIONS.get(name)
+        if operation is None:
+            raise _RefusalError(404, "not_found", f"there is no v1/admin/{name[:60]}")
+        method = "POST" if operation.changes else "GET"
+        if request.method != method:
+            sentence = f"v1/admin/{name} takes {method}, not {request.method}"
+            raise _RefusalError(405, "method", sentence, allow=method)
+        _check_right(user, operation)
+        given = await _body(request) if operation.changes else _query(operation, request.query_params)
+        if operation.changes:
+            # As JSON: nothing that was sent can look like a line of the log.
+            log.info("%s wishes: %s %s", json.dumps(user.name), name, json.dumps(given))
+        result = await self._desk.run(
+            perform, self._store, name, given, user=user.name, look_up=self._look_up
+        )
+        return JSONResponse(result, headers={"cache-control": "no-store"})
+
+
+def _token(headers: Headers) -> str:
+    """Return the client's own token.
+
+    With `[core] simple_auth_manager_all_admins` Airflow appends an administrator's header to each request in
+    its api-server. One without a header is an administrator's there, as for Airflow's own API; one that came
+    with a header is judged by it alone, be it good or not.
+    """
+    sent = headers.getlist("authorization")
+    scheme, _, token = sent[0].partition(" ") if sent else ("", "", "")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise RefusedError(
+            "token", "send an Airflow user's token as Authorization: Bearer; POST /auth/token gives one"
+        )
+    return token.strip()
+
+
+def _check_right(user: User, operation: Operation) -> None:
+    if not (user.may_manage if operation.changes else user.may_read):
+        missing = user.manage_right if operation.changes else user.read_right
+        doing = "change workers" if operation.changes else "see workers and jobs"
+        raise _RefusalError(403, "not_admitted", f"user {user.name} may not {doing}: it takes {missing}")
+
+
+def _query(operation: Operation, params: QueryParams) -> dict[str, object]:
+    """Return what a query says, in the types that the operation wants where the text is of them."""
+    given: dict[str, object] = {}
+    for name in params:
+        parameter = operation.parameters.get(name)
+        if parameter is not None and parameter.kind is Kind.TEXTS:
+            given[name] = params.getlist(name)
+        elif len(params.getlist(name)) > 1:
+            raise UsageError(f"{name[:60]} is there more than once")
+        else:
+            given[name] = _typed(params[name], None if parameter is None else parameter.kind)
+    return given
+
+
+def _typed(text: str, kind: Kind | None) -> object:
+    is_number = kind is Kind.NUMBER and text.isascii() and text.removeprefix("-").isdigit() and len(text) < 20
+    return int(text) if is_number else text
+
+
+async def _body(request: Request) -> Mapping[str, object]:
+    """Return the JSON object that a request brings."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        sentence = f"the content type is {kind[:60] or 'missing'}, but must be application/json"
+        raise _RefusalError(415, "type", sentence)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_WITHIN_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise _RefusalError(413, "too_large", f"the body is over the limit of {MAX_BODY} bytes")
+    except TimeoutError:
+        raise _RefusalError(408, "timeout", f"the body did not come within {BODY_WITHIN_S:g} s") from None
+    except ClientDisconnect:
+        raise _RefusalError(400, "usage", "the body broke off") from None
+    try:
+        given = json.loads(bytes(body) or b"{}")
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise UsageError('the body is no JSON object such as {"worker": "press-2", "concurrency": 3}')
+    return given

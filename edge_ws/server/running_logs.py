@@ -1,0 +1,93 @@
+"""Keeps copies of running jobs' logs in the centre's log folder, for rows that edge3's executor wrote.
+
+Airflow asks our executor for the log of a running task; edge3's has no answer, so that a file must be there.
+Any number of gateways may copy the same log, into one folder or each into its own: what one lacks it reads
+from the database, so that a copy has no holes. Knows no connection; the reaper removes a copy with the move.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import NoReturn
+
+import anyio
+
+from edge_ws.errors import EdgeWsError, UnreachableError
+from edge_ws.protocol.ids import ClaimId
+from edge_ws.server.ports import FinishedLogs
+from edge_ws.server.work import Desk
+from edge_ws.store.records import LogToShow
+from edge_ws.store.store import Store
+
+log = logging.getLogger(__name__)
+
+COPY_S = 0.5
+"""Between two looks at what has grown: one statement each, however many chunks have come."""
+
+
+class RunningLogs:
+    """The loop that copies what has grown."""
+
+    def __init__(self, store: Store, finished_logs: FinishedLogs) -> None:
+        self._store = store
+        self._finished_logs = finished_logs
+        # A thread of its own: a folder that hangs delays nothing else.
+        self._desk = Desk(threads=1)
+        self._grown: set[ClaimId] = set()
+        self._copied: dict[ClaimId, str] = {}
+        self._failing: set[ClaimId] = set()
+        self._wake = anyio.Event()
+
+    def grown(self, claim: ClaimId) -> None:
+        """Say that the database has more of a claim's log."""
+        self._grown.add(claim)
+        self._wake.set()
+
+    async def copy_for_ever(self) -> NoReturn:
+        """Copy what has grown, a moment later."""
+        while True:
+            if not self._grown and not self._copied:
+                self._wake = anyio.Event()
+                await self._wake.wait()
+            grown, self._grown = self._grown, set()
+            try:
+                await self._desk.run(self.copy, grown)
+            except UnreachableError as error:
+                log.warning("Logs of running jobs wait: %s", error)
+                self._grown |= grown
+            await anyio.sleep(COPY_S)
+
+    def copy(self, grown: Collection[ClaimId]) -> None:
+        """Copy what these claims have more; remove what was copied last and is over (blocking)."""
+        before = self._copied
+        due = {one.claim: one for one in self._store.logs_to_show({*grown, *before})}
+        for claim in before.keys() - due.keys():
+            # It ended while it was copied: the move may have removed the copy before that was written.
+            self._drop(claim, before[claim])
+        self._failing &= due.keys()
+        self._copied = {one.claim: one.log_path for one in due.values() if self._copy(one)}
+
+    def _copy(self, one: LogToShow) -> bool:
+        """Bring the copy up to date; return whether anything was written."""
+        try:
+            begin = have = self._finished_logs.copied(one.log_path, one.claim)
+            while have < one.log_end and (part := self._store.log_part(one.claim, have)):
+                self._finished_logs.copy(one.log_path, one.claim, have, part)
+                have += len(part)
+        except UnreachableError:
+            raise
+        except EdgeWsError as error:
+            # Once: the next look tries again.
+            if one.claim not in self._failing:
+                log.error("The log of a running job is not shown: %s", error)  # noqa: TRY400
+                self._failing.add(one.claim)
+            return False
+        self._failing.discard(one.claim)
+        return have > begin
+
+    def _drop(self, claim: ClaimId, log_path: str) -> None:
+        try:
+            self._finished_logs.drop_copy(log_path, claim)
+        except EdgeWsError as error:
+            log.error("A copy of a log is left: %s", error)  # noqa: TRY400

@@ -1,0 +1,106 @@
+"""What is known about one job, and a verdict on it: the words that `why` and the views share. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from edge_ws.server.seats import Seat
+from edge_ws.store.records import GatewayRecord
+from edge_ws.store.view_records import ClaimView, JobView, WorkerView
+from edge_ws.store.worker_verbs import SEEN_S
+
+SLOW_S = 15.0
+"""A job that a free worker could take waits no longer, even where nothing wakes the gateways."""
+
+NO_GATEWAY_ADVICE = (
+    "Check that [edge_ws] api_enabled is True for the api-server and that the api-server runs"
+    " (or, without it, that edge-ws server runs); GET /edge-ws/health tells."
+)
+"""What to do where jobs wait and no gateway is alive."""
+
+
+class Code(Enum):
+    """Where a job is; scripts may rely on these."""
+
+    # Queued.
+    NO_GATEWAY = "no_gateway"
+    NO_WORKER_SERVES_QUEUE = "no_worker_serves_queue"
+    TEAM_EXCLUDES = "team_excludes"
+    TOKEN_EXCLUDES = "token_excludes"  # noqa: S105 - a code
+    TOO_WIDE = "too_wide"
+    """Needs more slots than any worker has."""
+    ALL_FULL = "all_full"
+    ALL_PAUSED = "all_paused"
+    IN_MAINTENANCE = "in_maintenance"
+    ALL_LEAVING = "all_leaving"
+    ALL_OFFLINE = "all_offline"
+    NOT_TAKEN = "not_taken"
+    """Was offered, and came back."""
+    ABOUT_TO_BE_OFFERED = "about_to_be_offered"
+    WAITS_FOR_POLL = "waits_for_poll"
+    # In a worker's hands.
+    OFFERED = "offered"
+    ACCEPTED = "accepted"
+    NOT_STARTED = "not_started"
+    RUNNING = "running"
+    EDGE3_FETCHED = "edge3_fetched"
+    EDGE3_RUNNING = "edge3_running"
+    UNCLAIMED = "unclaimed"
+    """The row says that it runs, and names no worker."""
+    # Over.
+    SUCCESS = "success"
+    FAILED = "failed"
+    REMOVED = "removed"
+    # No row.
+    NO_SUCH_JOB = "no_such_job"
+    NOT_QUEUED_YET = "not_queued_yet"
+    ANOTHER_EXECUTORS = "another_executors"
+    OVER = "over"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """All that is known about one job, read at about one moment."""
+
+    job: JobView
+    history: Sequence[ClaimView]
+    """Its claims, the latest first."""
+    ahead: int
+    """Jobs of its queue that are handed out before it."""
+    workers: Sequence[WorkerView]
+    gateways: Sequence[GatewayRecord]
+    now: float
+    """The database's time, seconds since the epoch."""
+
+    @property
+    def has_gateway(self) -> bool:
+        """Whether a gateway is alive."""
+        return any(one.seen_s < SEEN_S for one in self.gateways)
+
+    def worker(self, name: str) -> WorkerView | None:
+        """Return the worker of that name."""
+        return next((one for one in self.workers if one.name == name), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Why:
+    """The verdict."""
+
+    code: Code
+    sentence: str
+    advice: str = ""
+    """What to do; empty: nothing."""
+    seats: tuple[Seat, ...] = ()
+    """Of a queued job: the workers with their reasons, the nearest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AirflowTask:
+    """A task as Airflow has it, for one that has no row here."""
+
+    state: str | None
+    executor: str | None
+    """As the task names it; None: the default one."""
+    queue: str | None

@@ -1,0 +1,230 @@
+"""The views' rows: what was read, as plain JSON-able values. Pure; `views` is who asks.
+
+Nothing absent is left out: it is None. Times are UTC in ISO 8601, ages seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from edge_ws.server.scene import AirflowTask, Scene, Why
+from edge_ws.server.seats import Seat, is_here, takes_jobs
+from edge_ws.store.records import GatewayRecord, JobKey
+from edge_ws.store.view_records import Backlog, ClaimView, JobView, WorkerView
+from edge_ws.store.worker_verbs import SEEN_S
+
+Row = dict[str, object]
+SHOWN_SEATS = 100
+"""Workers that are shown with their reasons."""
+
+
+# Jobs
+
+
+def job_row(job: JobView) -> Row:
+    """Return a job as a list shows it."""
+    claim = job.held_by
+    return {
+        "dag_id": job.key.dag_id,
+        "run_id": job.key.run_id,
+        "task_id": job.key.task_id,
+        "map_index": job.key.map_index,
+        "try_number": job.key.try_number,
+        "state": job.state,
+        "phase": claim.phase.value if claim is not None else None,
+        "queue": job.queue,
+        "worker": job.worker,
+        "slots": job.slots,
+        "priority": job.priority,
+        "team_name": job.team,
+        "queued_at": _iso(job.queued_at),
+        "waited_s": _tenths(job.waited_s) if job.state == "queued" else None,
+    }
+
+
+def shown_job(scene: Scene, verdict: Why) -> Row:
+    """Return a job with its verdict and all that it rests on."""
+    job, claim = scene.job, scene.job.held_by
+    return {
+        "code": verdict.code.value,
+        "verdict": verdict.sentence,
+        "advice": verdict.advice or None,
+        **job_row(job),
+        "executor": _executor(job),
+        "reported": _reported(job),
+        "claim": claim.id if claim is not None else None,
+        "offered_at": _utc(scene.now - claim.offered_s) if claim is not None else None,
+        "lease_until": _utc(scene.now + claim.lease_s)
+        if claim is not None and claim.lease_s is not None
+        else None,
+        "jobs_before_it": scene.ahead,
+        "workers": [_seat_row(one) for one in verdict.seats[:SHOWN_SEATS]],
+        "claims": [_claim_row(one, scene.now) for one in scene.history],
+        "gateways": [_gateway_row(one) for one in scene.gateways],
+    }
+
+
+def absent_row(key: JobKey, task: AirflowTask | None, verdict: Why) -> Row:
+    """Return a task that has no row, as far as Airflow knows it."""
+    return {
+        "code": verdict.code.value,
+        "verdict": verdict.sentence,
+        "advice": verdict.advice or None,
+        "dag_id": key.dag_id,
+        "run_id": key.run_id,
+        "task_id": key.task_id,
+        "map_index": key.map_index,
+        "try_number": key.try_number or None,
+        "state": task.state if task is not None else None,
+        "queue": task.queue if task is not None else None,
+        "executor": task.executor if task is not None else None,
+        "workers": [],
+        "claims": [],
+        "gateways": [],
+    }
+
+
+def _executor(job: JobView) -> str | None:
+    """Return whose row it is, as far as it still says so."""
+    if job.owner is not None:
+        return "edge-ws"
+    return None if job.state not in {"queued", "restarting", "running"} else "another (edge3's)"
+
+
+def _reported(job: JobView) -> bool | None:
+    """Return whether the scheduler has taken note of the end; None: not over, or nobody can tell."""
+    if job.state in {"queued", "restarting", "running"} or job.held_by is not None:
+        return None
+    if job.owner is not None:
+        return False
+    return True if job.was_claimed else None
+
+
+def _claim_row(claim: ClaimView, now: float) -> Row:
+    return {
+        "claim": claim.id,
+        "worker": claim.worker,
+        "phase": claim.phase.value,
+        "result": claim.result,
+        "detail": claim.detail or None,
+        "offered_at": _utc(now - claim.offered_s),
+        "ended_at": _utc(now - claim.ended_s) if claim.ended_s is not None else None,
+    }
+
+
+def _seat_row(seat: Seat) -> Row:
+    return {
+        "worker": seat.worker.name,
+        "kind": _kind(seat.worker),
+        "reason": seat.reason.value,
+        "why": f"{seat.worker.name} {seat.why}",
+    }
+
+
+def _gateway_row(one: GatewayRecord) -> Row:
+    return {
+        "id": one.id,
+        "hostname": one.hostname,
+        "pid": one.pid,
+        "alive": one.seen_s < SEEN_S,
+        "last_seen_s": _tenths(one.seen_s),
+    }
+
+
+# Queues
+
+
+def served(worker: WorkerView) -> set[str] | None:
+    """Return the queues that both the worker and its token name; None: every queue."""
+    token = worker.token.queues if worker.token is not None else None
+    named = [set(queues) for queues in (worker.queues, token) if queues is not None]
+    return set.intersection(*named) if named else None
+
+
+def _serves(worker: WorkerView, queue: str) -> bool:
+    named = served(worker)
+    return named is None or queue in named
+
+
+def queue_row(backlog: Backlog, workers: Sequence[WorkerView]) -> Row:
+    """Return a queue with the workers that take its jobs now."""
+    serving = [one for one in workers if takes_jobs(one) and _serves(one, backlog.queue)]
+    return {
+        "queue": backlog.queue,
+        "queued": backlog.queued,
+        "running": backlog.running,
+        "workers": len(serving),
+        "free_slots": sum(one.free for one in serving),
+        "oldest_wait_s": _tenths(backlog.oldest_wait_s),
+    }
+
+
+# A worker
+
+
+def _kind(worker: WorkerView) -> str:
+    return "edge-ws" if worker.is_ours else "edge3"
+
+
+def worker_row(one: WorkerView, gateway: GatewayRecord | None, jobs: Sequence[JobView], now: float) -> Row:
+    """Return all that is known of a worker."""
+    token = one.token
+    held = [job for job in jobs if job.state in {"restarting", "running"}]
+    return {
+        "worker_name": one.name,
+        "kind": _kind(one),
+        "state": one.state,
+        "connected": is_here(one),
+        "maintenance_comment": one.comment,
+        "last_seen_s": _tenths(one.seen_s),
+        "first_online": _iso(one.first_online),
+        "transport": one.transport if one.gateway is not None else None,
+        "transport_since": one.sysinfo.get("transport_since") if one.gateway is not None else None,
+        "transport_reason": one.sysinfo.get("transport_reason") if one.gateway is not None else None,
+        "gateway": one.gateway,
+        "gateway_hostname": gateway.hostname if gateway is not None else None,
+        "concurrency": one.concurrency,
+        "wished_concurrency": one.wished_concurrency,
+        "local_concurrency": one.local_concurrency,
+        "slots_taken": one.taken,
+        "free_slots": one.free if takes_jobs(one) else 0,
+        "queues": _list(one.queues),
+        "wished_queues": _list(one.wished_queues),
+        "local_queues": _list(one.local_queues),
+        "wished_maintenance": one.wishes_maintenance if one.is_ours else None,
+        "wished_shutdown": one.wishes_shutdown if one.is_ours else None,
+        "wish_revision": one.wish_revision if one.is_ours else None,
+        "applied_revision": one.applied_revision if one.is_ours else None,
+        "applied": one.applied_revision >= one.wish_revision if one.is_ours else None,
+        "applied_at": _utc(now - one.applied_s) if one.applied_s is not None else None,
+        "team_name": one.team,
+        "token": token.name if token is not None else None,
+        "token_queues": _list(token.queues) if token is not None else None,
+        "token_team": token.team if token is not None else None,
+        "token_valid": token.is_good if token is not None else None,
+        "token_expires": _utc(token.expires_at) if token is not None else None,
+        "site": one.site,
+        "jobs_active": len(held),
+        "jobs": [job_row(job) for job in held],
+        "sysinfo": dict(one.sysinfo),
+    }
+
+
+# Values
+
+
+def _list(names: tuple[str, ...] | None) -> list[str] | None:
+    return None if names is None else list(names)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="seconds")
+
+
+def _utc(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _tenths(seconds: float | None) -> float | None:
+    return None if seconds is None else round(max(0.0, seconds), 1)

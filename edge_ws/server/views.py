@@ -1,0 +1,126 @@
+"""What operators are shown: jobs, queues, one worker, one job with its verdict, as plain JSON-able rows.
+
+Reads by the store's verbs and writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edge_ws.errors import UsageError
+from edge_ws.protocol.states import Phase
+from edge_ws.server.scene import AirflowTask, Scene
+from edge_ws.server.view_rows import Row, absent_row, job_row, queue_row, served, shown_job, worker_row
+from edge_ws.server.why import why, why_absent
+from edge_ws.store.records import JobKey
+from edge_ws.store.store import Store
+from edge_ws.store.view_records import Backlog
+
+LookUp = Callable[[str, str, str, int], AirflowTask | None]
+"""Asks Airflow for a task by DAG, run, task and map index; None: there is none."""
+
+JOB_STATES = (
+    "queued",
+    *(phase.value for phase in Phase if phase is not Phase.ENDED),
+    "restarting",
+    "running",
+    "success",
+    "failed",
+    "removed",
+)
+"""What jobs can be listed by: a row's state, or how far its worker is with it."""
+MOST = 10_000
+"""Jobs that are listed at the most."""
+HISTORY = 10
+"""Claims of a job that are shown."""
+
+
+def list_jobs(
+    store: Store,
+    *,
+    state: str | None = None,
+    queue: str | None = None,
+    worker: str | None = None,
+    dag: str | None = None,
+    limit: int = 1000,
+) -> list[Row]:
+    """Return jobs as rows, those that run first, then those that wait in their order.
+
+    Raises:
+        UsageError: there is no such state, or the limit is out of range.
+    """
+    if state is not None and state not in JOB_STATES:
+        raise UsageError(f"no job has the state {state!r}; states are {', '.join(JOB_STATES)}")
+    if not 1 <= limit <= MOST:
+        raise UsageError(f"the limit {limit} is not between 1 and {MOST}")
+    jobs = store.jobs(limit, state=state, queue=queue, worker=worker, dag=dag)
+    return [job_row(job) for job in jobs]
+
+
+def list_queues(store: Store) -> list[Row]:
+    """Return the queues that hold a job or that a worker names, with who takes jobs of each now."""
+    backlogs = {one.queue: one for one in store.backlogs()}
+    workers = store.worker_views()
+    named = {queue for one in workers for queue in served(one) or ()}
+    return [
+        queue_row(
+            backlogs.get(queue) or Backlog(queue=queue, queued=0, running=0, oldest_wait_s=None), workers
+        )
+        for queue in sorted({*backlogs, *named})
+    ]
+
+
+def show_worker(store: Store, name: str) -> Row:
+    """Return all that is known of a worker, ours or edge3's: the wish beside what is in force, its jobs.
+
+    Raises:
+        UsageError: there is no worker of that name.
+    """
+    found = store.worker_views(name)
+    if not found:
+        raise UsageError(f"no worker named {name} has connected yet; see: edge-ws list-workers")
+    gateway = next((one for one in store.gateways() if one.id == found[0].gateway), None)
+    return worker_row(found[0], gateway, store.jobs(MOST, worker=name), store.clock())
+
+
+def show_job(  # noqa: PLR0917 - a task is named by so many
+    store: Store,
+    dag_id: str,
+    run_id: str,
+    task_id: str,
+    map_index: int = -1,
+    try_number: int | None = None,
+    *,
+    look_up: LookUp | None = None,
+) -> Row:
+    """Return a job with its verdict: why it is where it is, and what to do.
+
+    Args:
+        store: the database.
+        dag_id: with the next ones, the task's attempt.
+        run_id: its run.
+        task_id: its task.
+        map_index: -1 for a task that is not mapped.
+        try_number: None: the last one that there is.
+        look_up: asks Airflow about a task that has no row here; None: nobody is asked.
+
+    Raises:
+        UsageError: Airflow knows no such task.
+    """
+    job = store.find_job(dag_id, run_id, task_id, map_index, try_number)
+    if job is None:
+        task = look_up(dag_id, run_id, task_id, map_index) if look_up is not None else None
+        if look_up is not None and task is None:
+            mapped = "" if map_index == -1 else f", map index {map_index}"
+            raise UsageError(f"Airflow knows no task {task_id} in run {run_id} of DAG {dag_id}{mapped}")
+        return absent_row(JobKey(dag_id, task_id, run_id, map_index, try_number or 0), task, why_absent(task))
+    history, ahead = store.history(job, HISTORY)
+    scene = Scene(
+        job=job,
+        history=history,
+        ahead=ahead,
+        workers=store.worker_views(),
+        gateways=store.gateways(),
+        now=store.clock(),
+    )
+    return shown_job(scene, why(scene))

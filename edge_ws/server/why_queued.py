@@ -1,0 +1,183 @@
+"""Why a queued job is not with a worker yet. Pure; `why` is its only caller.
+
+Of several reasons the nearest comes first: what would let the job go on with the least to be done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edge_ws.server.scene import NO_GATEWAY_ADVICE, SLOW_S, Code, Scene, Why
+from edge_ws.server.seats import Reason, Seat, lasted, queues_told, seats, slots_told
+from edge_ws.store.view_records import ClaimView
+
+SHOWN = 5
+"""Workers that a sentence names at the most."""
+_CODES = {
+    Reason.FREE: Code.ABOUT_TO_BE_OFFERED,
+    Reason.POLLS: Code.WAITS_FOR_POLL,
+    Reason.FULL: Code.ALL_FULL,
+    Reason.PAUSED: Code.ALL_PAUSED,
+    Reason.MAINTENANCE: Code.IN_MAINTENANCE,
+    Reason.LEAVING: Code.ALL_LEAVING,
+    Reason.NOT_CONNECTED: Code.ALL_OFFLINE,
+    Reason.OFFLINE: Code.ALL_OFFLINE,
+    Reason.TOO_NARROW: Code.TOO_WIDE,
+    Reason.TOKEN: Code.TOKEN_EXCLUDES,
+    Reason.TEAM: Code.TEAM_EXCLUDES,
+}
+_HEADS = {
+    Code.ALL_PAUSED: "no worker takes jobs of queue {queue} now, and the nearest to it is paused",
+    Code.IN_MAINTENANCE: "no worker takes jobs of queue {queue} now, and the nearest to it is in maintenance",
+    Code.ALL_LEAVING: "no worker takes jobs of queue {queue} any more: who serves it is leaving",
+    Code.ALL_OFFLINE: "no worker that serves queue {queue} is online",
+    Code.TOO_WIDE: "the job needs {slots}, more than any worker has that serves queue {queue}",
+    Code.TOKEN_EXCLUDES: "no worker that serves queue {queue} may take it by its token",
+    Code.TEAM_EXCLUDES: "no worker that serves queue {queue} is of the job's team",
+    Code.WAITS_FOR_POLL: "only edge3 workers can take it now, and they ask for jobs every few seconds",
+}
+_ADVICE = {
+    Code.ALL_FULL: "It is offered as soon as a slot comes free. To run more at once:"
+    " edge-ws set-worker-concurrency -H {name} -c N",
+    Code.ALL_PAUSED: "edge-ws set-worker-concurrency -H {name} -c N",
+    Code.IN_MAINTENANCE: "edge-ws remote-edge-worker-exit-maintenance -H {name}",
+    Code.ALL_LEAVING: "Start the worker again when it has left, or another one that serves queue {queue}.",
+    Code.ALL_OFFLINE: "Look at {name} on its host: edge-ws status, and its log; edge-ws doctor says whether"
+    " it can reach the gateway.",
+    Code.TOO_WIDE: "Give {name} more slots (edge-ws set-worker-concurrency -H {name} -c {slots}),"
+    " or lower the task's pool_slots or its executor_config.",
+    Code.TOKEN_EXCLUDES: "Give {name} a token that admits the queue (edge-ws token create),"
+    " or correct the task's queue.",
+    Code.TEAM_EXCLUDES: "Start a worker with a token of the job's team, or of none: that one takes all"
+    " teams' jobs.",
+}
+
+
+def why_queued(scene: Scene) -> Why:
+    """Return what keeps the job from running, with every worker's reason."""
+    job = scene.job
+    found = seats(job, scene.workers)
+    serving = [one for one in found if one.serves]
+    # Workers of other queues matter only where nobody serves the job's own.
+    shown = tuple(serving or found)
+    since = "Queued" if job.waited_s is None else f"Queued for {lasted(job.waited_s)}"
+    if job.owner is None:
+        since = f"{since} (by another executor, such as edge3's)"
+    if not scene.has_gateway and not any(_needs_no_gateway(one) for one in serving):
+        return _no_gateway(scene, since, shown, is_served=bool(serving))
+    if not serving:
+        return _unserved(scene, since, shown)
+    code = _CODES[serving[0].reason]
+    last = _not_taken(scene)
+    if code is Code.ABOUT_TO_BE_OFFERED:
+        return _not_taken_why(since, last, shown) if last else _about_to_be_offered(scene, since, shown)
+    words = {"queue": job.queue, "slots": slots_told(job.slots)}
+    head = _full_head(scene, serving) if code is Code.ALL_FULL else _HEADS[code].format(**words)
+    advice = _ADVICE.get(code, "")
+    return Why(
+        code=code,
+        sentence=f"{since}: {head}: {_told(serving)}{_ahead(scene)}.",
+        advice=advice.format(name=serving[0].worker.name, queue=job.queue, slots=job.slots),
+        seats=shown,
+    )
+
+
+def _needs_no_gateway(one: Seat) -> bool:
+    return not one.worker.is_ours and one.reason in {Reason.POLLS, Reason.FULL}
+
+
+def _told(serving: Sequence[Seat]) -> str:
+    more = f"; and {len(serving) - SHOWN} more" if len(serving) > SHOWN else ""
+    return "; ".join(f"{one.worker.name} {one.why}" for one in serving[:SHOWN]) + more
+
+
+def _ahead(scene: Scene) -> str:
+    if not scene.ahead:
+        return ""
+    jobs = "1 job of the queue goes" if scene.ahead == 1 else f"{scene.ahead} jobs of the queue go"
+    return f"; {jobs} before it"
+
+
+def _full_head(scene: Scene, serving: Sequence[Seat]) -> str:
+    queue = scene.job.queue
+    full = [one.worker for one in serving if one.reason is Reason.FULL]
+    busy, slots = sum(one.taken for one in full), sum(one.concurrency or 0 for one in full)
+    if len(full) == 1:
+        has = "is full" if scene.job.slots == 1 else f"has not {slots_told(scene.job.slots)} free"
+        return f"the only worker that takes jobs of queue {queue} now {has}"
+    if scene.job.slots == 1:
+        return f"all workers that take jobs of queue {queue} now are full ({busy} of {slots} slots busy)"
+    return (
+        f"no worker that takes jobs of queue {queue} now has {slots_told(scene.job.slots)} free"
+        f" ({busy} of {slots} busy)"
+    )
+
+
+def _no_gateway(scene: Scene, since: str, shown: tuple[Seat, ...], *, is_served: bool) -> Why:
+    last = min(scene.gateways, key=lambda one: one.seen_s, default=None)
+    seen = (
+        f"the last one, on {last.hostname}, was seen {lasted(last.seen_s)} ago"
+        if last is not None
+        else "none is known"
+    )
+    besides = "" if is_served else f"; and no worker is known that serves queue {scene.job.queue}"
+    return Why(
+        code=Code.NO_GATEWAY,
+        sentence=f"{since}: no gateway is alive, so nobody hands jobs out; {seen}{besides}.",
+        advice=NO_GATEWAY_ADVICE,
+        seats=shown,
+    )
+
+
+def _unserved(scene: Scene, since: str, shown: tuple[Seat, ...]) -> Why:
+    queue = scene.job.queue
+    names = {name for one in shown for name in one.worker.queues or ()}
+    if not shown:
+        others = "no worker has ever connected"
+    elif len(shown) == 1:
+        others = f"the only known worker, {shown[0].worker.name}, serves {queues_told(names)}"
+    else:
+        others = f"the {len(shown)} known workers serve {queues_told(names)}"
+    return Why(
+        code=Code.NO_WORKER_SERVES_QUEUE,
+        sentence=f"{since}: no worker serves queue {queue}; {others}.",
+        advice=f"Start a worker with -q {queue}, or: edge-ws add-worker-queues -H WORKER -q {queue};"
+        " or correct the task's queue.",
+        seats=shown,
+    )
+
+
+def _not_taken(scene: Scene) -> ClaimView | None:
+    """Return the last offer of this round if it came back."""
+    last = next(iter(scene.history), None)
+    waited_s = scene.job.waited_s
+    if last is None or last.ended_s is None or waited_s is None or last.offered_s > waited_s:
+        return None
+    return last
+
+
+def _not_taken_why(since: str, last: ClaimView, shown: tuple[Seat, ...]) -> Why:
+    how = "refused it" if last.result == "refused" else "did not take it"
+    detail = f" ({last.detail})" if last.detail else ""
+    return Why(
+        code=Code.NOT_TAKEN,
+        sentence=f"{since}: {last.worker} {how} {lasted(last.ended_s or 0.0)} ago{detail};"
+        f" it is being offered again: {_told(shown)}.",
+        advice=f"If it goes on so, see the log of {last.worker}.",
+        seats=shown,
+    )
+
+
+def _about_to_be_offered(scene: Scene, since: str, shown: tuple[Seat, ...]) -> Why:
+    free = [one for one in shown if one.reason is Reason.FREE]
+    is_slow = (scene.job.waited_s or 0.0) > SLOW_S and not scene.ahead
+    advice = (
+        "It should not take so long. Either a wider job that has waited longer keeps these slots"
+        " (edge-ws list-jobs), or a gateway does not work: see its log."
+    )
+    return Why(
+        code=Code.ABOUT_TO_BE_OFFERED,
+        sentence=f"{since}: about to be offered: {_told(free)}{_ahead(scene)}.",
+        advice=advice if is_slow else "",
+        seats=shown,
+    )

@@ -1,0 +1,209 @@
+"""The operators' operations on a real store, whoever calls them."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+import sqlalchemy as sa
+
+from edge_ws.errors import UsageError
+from edge_ws.protocol.ids import WorkerName
+from edge_ws.server.admin import LONGEST_COMMENT, OPERATIONS, perform, worker_rows
+from edge_ws.store.records import WorkerRecord
+from edge_ws.store.store import Store
+from edge_ws.store.tables import edge_worker
+from tests.support.workers import register_worker
+
+COMMENT = "remote-edge-worker-request-maintenance"
+
+
+@pytest.fixture
+def store(sqlite_engine: sa.Engine) -> Store:
+    store = Store(sqlite_engine)
+    for name in ("oven", "press-1", "press-2"):
+        register_worker(store, name, queues=("a", "b") if name == "oven" else ("c",))
+    register_worker(store, "any", queues=None)
+    return store
+
+
+@pytest.fixture
+def _edge3s_worker(store: Store, sqlite_engine: sa.Engine) -> None:
+    row = {"worker_name": "theirs", "state": "idle", "queues": "['a']", "jobs_active": 0}
+    with sqlite_engine.begin() as connection:
+        connection.execute(edge_worker.insert().values(**row))
+
+
+def _worker(kind: str, wish: int, applied: int) -> WorkerRecord:
+    return WorkerRecord(
+        free_concurrency=8,
+        name=WorkerName("w"),
+        kind=kind,
+        state="idle",
+        queues=None,
+        team=None,
+        concurrency=8,
+        wished_concurrency=3,
+        wish_revision=wish,
+        applied_revision=applied,
+        jobs_active=0,
+        transport=None,
+        first_online=None,
+        last_update=datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC),
+        sysinfo={},
+    )
+
+
+def test_workers_show_the_wish_and_what_is_in_force() -> None:
+    waiting, done, theirs = worker_rows(
+        [_worker("edge-ws", 2, 1), _worker("edge-ws", 2, 2), _worker("edge3", 0, 0)]
+    )
+    assert (waiting["concurrency"], waiting["wished_concurrency"], waiting["applied"]) == (8, 3, False)
+    assert done["applied"] is True
+    assert theirs["applied"] is None
+    assert (done["free_concurrency"], done["last_update"]) == (8, "2026-01-02T03:04:05+00:00")
+    json.dumps([waiting, done, theirs])
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({}, ["any", "oven", "press-1", "press-2"]),
+        ({"worker_name_pattern": "press-?"}, ["press-1", "press-2"]),
+        ({"queues": ["b", "x"]}, ["any", "oven"]),
+        ({"state": ["idle", "running"]}, ["any", "oven", "press-1", "press-2"]),
+        ({"state": ["offline"]}, []),
+        ({"worker_name_pattern": None, "queues": ["c"], "state": ["idle"]}, ["any", "press-1", "press-2"]),
+    ],
+)
+def test_workers_are_listed_as_asked(store: Store, given: dict[str, object], names: list[str]) -> None:
+    rows = perform(store, "list-workers", given)
+    assert [row["worker_name"] for row in rows] == names
+
+
+def test_one_worker_is_one_result(store: Store) -> None:
+    told = perform(store, "set-worker-concurrency", {"worker": "oven", "concurrency": 3})
+    assert told == {
+        "worker_name": "oven",
+        "kind": "edge-ws",
+        "state": "idle",
+        "revision": 1,
+        "told": "concurrency 3",
+        "error": None,
+    }
+    assert perform(store, "applied", {"worker": "oven"}) == {"oven": 0}
+    assert perform(store, "applied", {}) == dict.fromkeys(("any", "oven", "press-1", "press-2"), 0)
+
+
+def test_many_workers_are_a_list_and_one_fault_keeps_nothing_from_the_others(store: Store) -> None:
+    told = perform(store, "remove-worker-queues", {"worker": ["oven", "nobody", "press-1"], "queues": ["a"]})
+    oven, nobody, press = told
+    assert (oven["worker_name"], oven["told"], oven["error"]) == ("oven", "queues b now", None)
+    assert (nobody["worker_name"], nobody["revision"]) == ("nobody", None)
+    assert "no worker named nobody" in nobody["error"]
+    assert press["error"] is None
+    json.dumps(told)
+
+
+def test_a_glob_must_be_meant(store: Store) -> None:
+    asked = {"worker": "press-*", "concurrency": 0}
+    with pytest.raises(UsageError, match="yes must be true"):
+        perform(store, "set-worker-concurrency", asked)
+    told = perform(store, "set-worker-concurrency", {**asked, "yes": True})
+    assert [row["worker_name"] for row in told] == ["press-1", "press-2"]
+    assert perform(store, "set-worker-concurrency", {**asked, "worker": "x*", "yes": True}) == []
+
+
+def test_all_that_are_here_are_shut_down(store: Store, sqlite_engine: sa.Engine) -> None:
+    with sqlite_engine.begin() as connection:
+        away = edge_worker.update().where(edge_worker.c.worker_name == "oven")
+        connection.execute(away.values(state="offline maintenance"))
+    with pytest.raises(UsageError, match="yes must be true"):
+        perform(store, "shutdown-all-workers", {})
+    told = perform(store, "shutdown-all-workers", {"yes": True})
+    assert [row["worker_name"] for row in told] == ["any", "press-1", "press-2"]
+    assert {row["state"] for row in told} == {"shutdown request"}
+
+
+@pytest.mark.usefixtures("_edge3s_worker")
+def test_edge3s_workers_are_told_too(store: Store) -> None:
+    told = perform(store, "set-worker-concurrency", {"worker": "theirs", "concurrency": 2})
+    assert (told["kind"], told["revision"]) == ("edge3", 0)
+    assert perform(store, "add-worker-queues", {"worker": "theirs", "queues": ["b"]})["error"] is None
+
+
+def _comment(store: Store) -> str | None:
+    (row,) = perform(store, "list-workers", {"worker_name_pattern": "oven"})
+    return row["maintenance_comment"]
+
+
+def test_a_comment_is_kept_as_given_at_the_centre(store: Store) -> None:
+    perform(store, COMMENT, {"worker": "oven", "comment": " new belt "})
+    assert _comment(store) == "new belt"
+    again = {"worker": "oven", "comment": "and oil"}
+    perform(store, "remote-edge-worker-update-maintenance-comment", again)
+    assert _comment(store) == "and oil"
+    perform(store, "remote-edge-worker-exit-maintenance", {"worker": "oven"})
+    assert _comment(store) is None
+
+
+def test_a_comment_by_http_says_whose_it_is(store: Store) -> None:
+    perform(store, COMMENT, {"worker": "oven", "comment": "new belt"}, user="vera")
+    first, second = (_comment(store) or "").split("\n")
+    assert first.startswith("[20")
+    assert first.endswith("] - vera put node into maintenance mode")
+    assert second == "Comment: new belt"
+    again = {"worker": "oven", "comment": "and oil"}
+    perform(store, "remote-edge-worker-update-maintenance-comment", again, user="otto")
+    first, then, why = (_comment(store) or "").split("\n")
+    assert first.endswith("] - vera put node into maintenance mode")
+    assert then.endswith("] - otto updated comment:")
+    assert why == "and oil"
+
+
+def test_a_worker_that_is_away_can_be_forgotten(store: Store, sqlite_engine: sa.Engine) -> None:
+    with pytest.raises(UsageError, match="cannot remove oven"):
+        perform(store, "remove-remote-edge-worker", {"worker": "oven"})
+    with sqlite_engine.begin() as connection:
+        connection.execute(edge_worker.update().values(state="offline"))
+    assert perform(store, "remove-remote-edge-worker", {"worker": "oven"})["told"] == "removed"
+    assert perform(store, "list-workers", {"worker_name_pattern": "oven"}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "sentence"),
+    [
+        ("set-worker-color", {}, "there is no 'set-worker-color'; there are list-workers, "),
+        ("list-workers", {"color": "red"}, "list-workers takes state, .* not 'color'"),
+        ("list-workers", {"state": "idle"}, "state must be a list of texts, not 'idle'"),
+        ("list-workers", {"state": []}, "state must be a list of texts"),
+        ("list-workers", {"state": ["sad"]}, "state: there is no 'sad'; there are idle, "),
+        ("set-worker-concurrency", {"worker": "oven"}, "set-worker-concurrency needs concurrency: a whole"),
+        ("set-worker-concurrency", {"concurrency": 1}, "needs worker: a worker's name, or a list of names"),
+        ("set-worker-concurrency", {"worker": "oven", "concurrency": -1}, "-1 is not between 0 and 1024"),
+        ("set-worker-concurrency", {"worker": "oven", "concurrency": 1025}, "not between 0 and 1024"),
+        ("set-worker-concurrency", {"worker": "oven", "concurrency": True}, "must be a whole number"),
+        ("set-worker-concurrency", {"worker": "oven", "concurrency": 1.5}, "must be a whole number"),
+        ("set-worker-concurrency", {"worker": ["oven", 1], "concurrency": 1}, "worker must be a worker's"),
+        ("set-worker-concurrency", {"worker": "*", "concurrency": 1, "yes": "yes"}, "must be true or false"),
+        ("add-worker-queues", {"worker": "oven", "queues": ["a,b"]}, "queues: 'a,b' cannot name a queue"),
+        (COMMENT, {"worker": "oven", "comment": "  "}, "comment: say why"),
+        (COMMENT, {"worker": "oven", "comment": "x" * (LONGEST_COMMENT + 1)}, "801 characters; 800 fit"),
+        ("shutdown-all-workers", {"worker": "oven"}, "shutdown-all-workers takes yes, not 'worker'"),
+    ],
+)
+def test_a_wrong_parameter_is_a_sentence(
+    store: Store, name: str, given: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        perform(store, name, given)
+    (row,) = perform(store, "list-workers", {"worker_name_pattern": "oven"})
+    assert (row["wished_concurrency"], row["state"], row["queues"]) == (None, "idle", ["a", "b"])
+
+
+def test_what_changes_takes_a_worker_and_whether_it_is_meant() -> None:
+    for name, operation in OPERATIONS.items():
+        if operation.changes:
+            assert "yes" in operation.parameters
+            assert "worker" in operation.parameters or name == "shutdown-all-workers"

@@ -1,0 +1,118 @@
+"""Which tasks are stopped by push, how soon, and what a cancel that comes too late does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from edge_ws.protocol.frames import Accept, Ack, Cancel, Finished, Go, Offer, Started
+from edge_ws.protocol.ids import ClaimId
+from edge_ws.server.reaper import LOOK_S, SETTLE_S
+from edge_ws.store.store import Store
+from tests.support.gateway import Peer, RunningGateway, connected, make_token, serving
+from tests.support.rows import claim_row, enqueue, job_row, new_job
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def engine(sqlite_engine: sa.Engine) -> sa.Engine:
+    return sqlite_engine
+
+
+@pytest.fixture
+def store(engine: sa.Engine) -> Store:
+    return Store(engine)
+
+
+@pytest.fixture
+def gateway(store: Store) -> Iterator[RunningGateway]:
+    with serving(store) as gateway:
+        yield gateway
+
+
+async def run_to_started(peer: Peer) -> ClaimId:
+    offer = await peer.expect(Offer)
+    await peer.send(Accept(claim=offer.claim, host=peer.host))
+    await peer.expect(Go)
+    await peer.send(Started(claim=offer.claim, host=peer.host))
+    await peer.expect(Ack)
+    return offer.claim
+
+
+@pytest.mark.parametrize("state", ["failed", "skipped", "removed"])
+async def test_a_running_task_that_somebody_ends_is_stopped_within_two_seconds(
+    engine: sa.Engine, store: Store, gateway: RunningGateway, state: str
+) -> None:
+    async with connected(gateway, make_token(store)) as peer:
+        enqueue(engine, new_job(ti_id="ti-1"))
+        claim = await run_to_started(peer)
+        begun = time.monotonic()
+        gateway.tasks.known["ti-1"] = state
+        cancel = await peer.expect(Cancel, within_s=2.0)
+        assert cancel == Cancel(claim=claim, reason=f"the task's state is {state}")
+        assert SETTLE_S <= time.monotonic() - begun < 2.0
+
+
+@pytest.mark.parametrize("state", ["success", "deferred"])
+async def test_a_task_that_has_told_its_end_itself_may_run_its_callbacks(
+    engine: sa.Engine, store: Store, gateway: RunningGateway, state: str
+) -> None:
+    async with connected(gateway, make_token(store)) as peer:
+        enqueue(engine, new_job(ti_id="ti-1"))
+        await run_to_started(peer)
+        gateway.tasks.known["ti-1"] = state
+        with pytest.raises(TimeoutError):
+            await peer.expect(Cancel, within_s=2 * LOOK_S + SETTLE_S)
+
+
+async def test_a_task_that_fails_by_itself_is_not_cancelled(
+    engine: sa.Engine, store: Store, gateway: RunningGateway
+) -> None:
+    """Its supervisor reports the state, and a moment later its end."""
+    async with connected(gateway, make_token(store)) as peer:
+        job = new_job(ti_id="ti-1")
+        enqueue(engine, job)
+        claim = await run_to_started(peer)
+        gateway.tasks.known["ti-1"] = "failed"
+        await peer.send(Finished(claim=claim, exit_code=0, log_end=0))
+        await until(lambda: job_row(engine, job.key).state == "success")
+        with pytest.raises(TimeoutError):
+            await peer.expect(Cancel, within_s=LOOK_S + SETTLE_S)
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+async def test_a_cancel_that_crosses_the_end_leaves_one_end(
+    engine: sa.Engine, store: Store, gateway: RunningGateway, exit_code: int
+) -> None:
+    async with connected(gateway, make_token(store)) as peer:
+        job = new_job(ti_id="ti-1")
+        enqueue(engine, job)
+        claim = await run_to_started(peer)
+        gateway.tasks.gone.add("ti-1")
+        await peer.expect(Cancel, within_s=2.0)
+        # It had ended before the cancel came: the worker repeats its report until it is acknowledged, and
+        # says again how it ended when it is told to stop what is over.
+        finished = Finished(claim=claim, exit_code=exit_code, log_end=0)
+        for end in (finished, finished, Finished(claim=claim, exit_code=1 - exit_code, log_end=0)):
+            await peer.send(end)
+            await peer.expect(Ack)
+        wanted = "failed" if exit_code else "success"
+        row, one = job_row(engine, job.key), claim_row(engine, claim)
+        assert row is not None
+        assert (row.state, one.result, one.phase) == (wanted, wanted, "ended")
+        ended_at = one.ended_at
+        with pytest.raises(TimeoutError):
+            await peer.expect(Cancel, within_s=LOOK_S + SETTLE_S)
+        row, one = job_row(engine, job.key), claim_row(engine, claim)
+        assert row is not None
+        assert (row.state, one.ended_at) == (wanted, ended_at)

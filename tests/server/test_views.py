@@ -1,0 +1,236 @@
+"""What operators are shown, read from a database."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import sqlalchemy as sa
+
+from edge_ws.errors import UsageError
+from edge_ws.protocol.ids import GatewayId
+from edge_ws.server.scene import AirflowTask
+from edge_ws.server.views import list_jobs, list_queues, show_job, show_worker
+from edge_ws.store.store import Store
+from edge_ws.store.tables import edge_worker, utc_now
+from tests.support.rows import FakeWorker, change_job, enqueue, new_job
+
+
+@pytest.fixture
+def store(engine: sa.Engine) -> Store:
+    store = Store(engine)
+    store.announce(GatewayId("g"), "api-1", 7)
+    return store
+
+
+def a_worker(store: Store, name: str = "w1", **changes: object) -> FakeWorker:
+    one = FakeWorker(store, name=name, gateway="g", **changes)
+    one.register()
+    return one
+
+
+def add_edge3_worker(engine: sa.Engine, name: str, queues: str | None) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            edge_worker.insert().values(
+                worker_name=name,
+                state="idle",
+                queues=queues,
+                jobs_active=0,
+                sysinfo={"concurrency": 8},
+                last_update=utc_now(),
+            )
+        )
+
+
+def test_jobs(engine: sa.Engine, store: Store) -> None:
+    one = a_worker(store)
+    waits, runs = new_job("waits", priority=3, team="red"), new_job("runs", slots=2)
+    enqueue(engine, waits, runs)
+    one.start(runs)
+    first, second = list_jobs(store)
+    assert (first["task_id"], first["state"], first["phase"], first["worker"]) == (
+        "runs",
+        "running",
+        "started",
+        "w1",
+    )
+    assert (first["slots"], first["waited_s"]) == (2, None)
+    assert (second["task_id"], second["state"], second["phase"], second["worker"]) == (
+        "waits",
+        "queued",
+        None,
+        None,
+    )
+    assert (second["dag_id"], second["run_id"], second["map_index"], second["try_number"]) == (
+        "dag",
+        "run",
+        -1,
+        1,
+    )
+    assert (second["priority"], second["team_name"]) == (3, "red")
+    assert isinstance(second["waited_s"], float)
+    assert [row["task_id"] for row in list_jobs(store, state="queued", queue="q")] == ["waits"]
+    assert [row["task_id"] for row in list_jobs(store, worker="w1", dag="dag", limit=1)] == ["runs"]
+    json.dumps([first, second])
+
+
+@pytest.mark.parametrize(
+    ("asked", "part"),
+    [({"state": "walking"}, "no job has the state 'walking'; states are queued"), ({"limit": 0}, "limit 0")],
+)
+def test_jobs_that_there_cannot_be(store: Store, asked: dict[str, object], part: str) -> None:
+    with pytest.raises(UsageError, match=part):
+        list_jobs(store, **asked)
+
+
+def test_queues(engine: sa.Engine, store: Store) -> None:
+    busy = a_worker(store, "w1", queues=("q", "idle"))
+    a_worker(store, "every", queues=None, concurrency=2)
+    resting = a_worker(store, "resting", queues=("rests",))
+    store.request_maintenance(resting.name, "belt")
+    add_edge3_worker(engine, "e1", "['q']")
+    jobs = [new_job("a"), new_job("b"), new_job("nobodys", queue="nobodys")]
+    enqueue(engine, *jobs)
+    busy.start(jobs[0])
+    rows = {row["queue"]: row for row in list_queues(store)}
+    assert list(rows) == ["idle", "nobodys", "q", "rests"]
+    # Three of w1's four, two of the one that serves every queue, eight of edge3's.
+    told = {
+        name: [row[key] for key in ("queued", "running", "workers", "free_slots")]
+        for name, row in rows.items()
+    }
+    assert told == {
+        "idle": [0, 0, 2, 5],
+        "nobodys": [1, 0, 1, 2],
+        "q": [1, 1, 3, 13],
+        "rests": [0, 0, 1, 2],
+    }
+    assert rows["idle"]["oldest_wait_s"] is None
+    assert isinstance(rows["q"]["oldest_wait_s"], float)
+    json.dumps(list(rows.values()))
+
+
+def test_nothing_at_all(store: Store) -> None:
+    assert list_jobs(store) == []
+    assert list_queues(store) == []
+
+
+def test_a_worker(engine: sa.Engine, store: Store) -> None:
+    one = a_worker(store)
+    runs, ended = new_job("runs"), new_job("ended")
+    enqueue(engine, runs, ended)
+    one.start(runs)
+    one.finish(one.start(ended))
+    wished = store.wish_concurrency("w1", 9)
+    row = show_worker(store, "w1")
+    assert (row["worker_name"], row["kind"], row["state"], row["connected"]) == (
+        "w1",
+        "edge-ws",
+        "idle",
+        True,
+    )
+    assert (row["concurrency"], row["wished_concurrency"], row["local_concurrency"]) == (4, 9, 4)
+    assert (row["wish_revision"], row["applied_revision"], row["applied"]) == (wished.revision, 0, False)
+    assert (row["queues"], row["wished_queues"], row["local_queues"]) == (["q"], None, ["q"])
+    assert (row["transport"], row["gateway"], row["gateway_hostname"]) == ("websocket", "g", "api-1")
+    assert row["transport_since"]
+    assert (row["slots_taken"], row["free_slots"], row["jobs_active"]) == (1, 3, 1)
+    (job,) = row["jobs"]
+    assert (job["task_id"], job["phase"]) == ("runs", "started")
+    json.dumps(row)
+
+
+def test_a_worker_of_edge3(engine: sa.Engine, store: Store) -> None:
+    add_edge3_worker(engine, "e1", None)
+    row = show_worker(store, "e1")
+    assert (row["kind"], row["connected"], row["queues"], row["concurrency"]) == ("edge3", True, None, 8)
+    assert (row["wish_revision"], row["applied"], row["transport"], row["gateway"]) == (
+        None,
+        None,
+        None,
+        None,
+    )
+    json.dumps(row)
+
+
+def test_a_worker_that_nobody_knows(store: Store) -> None:
+    with pytest.raises(UsageError, match="no worker named nobody has connected yet"):
+        show_worker(store, "nobody")
+
+
+def test_a_job_that_nobody_serves(engine: sa.Engine, store: Store) -> None:
+    a_worker(store)
+    enqueue(engine, new_job("t", queue="gpu"))
+    row = show_job(store, "dag", "run", "t")
+    assert row["code"] == "no_worker_serves_queue"
+    assert "no worker serves queue gpu; the only known worker, w1, serves only queue q" in row["verdict"]
+    assert "-q gpu" in row["advice"]
+    assert (row["state"], row["executor"], row["reported"], row["claim"]) == ("queued", "edge-ws", None, None)
+    (seat,) = row["workers"]
+    assert seat == {
+        "worker": "w1",
+        "kind": "edge-ws",
+        "reason": "other_queues",
+        "why": "w1 serves only queue q",
+    }
+    assert row["gateways"][0]["hostname"] == "api-1"
+    assert row["gateways"][0]["alive"] is True
+    json.dumps(row)
+
+
+def test_a_job_from_offer_to_end(engine: sa.Engine, store: Store) -> None:
+    one = a_worker(store)
+    job = new_job("t")
+    enqueue(engine, job)
+    assert show_job(store, "dag", "run", "t")["code"] == "about_to_be_offered"
+    (claimed,) = one.claim(job)
+    row = show_job(store, "dag", "run", "t", -1, 1)
+    assert (row["code"], row["claim"], row["phase"]) == ("offered", claimed.claim, "offered")
+    assert row["lease_until"] > row["offered_at"]
+    one.accept(claimed.claim)
+    assert show_job(store, "dag", "run", "t")["code"] == "accepted"
+    store.started(one.principal, claimed.claim, one.host)
+    assert show_job(store, "dag", "run", "t")["code"] == "running"
+    one.finish(claimed.claim, 1)
+    row = show_job(store, "dag", "run", "t")
+    assert (row["code"], row["reported"], row["executor"]) == ("failed", False, "edge-ws")
+    store.reported(job.owner, [job.key])
+    row = show_job(store, "dag", "run", "t")
+    assert (row["reported"], row["executor"]) == (True, None)
+    (claim,) = row["claims"]
+    assert (claim["worker"], claim["result"]) == ("w1", "failed")
+    json.dumps(row)
+
+
+def test_a_job_that_an_edge3_worker_runs(engine: sa.Engine, store: Store) -> None:
+    add_edge3_worker(engine, "e1", None)
+    job = new_job("t")
+    enqueue(engine, job)
+    change_job(engine, job.key, state="running", edge_worker="e1", edge_ws_owner=None)
+    row = show_job(store, "dag", "run", "t")
+    assert (row["code"], row["worker"], row["executor"]) == ("edge3_running", "e1", "another (edge3's)")
+
+
+def test_a_task_without_a_row(store: Store) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def look_up(*task: object) -> AirflowTask:
+        asked.append(task)
+        return AirflowTask(state="running", executor=None, queue="default")
+
+    row = show_job(store, "dag", "run", "t", 3, look_up=look_up)
+    assert asked == [("dag", "run", "t", 3)]
+    assert (row["code"], row["state"], row["queue"], row["map_index"]) == (
+        "another_executors",
+        "running",
+        "default",
+        3,
+    )
+    assert show_job(store, "dag", "run", "t")["code"] == "no_such_job"
+    json.dumps(row)
+
+
+def test_a_task_that_airflow_does_not_know(store: Store) -> None:
+    with pytest.raises(UsageError, match="Airflow knows no task t in run run of DAG dag, map index 3"):
+        show_job(store, "dag", "run", "t", 3, look_up=lambda *_: None)

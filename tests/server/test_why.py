@@ -1,0 +1,342 @@
+"""Why a job is where it is: each verdict with its code, its sentence and its advice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.states import Phase
+from edge_ws.server.scene import AirflowTask, Code, Scene
+from edge_ws.server.seats import Reason
+from edge_ws.server.why import why, why_absent
+from tests.support.scenes import GATEWAY, a_claim, a_job, a_scene, a_token, a_worker, an_edge3_worker
+
+OFFLINE = {"state": "offline", "gateway": None, "seen_s": 7500.0}
+MAINTENANCE = {"state": "maintenance mode", "comment": "belt change"}
+FULL = {"taken": 4}
+DEAD = replace(GATEWAY, seen_s=3600.0)
+
+
+def told(scene: Scene, code: Code, *parts: str) -> None:
+    """Check the code, and that the sentence or the advice has each part."""
+    found = why(scene)
+    assert found.code is code, found
+    text = f"{found.sentence} {found.advice}"
+    for part in parts:
+        assert part in text, text
+
+
+class TestQueued:
+    def test_no_gateway(self) -> None:
+        told(
+            a_scene(a_job(), a_worker(), gateways=(DEAD,)),
+            Code.NO_GATEWAY,
+            "Queued for 3 min: no gateway is alive",
+            "the last one, on api-1, was seen 60 min ago",
+            "[edge_ws] api_enabled",
+            "edge-ws server",
+        )
+
+    def test_no_gateway_ever_and_no_worker_either(self) -> None:
+        told(
+            a_scene(a_job(), gateways=()),
+            Code.NO_GATEWAY,
+            "none is known; and no worker is known that serves queue gpu",
+        )
+
+    def test_edge3_workers_need_no_gateway(self) -> None:
+        told(
+            a_scene(a_job(), an_edge3_worker(), gateways=()), Code.WAITS_FOR_POLL, "e1 has 4 of 4 slots free"
+        )
+        told(
+            a_scene(a_job(), an_edge3_worker(**FULL), gateways=()),
+            Code.ALL_FULL,
+            "e1 is full (4 of 4 slots busy)",
+        )
+
+    def test_no_worker_serves_the_queue(self) -> None:
+        told(
+            a_scene(a_job()),
+            Code.NO_WORKER_SERVES_QUEUE,
+            "no worker serves queue gpu; no worker has ever connected",
+        )
+        scene = a_scene(a_job(), a_worker(queues=("a",)), a_worker("w2", queues=("b", "a")))
+        told(
+            scene,
+            Code.NO_WORKER_SERVES_QUEUE,
+            "the 2 known workers serve only queues a, b",
+            "edge-ws add-worker-queues -H WORKER -q gpu",
+        )
+        assert [(one.worker.name, one.reason) for one in why(scene).seats] == [
+            ("w1", Reason.OTHER_QUEUES),
+            ("w2", Reason.OTHER_QUEUES),
+        ]
+
+    def test_only_workers_that_are_away_serve_it(self) -> None:
+        told(
+            a_scene(a_job(), a_worker(**OFFLINE), a_worker("w2", queues=("other",))),
+            Code.ALL_OFFLINE,
+            "no worker that serves queue gpu is online: w1 is offline (last seen 2 h 5 min ago)",
+            "Look at w1",
+        )
+
+    def test_a_connection_that_broke_is_named_before_one_that_left(self) -> None:
+        told(
+            a_scene(a_job(), a_worker(**OFFLINE), a_worker("w2", state="unknown", gateway=None, seen_s=90.0)),
+            Code.ALL_OFFLINE,
+            "w2 is not connected (last seen 90 s ago); w1 is offline",
+            "Look at w2",
+        )
+
+    def test_maintenance(self) -> None:
+        told(
+            a_scene(a_job(), a_worker(**MAINTENANCE), a_worker("w2", **OFFLINE)),
+            Code.IN_MAINTENANCE,
+            "w1 is in maintenance (belt change); w2 is offline",
+            "edge-ws remote-edge-worker-exit-maintenance -H w1",
+        )
+
+    def test_leaving(self) -> None:
+        told(a_scene(a_job(), a_worker(state="shutdown request")), Code.ALL_LEAVING, "w1 is shutting down")
+
+    def test_paused(self) -> None:
+        told(
+            a_scene(a_job(), a_worker(concurrency=0), a_worker("w2", **MAINTENANCE)),
+            Code.ALL_PAUSED,
+            "w1 is paused (concurrency 0); w2 is in maintenance",
+            "edge-ws set-worker-concurrency -H w1 -c N",
+        )
+
+    def test_all_full(self) -> None:
+        scene = a_scene(a_job(), a_worker(**FULL), a_worker("w2", concurrency=2, taken=2), ahead=12)
+        told(
+            scene,
+            Code.ALL_FULL,
+            "all workers that take jobs of queue gpu now are full (6 of 6 slots busy)",
+            "w1 is full (4 of 4 slots busy); w2 is full (2 of 2 slots busy)",
+            "12 jobs of the queue go before it",
+        )
+
+    def test_not_enough_free_slots_for_a_wide_job(self) -> None:
+        told(
+            a_scene(a_job(slots=3), a_worker(taken=2), a_worker("w2", concurrency=2)),
+            Code.ALL_FULL,
+            "the only worker that takes jobs of queue gpu now has not 3 slots free",
+            "w1 has 2 of 4 slots free, and the job needs 3",
+            "w2 has 2 slots in all, and the job needs 3",
+        )
+
+    def test_not_enough_free_slots_on_any_of_several(self) -> None:
+        told(
+            a_scene(a_job(slots=3), a_worker(taken=2), a_worker("w2", taken=4)),
+            Code.ALL_FULL,
+            "no worker that takes jobs of queue gpu now has 3 slots free (6 of 8 busy)",
+        )
+
+    def test_more_slots_than_any_worker_has(self) -> None:
+        told(
+            a_scene(a_job(slots=8), a_worker(), a_worker("w2", concurrency=1, **OFFLINE)),
+            Code.TOO_WIDE,
+            "needs 8 slots, more than any worker has that serves queue gpu",
+            "set-worker-concurrency -H w1 -c 8",
+        )
+
+    def test_a_wide_worker_that_is_away_counts(self) -> None:
+        told(
+            a_scene(a_job(slots=8), a_worker(), a_worker("w2", concurrency=8, **OFFLINE)),
+            Code.ALL_OFFLINE,
+            "w2",
+        )
+
+    def test_the_token_excludes(self) -> None:
+        token = a_token(queues=("belts",))
+        told(
+            a_scene(a_job(), a_worker(token=token)),
+            Code.TOKEN_EXCLUDES,
+            "w1 has the token 'plant', which admits only queue belts",
+            "edge-ws token create",
+        )
+        told(
+            a_scene(a_job(), a_worker(token=a_token(is_good=False), **OFFLINE)),
+            Code.TOKEN_EXCLUDES,
+            "revoked or expired",
+        )
+
+    def test_the_team_excludes(self) -> None:
+        told(
+            a_scene(a_job(team="red"), a_worker(team="blue")),
+            Code.TEAM_EXCLUDES,
+            "w1 takes jobs of team blue only, and the job is of team red",
+        )
+        told(a_scene(a_job(), an_edge3_worker(team="blue")), Code.TEAM_EXCLUDES, "the job is of no team")
+
+    def test_of_several_reasons_the_nearest_comes_first(self) -> None:
+        scene = a_scene(
+            a_job(),
+            a_worker("a", team="blue"),
+            a_worker("b", **OFFLINE),
+            a_worker("c", **MAINTENANCE),
+            a_worker("d", **FULL),
+            a_worker("e", queues=("other",)),
+        )
+        found = why(scene)
+        assert found.code is Code.ALL_FULL
+        assert [one.worker.name for one in found.seats] == ["d", "c", "b", "a"]
+        assert [one.reason.value for one in found.seats] == ["full", "maintenance", "offline", "team"]
+
+    def test_many_workers_are_not_all_named(self) -> None:
+        scene = a_scene(a_job(), *(a_worker(f"w{number}", **FULL) for number in range(9)))
+        told(scene, Code.ALL_FULL, "w4 is full (4 of 4 slots busy); and 4 more")
+        assert len(why(scene).seats) == 9
+
+    def test_about_to_be_offered(self) -> None:
+        scene = a_scene(a_job(waited_s=0.4), a_worker(taken=1), a_worker("w2", **FULL))
+        told(
+            scene, Code.ABOUT_TO_BE_OFFERED, "Queued for 0 s: about to be offered: w1 has 3 of 4 slots free."
+        )
+        assert why(scene).advice == ""
+
+    def test_about_to_be_offered_for_too_long(self) -> None:
+        told(a_scene(a_job(), a_worker()), Code.ABOUT_TO_BE_OFFERED, "It should not take so long")
+
+    def test_offered_and_back(self) -> None:
+        refused = a_claim(
+            Phase.ENDED,
+            worker=WorkerName("w2"),
+            result="refused",
+            detail="no room",
+            offered_s=9.0,
+            ended_s=8.0,
+        )
+        told(
+            a_scene(a_job(), a_worker(), history=(refused,)),
+            Code.NOT_TAKEN,
+            "w2 refused it 8 s ago (no room); it is being offered again",
+        )
+
+    def test_what_an_earlier_round_left_does_not_matter(self) -> None:
+        old = a_claim(Phase.ENDED, result="success", offered_s=400.0, ended_s=200.0)
+        told(a_scene(a_job(), a_worker(), history=(old,)), Code.ABOUT_TO_BE_OFFERED)
+
+    def test_a_row_of_edge3s_executor(self) -> None:
+        told(
+            a_scene(a_job(owner=None), a_worker(**FULL)),
+            Code.ALL_FULL,
+            "Queued for 3 min (by another executor, such as edge3's): ",
+        )
+
+
+class TestInHand:
+    def running(self, **changes: object) -> Scene:
+        claim = a_claim(Phase.STARTED, offered_s=300.0)
+        return a_scene(a_job(state="running", worker="w1", claim=claim), a_worker(**changes))
+
+    def test_offered(self) -> None:
+        job = a_job(state="restarting", worker="w1", claim=a_claim(Phase.OFFERED))
+        told(
+            a_scene(job, a_worker()),
+            Code.OFFERED,
+            "Offered to worker w1 3 s ago; it has until 08:00:07 UTC (7 s) to accept it, else it is offered again.",
+        )
+
+    def test_offered_and_not_answered(self) -> None:
+        job = a_job(state="restarting", worker="w1", claim=a_claim(Phase.OFFERED, lease_s=-2.0))
+        told(a_scene(job, a_worker()), Code.OFFERED, "was not accepted, and is taken back within 15 s")
+        told(a_scene(job, a_worker(), gateways=()), Code.NO_GATEWAY, "no gateway is alive to take it back")
+
+    def test_accepted(self) -> None:
+        job = a_job(state="restarting", worker="w1", claim=a_claim(Phase.ACCEPTED, lease_s=65.0))
+        told(
+            a_scene(job, a_worker()),
+            Code.ACCEPTED,
+            "Accepted by worker w1",
+            "waited for until 08:01:05 UTC (65 s)",
+        )
+        late = a_job(state="restarting", worker="w1", claim=a_claim(Phase.ACCEPTED, lease_s=-1.0))
+        told(
+            a_scene(late, a_worker()),
+            Code.ACCEPTED,
+            "goes back to the queue if Airflow still has the task as queued",
+        )
+
+    def test_not_started(self) -> None:
+        claim = a_claim(Phase.ACCEPTED, result="not_started", detail="no such DAG")
+        job = a_job(state="restarting", worker="w1", claim=claim)
+        told(a_scene(job, a_worker()), Code.NOT_STARTED, "w1 could not start it (no such DAG)")
+
+    def test_running(self) -> None:
+        found = why(self.running())
+        assert found.sentence == "Runs on worker w1, to which it was offered 5 min ago."
+        assert found.advice == ""
+
+    def test_running_on_a_worker_that_is_away(self) -> None:
+        told(
+            self.running(gateway=None, seen_s=130.0),
+            Code.RUNNING,
+            "w1 is not connected (last seen 2 min ago): the task may well go on there",
+        )
+        told(replace(self.running(), workers=()), Code.RUNNING, "w1 is known no more")
+
+    def test_an_end_written_past_an_open_claim_is_no_end(self) -> None:
+        scene = self.running()
+        told(replace(scene, job=replace(scene.job, state="failed")), Code.RUNNING)
+
+    def test_with_edge3s_worker(self) -> None:
+        told(
+            a_scene(a_job(state="restarting", worker="e1", updated_s=2.0)),
+            Code.EDGE3_FETCHED,
+            "Fetched by edge3 worker e1, written 2 s ago",
+        )
+        told(a_scene(a_job(state="running", worker="e1")), Code.EDGE3_RUNNING, "Runs on edge3 worker e1")
+
+    def test_a_row_that_runs_nowhere(self) -> None:
+        told(a_scene(a_job(state="running")), Code.UNCLAIMED, "a gateway puts it back into the queue")
+
+
+class TestOver:
+    def test_success(self) -> None:
+        ended = a_claim(Phase.ENDED, result="success", ended_s=3.0)
+        job = a_job(state="success", worker="w1", claim=ended, owner=None, updated_s=3.0)
+        assert (
+            why(a_scene(job)).sentence
+            == "Ended as success on worker w1 3 s ago; the scheduler has taken note."
+        )
+
+    def test_not_reported(self) -> None:
+        ended = a_claim(Phase.ENDED, result="failed", detail="exit code 1", ended_s=3.0)
+        told(
+            a_scene(a_job(state="failed", worker="w1", claim=ended)),
+            Code.FAILED,
+            "Ended as failed on worker w1 3 min ago (exit code 1); the scheduler (job 7) has not taken note yet.",
+            "See the scheduler's log",
+        )
+
+    def test_removed(self) -> None:
+        told(a_scene(a_job(state="removed", owner=None)), Code.REMOVED, "Over, as removed")
+
+
+@pytest.mark.parametrize(
+    ("task", "code", "part"),
+    [
+        (None, Code.NO_SUCH_JOB, "There is no such job in edge_job: it is another executor's"),
+        (
+            AirflowTask(state="queued", executor=None, queue="q"),
+            Code.ANOTHER_EXECUTORS,
+            "it is the default executor's",
+        ),
+        (AirflowTask(state="running", executor="Local", queue="q"), Code.ANOTHER_EXECUTORS, "it is Local's"),
+        (AirflowTask(state=None, executor=None, queue="q"), Code.NOT_QUEUED_YET, "state is none"),
+        (
+            AirflowTask(state="scheduled", executor=None, queue="q"),
+            Code.NOT_QUEUED_YET,
+            "has not queued it yet",
+        ),
+        (AirflowTask(state="success", executor=None, queue="q"), Code.OVER, "over in Airflow (success)"),
+    ],
+)
+def test_a_task_without_a_row(task: AirflowTask | None, code: Code, part: str) -> None:
+    found = why_absent(task)
+    assert found.code is code
+    assert part in found.sentence
