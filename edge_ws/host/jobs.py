@@ -18,8 +18,11 @@ from typing import Any, Literal, Protocol
 
 from edge_ws.host import child, runner
 from edge_ws.host.child import Workload
-from edge_ws.host.processes import kill_tree, signal_group, start_time
+from edge_ws.host.processes import group_is_there, kill_tree, signal_group, start_time
 
+LAST_STEPS = 60
+"""So many times longer than that of a killed task may the supervisor of one that ended by itself take: it may
+have a long log to upload."""
 Phase = Literal["prepared", "going", "started", "not_started", "ended"]
 
 
@@ -32,6 +35,8 @@ class _Stop:
     signal_at: float
     """When the next, harder signal is due."""
     sent: signal.Signals | None = None
+    is_late: bool = False
+    """The task had ended by itself when it came: nothing is stopped."""
 
 
 @dataclass(slots=True)
@@ -234,17 +239,22 @@ class Jobs:
     def _terminate(self, job: Job) -> None:
         assert job.stop is not None
         assert job.task_pid is not None
+        if not group_is_there(job.task_pid, job.task_start_time):
+            job.stop.is_late = True
+            job.stop.signal_at += LAST_STEPS * self._supervisor_s
+            return
         job.stop.sent = signal.SIGTERM
         self._log(job, "warning", f"Stopping the task ({job.stop.reason}): SIGTERM to its process group")
         signal_group(job.task_pid, job.task_start_time, signal.SIGTERM)
 
     def _harden(self, job: Job, stop: _Stop, now: float) -> None:
         stop.signal_at = now + self._supervisor_s
-        if job.task_pid is None or stop.sent is signal.SIGKILL:
+        if job.task_pid is None or stop.is_late or stop.sent is signal.SIGKILL:
+            patience_s = self._supervisor_s * (LAST_STEPS if stop.is_late else 1)
             what = (
                 "it had not begun"
                 if job.task_pid is None
-                else f"it did not end {self._supervisor_s:g} s after its task"
+                else f"it did not end {patience_s:g} s after its task"
             )
             self._log(
                 job, "error", f"Stopping the task ({stop.reason}): SIGKILL to its supervisor, as {what}"
@@ -321,7 +331,7 @@ class Jobs:
         if job.task_pid is not None and (job.stop is not None or "ended" not in job.words):
             # Its supervisor has gone: nothing of a cancelled or orphaned task may be left.
             kill_tree(job.task_pid, job.task_start_time)
-        if job.stop is not None:
+        if job.stop is not None and not job.stop.is_late:
             detail = f"cancelled ({job.stop.reason})" + (f": {detail}" if detail else "")
         job.phase, job.exit_code, job.detail, job.log_uploaded = "ended", exit_code, detail, uploaded
         self._host.emit(
@@ -335,7 +345,7 @@ class Jobs:
         )
 
     def _never(self, job: Job, reason: str) -> None:
-        if job.stop is not None:
+        if job.stop is not None and not job.stop.is_late:
             reason = f"cancelled ({job.stop.reason}): {reason}"
         job.phase, job.detail = "not_started", reason
         self._host.emit({"ev": "not_started", "claim": job.claim, "reason": reason})

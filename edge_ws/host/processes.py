@@ -33,12 +33,21 @@ def start_time(pid: int) -> float | None:
     return None if fields[0] in {b"Z", b"X"} else int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
+def group_is_there(pgid: int, leader_start: float | None) -> bool:
+    """Tell whether anything is left of the process group that a process started then leads or led."""
+    return _reach(pgid, leader_start, 0)
+
+
 def signal_group(pgid: int, leader_start: float | None, number: signal.Signals) -> bool:
     """Signal the process group that a process started then leads or led; tell whether anything was there.
 
     A number that is still some group's id is not given to a new process, so a group without its leader is the
     old one; a leader with another start time is a stranger.
     """
+    return _reach(pgid, leader_start, number)
+
+
+def _reach(pgid: int, leader_start: float | None, number: int) -> bool:
     if leader_start is None or start_time(pgid) not in {None, leader_start}:
         return False
     try:

@@ -11,7 +11,7 @@ import re
 import socket
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -51,6 +51,10 @@ class WorkerConfig:
     state_dir: Path
     log_level: str
     transport: str
+    drain_timeout_s: float = 0.0
+    """A drain that lasts longer stops what still runs; 0: never."""
+    drain_kill_grace_s: float = 30.0
+    """Between SIGTERM and SIGKILL of what a drain stops."""
     proxy: str | None = field(default=None, repr=False)
     """As `proxy.check` returns it; None: as the environment says."""
     ca_file: Path | None = None
@@ -118,23 +122,8 @@ def resolve(flags: Mapping[str, str | bool | None], environ: Mapping[str, str], 
     Raises:
         UsageError: a value or the settings file is wrong, or there is no URL; the sentence names the source.
     """
-    named, origin = cast("str | None", flags.get("config")), "--config"
-    if named is None and environ.get(CONFIG_VARIABLE):
-        named, origin = environ[CONFIG_VARIABLE], CONFIG_VARIABLE
-    if named is None:
-        origin = "default"
-    file, from_file = _read_file(named, origin, machine.default_file)
-
-    found: dict[str, _Found] = {}
-    for setting in SETTINGS:
-        flag, variable = _flag(flags, setting), environ.get(setting.variable)
-        if flag is not None:
-            found[setting.field] = _from_text(setting, flag, setting.flag)
-        elif variable:
-            found[setting.field] = _from_text(setting, variable, setting.variable)
-        elif file is not None and setting.key in from_file:
-            found[setting.field] = _from_file(setting, from_file[setting.key], file)
-
+    file, from_file, origin = _settings_file(flags, environ, machine)
+    found = _gather(SETTINGS, flags, environ, file, from_file)
     found.setdefault("token_file", _Found(None, "default"))
     _settle_token(found, environ)
     _fill_in(found, environ, machine)
@@ -142,6 +131,51 @@ def resolve(flags: Mapping[str, str | bool | None], environ: Mapping[str, str], 
     values = {name: entry.value for name, entry in found.items()}
     origins = {name: entry.origin for name, entry in found.items()} | {"config": origin}
     return Resolved(WorkerConfig(**values), origins, file, in_force)
+
+
+def find_state_dir(
+    flags: Mapping[str, str | bool | None], environ: Mapping[str, str], machine: Machine
+) -> Path:
+    """Return the state directory of the worker that these make, whether or not the rest makes sense.
+
+    Raises:
+        UsageError: the name, the directory or the settings file is wrong.
+    """
+    some = [setting for setting in SETTINGS if setting.field in {"name", "state_dir"}]
+    file, from_file, _ = _settings_file(flags, environ, machine)
+    found = _gather(some, flags, environ, file, from_file)
+    _settle_place(found, environ, machine)
+    return cast("Path", found["state_dir"].value)
+
+
+def _settings_file(
+    flags: Mapping[str, str | bool | None], environ: Mapping[str, str], machine: Machine
+) -> tuple[Path | None, dict[str, object], str]:
+    named, origin = cast("str | None", flags.get("config")), "--config"
+    if named is None and environ.get(CONFIG_VARIABLE):
+        named, origin = environ[CONFIG_VARIABLE], CONFIG_VARIABLE
+    if named is None:
+        origin = "default"
+    return *_read_file(named, origin, machine.default_file), origin
+
+
+def _gather(
+    settings: Iterable[Setting],
+    flags: Mapping[str, str | bool | None],
+    environ: Mapping[str, str],
+    file: Path | None,
+    from_file: Mapping[str, object],
+) -> dict[str, _Found]:
+    found: dict[str, _Found] = {}
+    for setting in settings:
+        flag, variable = _flag(flags, setting), environ.get(setting.variable)
+        if flag is not None:
+            found[setting.field] = _from_text(setting, flag, setting.flag)
+        elif variable:
+            found[setting.field] = _from_text(setting, variable, setting.variable)
+        elif file is not None and setting.key in from_file:
+            found[setting.field] = _from_file(setting, from_file[setting.key], file)
+    return found
 
 
 def _read_file(named: str | None, origin: str, default: Path) -> tuple[Path | None, dict[str, object]]:
@@ -235,16 +269,13 @@ def _settle_proxy(found: dict[str, _Found], environ: Mapping[str, str]) -> proxy
 def _fill_in(found: dict[str, _Found], environ: Mapping[str, str], machine: Machine) -> None:
     if "url" not in found:
         raise UsageError("no URL: give --url, EDGE_WS_URL or url in the settings file")
-    if "name" not in found:
-        try:
-            found["name"] = _Found(check_name(machine.hostname), "default (the host name)")
-        except ValueError as error:
-            raise UsageError(f"the host name {error}; give --edge-hostname") from error
+    _settle_place(found, environ, machine)
     defaults = {
         "queues": None,
         "concurrency": 8,
         "team": None,
-        "state_dir": _default_state_dir(found["name"].value, environ, machine),
+        "drain_timeout_s": 0.0,
+        "drain_kill_grace_s": 30.0,
         "log_level": "info",
         "transport": "auto",
         "ca_file": None,
@@ -254,6 +285,18 @@ def _fill_in(found: dict[str, _Found], environ: Mapping[str, str], machine: Mach
     }
     for name, value in defaults.items():
         found.setdefault(name, _Found(value, "default"))
+
+
+def _settle_place(found: dict[str, _Found], environ: Mapping[str, str], machine: Machine) -> None:
+    """Fill in the name, and the state directory, which depends on it."""
+    if "name" not in found:
+        try:
+            found["name"] = _Found(check_name(machine.hostname), "default (the host name)")
+        except ValueError as error:
+            raise UsageError(f"the host name {error}; give --edge-hostname") from error
+    found.setdefault(
+        "state_dir", _Found(_default_state_dir(found["name"].value, environ, machine), "default")
+    )
 
 
 def _default_state_dir(name: str, environ: Mapping[str, str], machine: Machine) -> Path:

@@ -63,7 +63,7 @@ class Conversation:
         self._logs: deque[WorkerFrame] = deque()
         self._outgoing = anyio.Event()
         self._end: End | None = None
-        self._farewell = ""
+        self._bye: Bye | None = None
 
     @property
     def ready(self) -> bool:
@@ -75,9 +75,9 @@ class Conversation:
         (self._logs if isinstance(frame, Log) else self._urgent).append(frame)
         self._outgoing.set()
 
-    def leave(self, reason: str) -> None:
+    def leave(self, bye: Bye) -> None:
         """Say goodbye and end: `run` returns."""
-        self._end, self._farewell = End.LEAVE, reason
+        self._end, self._bye = End.LEAVE, bye
         self._outgoing.set()
 
     def retire(self) -> None:
@@ -153,11 +153,10 @@ class Conversation:
                 await channel.send(frames)
             if self._end is End.RETIRE:
                 return
-            if self._end is End.LEAVE and self.ready:
-                bye = Bye(reason=self._farewell)
-                self._session.sending(bye, anyio.current_time())
-                await channel.send([bye])
-                await channel.close(Close(CloseCode.LEAVING, self._farewell))
+            if self._bye is not None and self.ready:
+                self._session.sending(self._bye, anyio.current_time())
+                await channel.send([self._bye])
+                await channel.close(Close(CloseCode.LEAVING, self._bye.reason))
                 return
 
     async def _watch(self, channel: Channel) -> None:

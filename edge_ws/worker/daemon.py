@@ -5,27 +5,22 @@ The composition root of the remote side. It runs no task and imports no Airflow:
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 import anyio
-from anyio.abc import TaskGroup
 
 from edge_ws.errors import EdgeWsError, UsageError
 from edge_ws.protocol.frames import (
     Ack,
-    Applied,
+    Asked,
     Beat,
+    Bye,
     Cancel,
     Drain,
     Go,
@@ -43,26 +38,23 @@ from edge_ws.protocol.frames import (
     Wish,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, ClaimId
-from edge_ws.worker import network, sysinfo
+from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, PROTOCOL, ClaimId, LifeId, new_id
+from edge_ws.worker import condition, network, sysinfo
 from edge_ws.worker.choice import AUTO
 from edge_ws.worker.config import WorkerConfig, read_token
+from edge_ws.worker.control import Condition, ControlServer
 from edge_ws.worker.conversation import flat
+from edge_ws.worker.departure import Departure, Patience
 from edge_ws.worker.host_client import (
-    Dropped,
     HostEvent,
     HostFailed,
     HostGone,
-    HostJob,
     Hosts,
     HostSettings,
     HostUp,
-    JobEnded,
-    JobNotStarted,
-    JobStarted,
     Prepared,
-    PrepareRefused,
 )
+from edge_ws.worker.host_news import JobEvent, about_job, ends, host_up
 from edge_ws.worker.jobs import (
     Action,
     Drop,
@@ -79,29 +71,28 @@ from edge_ws.worker.jobs import (
     TailLog,
 )
 from edge_ws.worker.link import Link
-from edge_ws.worker.logs import Logs
+from edge_ws.worker.logs import Logs, log_line, log_size
 from edge_ws.worker.outbox import Outbox
 from edge_ws.worker.slots import Slots
 from edge_ws.worker.state import StateDirectory
 from edge_ws.worker.transports.base import Transport
 from edge_ws.worker.transports.longpoll import LongPollTransport
 from edge_ws.worker.transports.websocket import WebSocketTransport
+from edge_ws.worker.wishes import Wishes
 
 log = logging.getLogger("edge_ws.worker")
-
-JobEvent = Prepared | PrepareRefused | JobStarted | JobNotStarted | JobEnded | Dropped
 
 RESEND_EVERY_S = 10.0
 """What the server has not confirmed for so long is said again: it may have lost its database for a moment."""
 
 
-def fingerprint(environment: dict[str, str], versions: dict[str, str]) -> str:
-    """Return what a job host depends on, as a hash: a host of another one is not given new jobs."""
-    told = {name: value for name, value in environment.items() if not name.startswith("EDGE_WS_")}
-    # What differs between two logins and means nothing to a task.
-    for name in ("SHLVL", "PWD", "OLDPWD", "_", "INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID"):
-        told.pop(name, None)
-    return hashlib.sha256(json.dumps([told, versions], sort_keys=True).encode()).hexdigest()[:16]
+class Standing(NamedTuple):
+    """What the centre is told of at once when it changes."""
+
+    accepting: bool = False
+    maintenance: bool = False
+    leaving: bool = False
+    asked: Asked | None = None
 
 
 class Daemon:
@@ -112,9 +103,9 @@ class Daemon:
         self._state = state
         self._versions = sysinfo.versions()
         self._started_at = datetime.now(UTC)
+        self._life = LifeId(new_id())
         self._slots = Slots(config.concurrency)
-        self._queues = config.queues
-        self._revision = 0
+        self._wishes = Wishes(config.concurrency, config.queues, state.asked())
         self._timers = Timers()
         self._environment = environment
         way = network.resolve(config, environment)
@@ -122,9 +113,16 @@ class Daemon:
         self._task_proxy = way.proxy
         self._jobs = Jobs(self._slots)
         self._outbox = Outbox(state.path / "outbox")
-        self._draining = False
         self._retiring = False
+        self._told = Standing()
         self._pending: list[WorkerFrame] = []
+        self._centre: dict[str, str] | None = None
+        self._controls = False
+        """The gateway knows maintenance and shutdown."""
+        self._no_host = ""
+        self._patience = Patience(config.drain_timeout_s, config.drain_kill_grace_s)
+        self._departure = Departure(self._patience, self)
+        self._running: anyio.CancelScope | None = None
         # What the user tells Airflow itself comes first.
         for_hosts = {**network.task_environment(config), **environment}
         self._hosts = Hosts(
@@ -132,7 +130,7 @@ class Daemon:
                 directory=state.path / "hosts",
                 python=sys.executable,
                 environment=for_hosts,
-                fingerprint=fingerprint(for_hosts, self._versions),
+                fingerprint=sysinfo.fingerprint(for_hosts, self._versions),
                 worker_name=config.name,
             ),
             self._on_host_event,
@@ -160,11 +158,14 @@ class Daemon:
             hosts=self._hosts.alive,
             dead_hosts=self._jobs.dead_hosts,
             claims=self._jobs.held(),
-            revision=self._revision,
+            revision=self._wishes.wish.revision,
             concurrency=self._slots.concurrency,
-            queues=self._queues,
+            queues=self._wishes.queues,
             stale_slots=self._jobs.stale_slots,
             draining=not self._jobs.accepting,
+            maintenance=self._wishes.maintenance,
+            leaving=bool(self._wishes.leaving),
+            asked=self._wishes.asked,
         )
 
     def _sysinfo(self) -> dict[str, str | int | float]:
@@ -187,6 +188,8 @@ class Daemon:
             concurrency=self._config.concurrency,
             queues=self._config.queues,
             inventory=self.inventory(),
+            life=self._life,
+            capabilities=(CONTROL,),
             versions=self._versions,
             sysinfo=self._sysinfo(),
         )
@@ -198,11 +201,13 @@ class Daemon:
     def welcomed(self, welcome: Welcome, opened_in_s: float, transport: str) -> None:
         """Take over what the server dictates, and say again what it has not confirmed."""
         self._timers = welcome.timers
+        self._centre = welcome.versions
+        self._controls = CONTROL in welcome.capabilities
         if welcome.execution_api_url is not None:
             self._execution_api_url = welcome.execution_api_url
             self._task_proxy = self._find_task_proxy()
         self._apply(welcome.wish)
-        queues = ", ".join(self._queues) if self._queues is not None else "all"
+        queues = ", ".join(self._wishes.queues or ["all"])
         airflow = welcome.versions.get("airflow", "of an unknown version")
         log.info(
             "connected: %s by %s, %.0f ms, queues %s, %d slots, Airflow %s",
@@ -258,96 +263,119 @@ class Daemon:
 
     def _apply(self, wish: Wish) -> None:
         """Put a wish in force, and say so."""
-        self._slots.concurrency = self._config.concurrency if wish.concurrency is None else wish.concurrency
-        self._queues = self._config.queues if wish.queues is None else wish.queues
-        if wish.revision != self._revision:
+        is_new = wish.revision != self._wishes.wish.revision
+        # By long-poll a newer gateway may speak after an older one's welcome.
+        self._controls = self._controls or wish.maintenance or wish.asked > 0
+        self._wishes.hear(wish, in_full=self._controls)
+        self._slots.concurrency = self._wishes.concurrency
+        if is_new:
             log.info(
-                "applied: %d slots, queues %s", self._slots.concurrency, ", ".join(self._queues or ["all"])
+                "applied: %d slots, queues %s",
+                self._slots.concurrency,
+                ", ".join(self._wishes.queues or ["all"]),
             )
-        self._revision = wish.revision
-        self._link.send(
-            Applied(revision=self._revision, concurrency=self._slots.concurrency, queues=self._queues)
+        self._stand()
+        self._link.send(self._wishes.applied())
+
+    # What is wished here, by signal or by the local socket
+
+    def condition(self) -> Condition:
+        """Return how the worker is; see `control.Controlled`."""
+        parts = condition.Parts(
+            config=self._config,
+            wishes=self._wishes,
+            jobs=self._jobs,
+            link=self._link,
+            versions=self._versions,
+            centre=self._centre,
+            started_at=self._started_at,
+            no_host=self._no_host,
         )
+        return condition.describe(parts)
+
+    def ask_maintenance(self, *, wanted: bool, comment: str) -> None:
+        """Begin or end maintenance; see `control.Controlled`."""
+        if not wanted and not self._wishes.maintenance:
+            return
+        asked = self._wishes.request(maintenance=wanted, comment=comment)
+        self._state.keep_asked(asked)
+        self._wishes.ask(asked)
+        self._stand()
+
+    def drain(self, why: str) -> None:
+        """Take nothing new, and leave when all is done and reported."""
+        self._wishes.leave(why)
+        self._stand()
+
+    def stop_now(self, reason: str) -> None:
+        """Likewise, and stop what runs now."""
+        self.drain(reason)
+        self._departure.hurry(reason)
+
+    def stop_jobs(self, reason: str) -> None:
+        """Stop what runs and drop what waits; see `departure.Leaver`."""
+        self._do(self._jobs.stop(reason, self._patience.kill_grace_s))
+
+    @property
+    def runs_anything(self) -> bool:
+        """Whether a job's process may be there; see `departure.Leaver`."""
+        return self._jobs.have_processes
+
+    def go(self) -> None:
+        """Leave now; see `departure.Leaver`."""
+        left = len(self._jobs)
+        log.warning("leaving at once; %d jobs are taken up at the next start, those that run go on", left)
+        if self._running is not None:
+            self._running.cancel()
+
+    def retry_now(self) -> None:
+        """Try at once what would be tried later."""
+        self._link.retry_now()
+
+    def _stand(self) -> None:
+        """Let all that was wished take effect, and tell the centre of it at once."""
+        wishes, told = self._wishes, self._told
+        self._jobs.accepting = self._hosts.current is not None and wishes.takes_new
+        self._told = Standing(self._jobs.accepting, wishes.maintenance, bool(wishes.leaving), wishes.asked)
+        if self._told.accepting != told.accepting:
+            log.info("taking jobs" if self._told.accepting else "taking no new jobs")
+        if self._told.maintenance != told.maintenance:
+            log.info("maintenance: %s", f"on: {wishes.comment}" if wishes.maintenance else "off")
+        if self._told.leaving and not told.leaving:
+            log.info("%s: draining, %d jobs to finish", wishes.leaving, len(self._jobs))
+            self._departure.begin()
+        self._do(self._jobs.give_back("this worker takes nothing new now"))
+        if self._told != told:
+            self._link.send(self.status())
 
     # The hosts tell
 
     def _on_host_event(self, event: HostEvent) -> None:
         match event:
             case HostUp():
-                self._host_up(event)
+                self._no_host = ""
+                self._do(host_up(self._jobs, event, self._hosts.alive))
+                if self._departure.stopping:
+                    # Before, this host could not be told.
+                    self.stop_jobs(self._departure.stopping)
+                self._stand()
             case HostGone() if self._retiring:
                 return
             case HostGone():
                 if not event.left:
                     log.error("job host %s died; its processes are gone", event.host)
-                self._after_all(event.jobs)
-                self._do(self._jobs.host_dead(event.host))
-                self._set_accepting()
+                self._do([*ends(self._jobs, event.jobs), *self._jobs.host_dead(event.host)])
+                self._stand()
             case HostFailed():
+                self._no_host = event.reason
                 log.error("no job host: %s", event.reason)
-                self._set_accepting()
+                self._stand()
             case _:
                 self._on_job_event(event)
 
     def _on_job_event(self, event: JobEvent) -> None:
-        match event:
-            case Prepared():
-                start = _size(event.log_path)
-                self._do(self._jobs.prepared(event.claim, event.host, event.log_path, start))
-            case PrepareRefused():
-                self._refused_by_host(event)
-            case JobStarted():
-                self._do(self._jobs.started(event.claim, event.host))
-            case JobNotStarted():
-                self._do(self._jobs.did_not_start(event.claim, event.reason))
-            case JobEnded():
-                self._do(
-                    self._jobs.ended(
-                        event.claim, event.exit_code, event.detail, log_uploaded=event.log_uploaded
-                    )
-                )
-            case Dropped():
-                return
-            case _:
-                assert_never(event)
-
-    def _host_up(self, event: HostUp) -> None:
-        for one in event.jobs:
-            waiting = one.phase == "prepared"
-            self._do(self._jobs.on_host(event.host, one.claim, waiting=waiting))
-            if one.phase == "started":
-                self._do(self._jobs.started(one.claim, event.host))
-        self._after_all(event.jobs)
-        self._do(self._jobs.only_on([event.host], [one.claim for one in event.jobs]))
-        for gone in self._jobs.hosts() - set(self._hosts.alive):
-            # It died while no daemon was there to see it.
-            self._do(self._jobs.host_dead(gone))
-        self._set_accepting()
-
-    def _after_all(self, told: Sequence[HostJob]) -> None:
-        """Take up the ends that a host (or its journal) tells."""
-        for one in told:
-            if one.phase == "not_started":
-                self._do(self._jobs.did_not_start(one.claim, one.detail))
-            elif one.phase == "ended":
-                self._do(
-                    self._jobs.ended(one.claim, one.exit_code or 0, one.detail, log_uploaded=one.log_uploaded)
-                )
-
-    def _refused_by_host(self, event: PrepareRefused) -> None:
-        host = self._hosts.current
-        if host is None or not event.invalid:
-            self._do(self._jobs.no_host(event.claim, event.reason))
-            return
-        log.error("a job cannot run here: %s", event.reason)
-        self._do(self._jobs.cannot_run(event.claim, host, event.reason, None))
-
-    def _set_accepting(self) -> None:
-        before = self._jobs.accepting
-        self._jobs.accepting = self._hosts.current is not None and not self._draining
-        if self._jobs.accepting != before:
-            log.info("taking jobs" if self._jobs.accepting else "taking no new jobs")
-            self._link.send(self.status())
+        log_start = log_size(event.log_path) if isinstance(event, Prepared) else 0
+        self._do(about_job(self._jobs, event, self._hosts.current, log_start))
 
     # What the table wants
 
@@ -365,15 +393,15 @@ class Daemon:
                 case StopLog():
                     self._logs.drop(action.claim)
                 case FlushLog():
-                    self._logs.flush(action.claim, _log_line(action.line) if action.line else b"")
+                    self._logs.flush(action.claim, log_line(action.line) if action.line else b"")
                 case _:
                     self._do_on_host(action)
 
-        self._leave_if_done()
-
-    def _leave_if_done(self) -> None:
-        if self._draining and not len(self._jobs):
-            self._link.leave("drained")
+        if actions and not len(self._jobs) and not self._wishes.takes_new:
+            # The last one is gone: whoever waits for that at the centre sees it now.
+            self._link.send(self.status())
+        if self._wishes.leaving and not len(self._jobs):
+            self._link.leave(Bye(reason="drained", maintenance=self._wishes.maintenance))
 
     def _do_on_host(self, action: Prepare | Start | Drop | Stop | Forget) -> None:
         match action:
@@ -384,7 +412,8 @@ class Daemon:
             case Drop():
                 self._hosts.drop(action.claim)
             case Stop():
-                self._hosts.cancel(action.claim, self._timers.cancel_grace_s, action.reason)
+                grace_s = self._timers.cancel_grace_s if action.grace_s is None else action.grace_s
+                self._hosts.cancel(action.claim, grace_s, action.reason)
             case Forget():
                 self._hosts.forget(action.claim)
                 self._logs.drop(action.claim)
@@ -405,18 +434,24 @@ class Daemon:
         """
         self._do(self._jobs.restore(self._outbox.load(), self._outbox.load_dead()))
         failed: list[EdgeWsError] = []
+        control = ControlServer(self._state.path, self)
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._hosts.run)
-                tasks.start_soon(self._logs.run)
+                self._running = tasks.cancel_scope
+                for part in (self._hosts, self._logs, self._departure, control):
+                    tasks.start_soon(part.run)
+                tasks.start_soon(self._departure.heed_signals)
                 tasks.start_soon(self._say_again)
-                tasks.start_soon(self._on_signals, tasks)
                 await self._link.run()
                 tasks.cancel_scope.cancel()
         except* EdgeWsError as group:
             failed.extend(flat(group))
-        if failed or (self._draining and not len(self._jobs)):
+        if failed or (self._wishes.leaving and not self.runs_anything):
             self._retiring = True
+            for job in self._jobs.all():
+                # What has ended and is not acknowledged waits in the outbox: the hosts need not keep it.
+                if not job.has_process:
+                    self._hosts.forget(job.claim)
             await self._hosts.retire()
         if failed:
             raise failed[0]
@@ -430,38 +465,6 @@ class Daemon:
                     self._link.send(report)
             self._pending = pending
             self._logs.resend(only_stuck=True)
-
-    async def _on_signals(self, tasks: TaskGroup) -> None:
-        """The first SIGTERM or SIGINT drains; a second one leaves at once, and running tasks go on.
-
-        SIGHUP: try now what would be tried later.
-        """
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            async for number in signals:
-                if number == signal.SIGHUP:
-                    self._link.retry_now()
-                    continue
-                if self._draining:
-                    left = len(self._jobs)
-                    log.warning("leaving at once; %d jobs run on and are taken up at the next start", left)
-                    tasks.cancel_scope.cancel()
-                    return
-                self._draining = True
-                self._set_accepting()
-                log.info("%s: draining, %d jobs to finish", signal.Signals(number).name, len(self._jobs))
-                self._leave_if_done()
-
-
-def _size(path: str | None) -> int:
-    with suppress(OSError):
-        return Path(path).stat().st_size if path else 0
-    return 0
-
-
-def _log_line(sentence: str) -> bytes:
-    """Return a line as Airflow writes task logs."""
-    line = {"timestamp": datetime.now(UTC).isoformat(), "level": "error", "event": sentence}
-    return json.dumps({**line, "logger": "edge_ws"}).encode() + b"\n"
 
 
 def main(config: WorkerConfig) -> int:

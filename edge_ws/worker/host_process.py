@@ -7,12 +7,10 @@ its journal; knows nothing of the connection, of events or of what claims mean.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import signal
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +19,9 @@ from typing import Any
 import psutil
 
 from edge_ws.protocol.ids import HostId
+from edge_ws.worker.files import lock_holder as _lock_holder
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_FLOCK = "hhqqi4x"
-"""C's `struct flock`: type, whence, start, length, pid."""
 _RESET = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
 _LOGS_KEPT = 3
 _LONGEST_LINE = 300
@@ -108,15 +105,9 @@ def has_exited(child: int) -> bool:
 def lock_holder(files: HostFiles) -> int | None:
     """Return the process that lives as this host, None if there is none; 0 if it is in another container."""
     try:
-        lock = os.open(files.path(".lock"), os.O_RDWR | os.O_CLOEXEC)
+        return _lock_holder(files.path(".lock"))
     except FileNotFoundError:
         return None
-    try:
-        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, *_, pid = struct.unpack(_FLOCK, fcntl.fcntl(lock, fcntl.F_GETLK, asked))
-    finally:
-        os.close(lock)
-    return None if kind == fcntl.F_UNLCK else max(pid, 0)
 
 
 def read_journal(files: HostFiles) -> Journal:

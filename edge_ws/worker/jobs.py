@@ -24,101 +24,44 @@ from edge_ws.protocol.frames import (
 )
 from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
+from edge_ws.worker.actions import (
+    Action,
+    Drop,
+    FlushLog,
+    Forget,
+    Keep,
+    KeepDead,
+    Prepare,
+    Send,
+    Start,
+    Stop,
+    StopLog,
+    TailLog,
+)
 from edge_ws.worker.outbox import Record
 from edge_ws.worker.slots import Slots
+
+__all__ = [
+    "Action",
+    "Drop",
+    "FlushLog",
+    "Forget",
+    "Job",
+    "Jobs",
+    "Keep",
+    "KeepDead",
+    "Prepare",
+    "Send",
+    "Start",
+    "Stop",
+    "StopLog",
+    "TailLog",
+]
 
 REMEMBERED = 10_000
 """Claims once called unknown (or ended) that are refused from then on."""
 DEAD_HOSTS = 20
 """Dead hosts that an inventory names: the newest."""
-
-# What the daemon is to do.
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send the frame if the link is ready; what matters is sent again at the next one."""
-
-    frame: WorkerFrame
-
-
-@dataclass(frozen=True, slots=True)
-class Prepare:
-    """Have the host fork the job, which then waits."""
-
-    claim: ClaimId
-    payload: str
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Hand the token to the waiting job."""
-
-    claim: ClaimId
-    token: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Kill the waiting job."""
-
-    claim: ClaimId
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Stop the running job's process group."""
-
-    claim: ClaimId
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Neither the host nor the disk nor the log tail need the claim any more."""
-
-    claim: ClaimId
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """Write the record to the outbox before anything that follows."""
-
-    record: Record
-
-
-@dataclass(frozen=True, slots=True)
-class StopLog:
-    """Send nothing more of the claim's log."""
-
-    claim: ClaimId
-
-
-@dataclass(frozen=True, slots=True)
-class TailLog:
-    """Send the claim's log as it grows: the file's bytes from `log_start` on."""
-
-    claim: ClaimId
-    path: str
-    log_start: int
-
-
-@dataclass(frozen=True, slots=True)
-class FlushLog:
-    """Bring the rest of the log to the server, then call `log_flushed`; write `line` into it first."""
-
-    claim: ClaimId
-    line: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class KeepDead:
-    """Write the dead hosts to disk: the server may hear of them from another life of this daemon only."""
-
-    hosts: tuple[HostId, ...]
-
-
-Action = Send | Prepare | Start | Drop | Stop | Forget | Keep | TailLog | StopLog | FlushLog | KeepDead
 
 
 @dataclass(slots=True)
@@ -142,6 +85,11 @@ class Job:
     log_uploaded: bool = False
     log_flushed: bool = False
     not_started: str | None = None
+
+    @property
+    def has_process(self) -> bool:
+        """Whether a process of it may be there."""
+        return self.phase is not Phase.ENDED and self.not_started is None
 
     def record(self) -> Record:
         """Return what the disk keeps of it."""
@@ -213,6 +161,10 @@ class Jobs:
         """Slots of processes under stale claims: the server does not count them."""
         return sum(self.slots.of(job.claim) for job in self._jobs.values() if job.stale)
 
+    def all(self) -> tuple[Job, ...]:
+        """Return every job."""
+        return tuple(self._jobs.values())
+
     def held(self) -> tuple[Held, ...]:
         """Return the claims for an inventory."""
         return tuple(
@@ -267,11 +219,14 @@ class Jobs:
         if job is None:
             # Said once before, perhaps, when the server asked for it; but then nobody heard it.
             return self.query(claim)
-        if job.phase is Phase.ENDED or job.not_started is not None:
+        return self._stop(job, reason, None)
+
+    def _stop(self, job: Job, reason: str, grace_s: float | None) -> list[Action]:
+        if not job.has_process:
             return []
         if job.phase is Phase.STARTED or job.going:
-            return [Stop(claim, reason)]
-        return [Drop(claim), *self.did_not_start(claim, f"cancelled: {reason}")]
+            return [Stop(job.claim, reason, grace_s)]
+        return [Drop(job.claim), *self.did_not_start(job.claim, f"cancelled: {reason}")]
 
     def query(self, claim: ClaimId) -> list[Action]:
         """Answer how far the claim is; an unknown one is refused from now on."""
@@ -302,6 +257,24 @@ class Jobs:
         if phase is Phase.STARTED:
             job.started_acked = True
         return []
+
+    # The worker's own will
+
+    def give_back(self, reason: str) -> list[Action]:
+        """Refuse offers not accepted yet: all if none are taken now, else those that are too many."""
+        actions: list[Action] = []
+        for job in reversed(list(self._jobs.values())):
+            is_excess = not self.accepting or self.slots.taken > self.slots.concurrency
+            if job.phase is Phase.OFFERED and job.not_started is None and is_excess:
+                actions += [Drop(job.claim), *self.no_host(job.claim, reason)]
+        return actions
+
+    def stop(self, reason: str, grace_s: float) -> list[Action]:
+        """Stop every process, `grace_s` between SIGTERM and SIGKILL, and drop what waits."""
+        actions: list[Action] = []
+        for job in list(self._jobs.values()):
+            actions += self._stop(job, reason, grace_s)
+        return actions
 
     # The host's events
 
@@ -377,11 +350,7 @@ class Jobs:
     def host_dead(self, host: HostId) -> list[Action]:
         """A host is dead and what it left is killed: its jobs that had not ended are lost."""
         self._dead_hosts = [*(one for one in self._dead_hosts if one != host), host][-DEAD_HOSTS:]
-        lost = [
-            job.claim
-            for job in self._jobs.values()
-            if job.host == host and job.phase is not Phase.ENDED and job.not_started is None
-        ]
+        lost = [job.claim for job in self._jobs.values() if job.host == host and job.has_process]
         # First of all: with the records of its jobs, their host would be forgotten.
         actions: list[Action] = [KeepDead(self.dead_hosts)] if lost else []
         for claim in lost:
@@ -456,11 +425,12 @@ class Jobs:
 
     def hosts(self) -> set[HostId]:
         """Return the hosts under which unfinished claims are kept."""
-        return {
-            job.host
-            for job in self._jobs.values()
-            if job.host is not None and job.phase is not Phase.ENDED and job.not_started is None
-        }
+        return {job.host for job in self._jobs.values() if job.host is not None and job.has_process}
+
+    @property
+    def have_processes(self) -> bool:
+        """Whether a process of any may be there."""
+        return any(job.has_process for job in self._jobs.values())
 
     def _remove(self, claim: ClaimId) -> list[Action]:
         if self._jobs.pop(claim, None) is not None:

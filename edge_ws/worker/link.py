@@ -16,7 +16,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from edge_ws.errors import EdgeWsError, RefusedError, Unreachable, UnreachableError, UsageError
-from edge_ws.protocol.frames import Drain, Hello, Refusal, ServerFrame, Welcome, WorkerFrame
+from edge_ws.protocol.frames import Bye, Drain, Hello, Refusal, ServerFrame, Welcome, WorkerFrame
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.worker.choice import AUTO, LONGPOLL, WEBSOCKET, Choice, Mode
 from edge_ws.worker.conversation import Conversation, Spoken
@@ -113,7 +113,8 @@ class Link:
         """When to leave the current connection's gateway."""
         self._renew_after = 0.0
         self._changed = anyio.Event()
-        self._leaving: str | None = None
+        self._leaving: Bye | None = None
+        self._trouble = ""
         self._retry_now = anyio.Event()
 
     @property
@@ -126,6 +127,16 @@ class Link:
         """How the worker is connected, or was."""
         return self._choice.mode
 
+    @property
+    def ready_since(self) -> float | None:
+        """When the present connection became ready, on the event loop's clock."""
+        return self._current.ready_at if self._current is not None else None
+
+    @property
+    def trouble(self) -> str:
+        """Why there is no connection, as far as that is known."""
+        return "" if self._current is not None else self._trouble
+
     def send(self, frame: WorkerFrame) -> bool:
         """Queue a frame for the ready connection, logs behind all others; False if there is none."""
         if self._current is None or not self._current.ready:
@@ -133,11 +144,11 @@ class Link:
         self._current.send(frame)
         return True
 
-    def leave(self, reason: str) -> None:
+    def leave(self, bye: Bye) -> None:
         """Say goodbye and end: `run` returns."""
-        self._leaving = reason
+        self._leaving = bye
         if self._current is not None:
-            self._current.leave(reason)
+            self._current.leave(bye)
         self._retry_now.set()
         self._changed.set()
 
@@ -306,6 +317,7 @@ class Link:
         pause_s = self._backoff.next_s()
         if self._errors:
             why = "; and ".join(dict.fromkeys(str(error) for error in self._errors))
+            self._trouble = why
             log.warning("not connected: %s; next try in %.1f s", why, pause_s)
         return pause_s
 
@@ -316,5 +328,6 @@ class Link:
             pause_s = REFUSED_RETRY_S * random.uniform(0.8, 1.2)  # noqa: S311
         else:
             pause_s = self._backoff.next_s()
+        self._trouble = str(error)
         log.error("%s; running tasks go on, next try in %.0f s", error, pause_s)
         return pause_s

@@ -6,10 +6,13 @@ after a reconnect each log goes on behind the last acknowledged byte.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -151,3 +154,16 @@ class Logs:
             self._tails.pop(tail.claim, None)
             tail.close()
             self._on_flushed(tail.claim, tail.acked)
+
+
+def log_size(path: str | None) -> int:
+    """Return the bytes of a log that is there already; earlier rounds of a task write into the same file."""
+    with suppress(OSError):
+        return Path(path).stat().st_size if path else 0
+    return 0
+
+
+def log_line(sentence: str) -> bytes:
+    """Return a line as Airflow writes task logs."""
+    line = {"timestamp": datetime.now(UTC).isoformat(), "level": "error", "event": sentence}
+    return json.dumps({**line, "logger": "edge_ws"}).encode() + b"\n"

@@ -9,7 +9,6 @@ so that a newer or older daemon can read it. Knows neither the connection nor th
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import orjson
 
 from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
+from edge_ws.worker.files import write_durably
 
 log = logging.getLogger(__name__)
 
@@ -89,13 +89,8 @@ class Outbox:
 
 
 def _write(path: Path, body: bytes, what: str) -> bool:
-    temporary = path.with_suffix(".tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_durably(path, body)
     except OSError as error:
         # It still goes out from memory; only a restart before that would lose it.
         log.error("cannot keep %s on disk: %s", what, error)  # noqa: TRY400

@@ -20,6 +20,9 @@ TRANSPORTS = ("auto", "websocket", "longpoll")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
+LONGEST_WAIT_S = 30 * 86400
+
+
 class Kind(Enum):
     """What a value is in the settings file; as a flag or a variable every value is text."""
 
@@ -111,6 +114,16 @@ def _check_concurrency(number: int) -> int:
     return number
 
 
+def _check_wait(seconds: int) -> float:
+    if not 0 <= seconds <= LONGEST_WAIT_S:
+        raise ValueError(f"{seconds} is not between 0 and {LONGEST_WAIT_S} seconds")
+    return float(seconds)
+
+
+def _show_seconds(value: float) -> str:
+    return f"{value:g}"
+
+
 def check_path(text: str) -> Path:
     """Return the path with `~` made out, or raise ValueError."""
     if not text or "\0" in text:
@@ -193,6 +206,24 @@ SETTINGS: tuple[Setting, ...] = (
         "else $XDG_STATE_HOME/edge-ws/NAME)",
         kind=Kind.PATH,
         check=check_path,
+    ),
+    Setting(
+        field="drain_timeout_s",
+        flag="--drain-timeout-sec",
+        metavar="SECONDS",
+        help="a drain that lasts longer stops the tasks that still run; 0 waits for ever (default: 0)",
+        kind=Kind.NUMBER,
+        check=_check_wait,
+        show=_show_seconds,
+    ),
+    Setting(
+        field="drain_kill_grace_s",
+        flag="--drain-kill-grace-sec",
+        metavar="SECONDS",
+        help="between SIGTERM and SIGKILL of a task that a drain stops (default: 30)",
+        kind=Kind.NUMBER,
+        check=_check_wait,
+        show=_show_seconds,
     ),
     Setting(
         field="log_level",

@@ -1,14 +1,31 @@
-"""The worker's state directory: whose it is, which site it is, and whether its credential has ever worked."""
+"""The worker's state directory: whose it is, and what it remembers of site, credential and requests."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
-from edge_ws.errors import UsageError
+import orjson
+
+from edge_ws.errors import EdgeWsError, UsageError
+from edge_ws.protocol.frames import Asked
 from edge_ws.protocol.ids import SiteId, new_id
+from edge_ws.worker.files import lock_holder, write_durably
+
+log = logging.getLogger(__name__)
+
+_LOCK = "lock"
+_ASKED = "asked"
+
+
+def daemon_of(directory: Path) -> int | None:
+    """Return the process id of the daemon that holds a state directory; see `files.lock_holder`."""
+    return lock_holder(directory / _LOCK)
 
 
 class StateDirectory:
@@ -23,7 +40,7 @@ class StateDirectory:
         self.path = path
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             sentence = f"the state directory {path} cannot be used: {error.strerror}; see --state-dir"
             raise UsageError(sentence) from error
@@ -63,6 +80,37 @@ class StateDirectory:
             return set((self.path / "proven").read_text(encoding="ascii").split())
         except FileNotFoundError:
             return set()
+
+    def asked(self) -> Asked | None:
+        """Return what was last asked for on this host; a file that cannot be read is kept as `.bad`."""
+        path = self.path / _ASKED
+        try:
+            told = orjson.loads(path.read_bytes())
+            return Asked(
+                number=int(told["number"]),
+                maintenance=bool(told["maintenance"]),
+                comment=str(told["comment"]),
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError):
+            log.error("%s cannot be read; it is kept as asked.bad", path)  # noqa: TRY400 - no traceback
+            with suppress(OSError):
+                path.replace(path.with_suffix(".bad"))
+            return None
+
+    def keep_asked(self, asked: Asked) -> None:
+        """Keep it across restarts.
+
+        Raises:
+            EdgeWsError: the disk does not take it.
+        """
+        try:
+            write_durably(self.path / _ASKED, orjson.dumps(asdict(asked)))
+        except OSError as error:
+            raise EdgeWsError(
+                f"{self.path} does not take what was asked for ({error.strerror}); nothing has changed"
+            ) from error
 
     @staticmethod
     def _proof(url: str) -> str:

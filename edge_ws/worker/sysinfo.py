@@ -5,6 +5,8 @@ Must not import Airflow: its version is read from the installed package's metada
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import platform
@@ -34,6 +36,15 @@ def versions() -> dict[str, str]:
     found = {"edge_ws": __version__, "python": platform.python_version()}
     airflow = airflow_version()
     return found if airflow is None else {**found, "airflow": airflow}
+
+
+def fingerprint(environment: dict[str, str], versions: dict[str, str]) -> str:
+    """Return what a job host depends on, as a hash: a host of another one is not given new jobs."""
+    told = {name: value for name, value in environment.items() if not name.startswith("EDGE_WS_")}
+    # What differs between two logins and means nothing to a task.
+    for name in ("SHLVL", "PWD", "OLDPWD", "_", "INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID"):
+        told.pop(name, None)
+    return hashlib.sha256(json.dumps([told, versions], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def gather(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from edge_ws.host.processes import kill_tree, signal_group, start_time, thread_count
+from edge_ws.host.processes import group_is_there, kill_tree, signal_group, start_time, thread_count
 from tests.support.waiting import wait_until
 
 _FAMILY = """
@@ -66,8 +66,10 @@ def test_a_group_is_reached_when_its_leader_is_gone(
     since = start_time(leader.pid)
     leader.kill()
     leader.wait(10)
+    assert group_is_there(leader.pid, since)
     assert signal_group(leader.pid, since, signal.SIGKILL)
     wait_until(lambda: gone(member))
+    wait_until(lambda: not group_is_there(leader.pid, since))
     assert not gone(apart)
 
 

@@ -308,6 +308,41 @@ def test_a_cancel_of_what_only_waits_drops_it(line: Line, api: ExecutionApi) -> 
     line.hear("dropped", claim)
 
 
+def test_a_cancel_that_comes_when_the_task_has_failed_by_itself_stops_nothing(
+    line: Line, api: ExecutionApi, site: Site
+) -> None:
+    """Airflow has the task's own report while its supervisor still waits for the answer, or uploads the log."""
+    workload = task_workload("vanish")
+    released = api.hold_state[workload.id] = threading.Event()
+    claim = go(line, api, workload)
+    wait_until((lambda: api.states_of(workload.id) == ["failed"]), 20)
+    line.say("cancel", claim=claim, grace_s=0.05, reason="the task's state is failed")
+    # Twice as long as the grace, in which a task that was there would have been killed.
+    time.sleep(0.1)
+    line.hello()
+    released.set()
+    ended = line.hear("ended", claim)
+    assert (ended["exit_code"], ended["detail"]) == (7, "the task's process exited with code 7")
+    assert not [event for event in events_in(site.logs / workload.log_path) if "Stopping" in event]
+    line.say("cancel", claim=claim, grace_s=0.05, reason="again")
+    line.say("forget", claim=claim)
+    assert line.hello()["ready"]
+
+
+def test_a_supervisor_that_never_ends_its_last_steps_is_killed(site: Site, api: ExecutionApi) -> None:
+    with raw_host(site.folder / "uploads", site.environment(), "--supervisor-s", "0.01") as host:
+        line = host.connect()
+        workload = task_workload("vanish")
+        released = api.hold_state[workload.id] = threading.Event()
+        claim = go(line, api, workload)
+        wait_until((lambda: api.states_of(workload.id) == ["failed"]), 20)
+        line.say("cancel", claim=claim, grace_s=0.0, reason="too long")
+        ended = line.hear("ended", claim)
+        released.set()
+        assert ended["detail"] == "the task's supervisor was killed by SIGKILL"
+        assert "it did not end 0.6 s after its task" in events_in(site.logs / workload.log_path)[-2]
+
+
 def test_a_supervisor_that_dies_takes_its_task_along(
     line: Line, api: ExecutionApi, site: Site, shared_host: RawHost
 ) -> None:

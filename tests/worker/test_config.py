@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from edge_ws.errors import RefusedError, UsageError
-from edge_ws.worker.config import Machine, Resolved, WorkerConfig, read_token, resolve, token_warning
+from edge_ws.worker.config import (
+    Machine,
+    Resolved,
+    WorkerConfig,
+    find_state_dir,
+    read_token,
+    resolve,
+    token_warning,
+)
 from edge_ws.worker.settings import SETTINGS, Setting
 
 URL = "https://airflow.example.com"
@@ -76,6 +84,8 @@ EACH = {
     "team_name": ("red", '"red"', "red"),
     "token_file": ("/run/token", '"/run/token"', Path("/run/token")),
     "state_dir": ("/srv/state", '"/srv/state"', Path("/srv/state")),
+    "drain_timeout_sec": ("3600", "3600", 3600.0),
+    "drain_kill_grace_sec": ("0", "0", 0.0),
     "log_level": ("debug", '"debug"', "debug"),
     "transport": ("websocket", '"websocket"', "websocket"),
     "proxy": ("proxy.local:3128", '"http://proxy.local:3128/"', "http://proxy.local:3128"),
@@ -391,3 +401,28 @@ def test_shows_each_value_and_its_source(machine: Machine, tmp_path: Path) -> No
     assert lines["token_file"] == ["none", "EDGE_WS_TOKEN comes first"]
     assert lines["log_level"] == ["info", "default"]
     assert "geheim" not in resolved.shown()
+
+
+# Where the worker is
+
+
+def test_the_state_directory_is_found_without_the_rest(machine: Machine, tmp_path: Path) -> None:
+    assert find_state_dir({}, {}, machine) == Path.home() / ".local/state/edge-ws/box-1"
+    file = _file(
+        tmp_path / "worker.toml", 'edge_hostname = "press-2"\nstate_dir = "there"\nconcurrency = -1\n'
+    )
+    assert find_state_dir({"config": str(file)}, {}, machine) == tmp_path / "there"
+    environ = {"EDGE_WS_EDGE_HOSTNAME": "press-3", "XDG_STATE_HOME": "/state"}
+    assert find_state_dir({}, environ, machine) == Path("/state/edge-ws/press-3")
+    assert find_state_dir({"state_dir": "/here"}, environ, machine) == Path("/here")
+    with pytest.raises(UsageError, match="cannot name a worker"):
+        find_state_dir({"edge_hostname": "a b"}, {}, machine)
+
+
+@pytest.mark.parametrize("text", ["-1", "2592001"])
+def test_how_long_a_drain_may_take(machine: Machine, text: str) -> None:
+    config = _resolve(machine, {"drain_timeout_sec": "90", "drain_kill_grace_sec": "0"}).config
+    assert (config.drain_timeout_s, config.drain_kill_grace_s) == (90.0, 0.0)
+    assert _resolve(machine).shown().count("drain_timeout_sec     0 ") == 1
+    with pytest.raises(UsageError, match="is not between 0 and 2592000 seconds"):
+        _resolve(machine, {"drain_timeout_sec": text})

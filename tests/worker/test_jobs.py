@@ -301,3 +301,58 @@ def test_concurrency_below_what_runs_drains(jobs: Jobs) -> None:
     assert jobs.slots.free == 0
     jobs.ended(ClaimId("d"), 0, "", log_uploaded=False)
     assert jobs.slots.free == 1
+
+
+# The worker's own will
+
+
+def test_offers_that_are_not_accepted_yet_are_given_back(jobs: Jobs) -> None:
+    waiting, offered = ClaimId("waiting"), ClaimId("offered")
+    accepted(jobs, waiting)
+    jobs.offered(offer(offered), HOST)
+    assert jobs.give_back("no more") == []
+    jobs.accepting = False
+    drop, refuse = jobs.give_back("maintenance")
+    assert (drop, refuse) == (Drop(offered), Send(Refuse(claim=offered, reason="maintenance")))
+    assert jobs.slots.free == 1
+    # The host may have forked it meanwhile.
+    assert jobs.prepared(offered, HOST, "/log", 0) == [Drop(offered), Forget(offered)]
+    # What is accepted goes on.
+    assert jobs.go(waiting, "token") == [Start(waiting, "token")]
+
+
+def test_with_fewer_slots_the_last_offers_go_back_and_the_rest_drains(jobs: Jobs) -> None:
+    jobs.slots.concurrency = 4
+    started(jobs)
+    names = [ClaimId(f"offered-{number}") for number in range(3)]
+    for name in names:
+        jobs.offered(offer(name), HOST)
+    jobs.slots.concurrency = 2
+    refused = [frame.claim for frame in sent(jobs.give_back("fewer slots")) if isinstance(frame, Refuse)]
+    assert refused == [names[2], names[1]]
+    jobs.slots.concurrency = 0
+    assert [frame.claim for frame in sent(jobs.give_back("none"))] == [names[0]]
+    assert jobs.give_back("none") == []
+    assert (jobs.slots.taken, jobs.slots.free) == (1, 0)
+
+
+def test_to_stop_all_is_to_stop_what_runs_and_to_drop_what_waits(jobs: Jobs) -> None:
+    jobs.slots.concurrency = 9
+    running, starting, waiting, ended, stale = (ClaimId(one) for one in ("r", "s", "w", "e", "x"))
+    started(jobs, running)
+    going(jobs, starting)
+    accepted(jobs, waiting)
+    started(jobs, ended)
+    jobs.ended(ended, 0, "", log_uploaded=False)
+    started(jobs, stale)
+    jobs.stale(stale)
+    actions = jobs.stop("drain timeout of 5 s", 7.0)
+    stops = [action for action in actions if isinstance(action, Stop)]
+    assert stops == [Stop(one, "drain timeout of 5 s", 7.0) for one in (running, starting, stale)]
+    assert sent(actions) == [NotStarted(claim=waiting, reason="cancelled: drain timeout of 5 s")]
+    assert Drop(waiting) in actions
+    assert jobs.have_processes
+    for one in (running, starting, stale):
+        jobs.ended(one, 1, "", log_uploaded=False)
+    assert not jobs.have_processes
+    assert len(jobs) == 4

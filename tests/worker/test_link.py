@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from edge_ws.errors import RefusedError
-from edge_ws.protocol.frames import Hello, ServerFrame, Status, Welcome
+from edge_ws.protocol.frames import Bye, Hello, ServerFrame, Status, Welcome
 from edge_ws.protocol.ids import HostId, SiteId, WorkerName, new_id
 from edge_ws.store.store import Store
 from edge_ws.worker.link import Link
@@ -100,7 +100,7 @@ async def test_greeting_frames_and_goodbye(
         await until(lambda: link.ready)
         enqueue(sqlite_engine, new_job())
         await until(lambda: len(worker.frames) == 1)
-        link.leave("drained")
+        link.leave(Bye(reason="drained"))
     assert (len(worker.welcomes), worker.proven, link.ready) == (1, 1, False)
     await until(lambda: store.workers()[0].state == "offline")
 
@@ -161,7 +161,7 @@ async def test_leaving_before_a_connection_ends_at_once(transport: str) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(link.run)
             await anyio.lowlevel.checkpoint()
-            link.leave("stop")
+            link.leave(Bye(reason="stop"))
 
 
 @each_way

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 import anyio.abc
@@ -25,7 +25,7 @@ from edge_ws.protocol.frames import (
     Welcome,
     Wish,
 )
-from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, WorkerName, new_id
+from edge_ws.protocol.ids import CONTROL, ClaimId, GatewayId, HostId, WorkerName, new_id
 from edge_ws.protocol.session import Close, CloseCode
 from edge_ws.protocol.states import Phase
 from edge_ws.worker.network import Network
@@ -219,6 +219,19 @@ async def test_another_gateways_welcome_is_the_news_of_a_wish() -> None:
     async with answering(greeted(), greeted(1)) as server, channel_to(server) as (_, channel):
         assert await channel.receive() == [WELCOME]
         assert await channel.receive() == [WISH]
+
+
+async def test_an_older_gateways_wish_leaves_what_it_does_not_know() -> None:
+    wish = replace(WISH, maintenance=True, comment="audit", asked=3)
+    first = replace(WELCOME, wish=wish, capabilities=(CONTROL,))
+    older = replace(WELCOME, wish=Wish(revision=2, concurrency=5, queues=("a",)))
+    newer = replace(first, wish=Wish(revision=3, concurrency=5, queues=None))
+    marks = {"edge-ws-connection": "c1", "edge-ws-answer": "1"}
+    answers = [Answer(frames=[one], headers=marks) for one in (first, older, newer)]
+    async with answering(*answers) as server, channel_to(server) as (_, channel):
+        assert await channel.receive() == [first]
+        assert await channel.receive() == [replace(wish, revision=2, concurrency=5, queues=("a",))]
+        assert await channel.receive() == [newer.wish]
 
 
 async def test_a_time_out_on_the_way_makes_polls_shorter() -> None:

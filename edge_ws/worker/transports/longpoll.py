@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -28,7 +29,7 @@ from edge_ws.protocol.frames import (
     Wish,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.ids import CONTROL, WorkerName
 from edge_ws.protocol.session import Close
 from edge_ws.worker import network
 from edge_ws.worker.network import Network
@@ -124,7 +125,8 @@ class LongPollChannel:
         self._marks: dict[str, str] = {}
         """Headers that name the connection and the last answer."""
         self._timers = Timers()
-        self._greeted = False
+        self._wish: Wish | None = None
+        """The last one; None: not greeted yet."""
         self._retired = False
 
     # What the link calls; see `base.Channel`
@@ -218,7 +220,7 @@ class LongPollChannel:
         except UnreachableError as error:
             held_s = anyio.current_time() - began
             was_cut = error.kind in {Unreachable.BROKE_OFF, Unreachable.TIMED_OUT} and held_s > CUT_AFTER_S
-            if not self._greeted or not was_cut or cuts + 1 >= CUTS:
+            if self._wish is None or not was_cut or cuts + 1 >= CUTS:
                 raise
             self._transport.cut(held_s, timed_out=error.kind is Unreachable.TIMED_OUT)
             return False
@@ -232,17 +234,21 @@ class LongPollChannel:
 
     def _take(self, response: httpx2.Response) -> None:
         for frame in codec.decode_batch_from_server(response.content):
-            if isinstance(frame, Welcome):
-                self._timers = frame.timers
-                if self._greeted:
-                    # Another gateway's: of what it says only the wish can be news.
-                    wish = frame.wish
-                    again = Wish(revision=wish.revision, concurrency=wish.concurrency, queues=wish.queues)
-                    self._arrived.append(again)
-                    continue
-                self._greeted = True
-            self._arrived.append(frame)
+            self._arrived.append(self._known(frame))
         self._changed.set()
+
+    def _known(self, frame: ServerFrame) -> ServerFrame:
+        """Return the frame; of another gateway's welcome only the wish can be news."""
+        if isinstance(frame, Wish):
+            self._wish = frame
+        if not isinstance(frame, Welcome):
+            return frame
+        wish, before, self._timers = frame.wish, self._wish, frame.timers
+        if before is not None and CONTROL not in frame.capabilities:
+            # A gateway of an older release: what was wished of what it does not know stands.
+            wish = replace(before, revision=wish.revision, concurrency=wish.concurrency, queues=wish.queues)
+        self._wish = wish
+        return frame if before is None else wish
 
     def _fail(self, error: EdgeWsError) -> None:
         self._failed = self._failed or error

@@ -1,0 +1,246 @@
+"""The daemon's local socket, both ends: one JSON request a line, one JSON answer a line.
+
+Whoever runs the daemon, and root, may speak. Garbage closes the connection it came by, no more.
+Knows no jobs and no gateway: what a request means is the daemon's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+import orjson
+
+from edge_ws.errors import EdgeWsError, Unreachable, UnreachableError, UsageError
+from edge_ws.worker.state import daemon_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = logging.getLogger("edge_ws.worker")
+
+NAME = "control.sock"
+"""In the state directory."""
+LONGEST = 64 * 1024
+"""Bytes of a request."""
+IDLE_S = 30.0
+"""For the next request to come, or an answer to be read."""
+CONNECTIONS = 16
+"""Open at once; further ones are closed."""
+ANSWER_S = 10.0
+"""How long the client waits for the daemon."""
+_PAUSE_S = 1.0
+_PEER = struct.Struct("3i")
+"""C's `struct ucred`: process, user, group."""
+
+Condition = dict[str, Any]
+"""How the worker is, as `condition.describe` has it."""
+
+
+class Controlled(Protocol):
+    """What requests do."""
+
+    def condition(self) -> Condition:
+        """Return how the worker is."""
+        ...
+
+    def ask_maintenance(self, *, wanted: bool, comment: str) -> None:
+        """Begin or end maintenance.
+
+        Raises:
+            EdgeWsError: it cannot be kept on disk; nothing has changed.
+        """
+        ...
+
+    def drain(self, why: str) -> None:
+        """Take nothing new, and leave when all is done and reported."""
+        ...
+
+    def stop_now(self, reason: str) -> None:
+        """Likewise, and stop what runs now."""
+        ...
+
+
+@contextmanager
+def _address(directory: Path) -> Iterator[str]:
+    """Yield the socket's address, however long its path is.
+
+    An address holds 107 bytes; through /proc the directory costs about 20 of them.
+    """
+    folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{NAME}"
+    finally:
+        os.close(folder)
+
+
+# The daemon's end
+
+
+class ControlServer:
+    """Listens in a state directory that this process holds the lock of."""
+
+    def __init__(self, directory: Path, controlled: Controlled) -> None:
+        self._directory = directory
+        self._controlled = controlled
+        self._open = 0
+
+    async def run(self) -> None:
+        """Serve until cancelled. If no socket can be made, the log says so: the worker can do without."""
+        try:
+            listener = self._listen()
+        except OSError as error:
+            log.error("no local control: no socket in %s: %s", self._directory, error.strerror)  # noqa: TRY400
+            return
+        try:
+            await self._accept(listener)
+        finally:
+            listener.close()
+            (self._directory / NAME).unlink(missing_ok=True)
+
+    def _listen(self) -> socket.socket:
+        # A daemon that was killed has left it; as this one holds the lock, nobody listens there.
+        (self._directory / NAME).unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            with _address(self._directory) as address:
+                listener.bind(address)
+            # Nobody can connect before it listens, so nobody is let in by the mode that it was made with.
+            (self._directory / NAME).chmod(0o600)
+            listener.listen(CONNECTIONS)
+        except OSError:
+            listener.close()
+            raise
+        return listener
+
+    async def _accept(self, listener: socket.socket) -> None:
+        async with anyio.create_task_group() as tasks:
+            while True:
+                await anyio.wait_readable(listener)
+                try:
+                    connection, _ = listener.accept()
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    # No descriptor is left, perhaps: whoever waits is let in later.
+                    log.warning("nobody is let in at the local socket: %s", error.strerror)
+                    await anyio.sleep(_PAUSE_S)
+                    continue
+                if self._open >= CONNECTIONS or not _is_trusted(connection):
+                    connection.close()
+                    continue
+                self._open += 1
+                tasks.start_soon(self._converse, connection)
+
+    async def _converse(self, connection: socket.socket) -> None:
+        try:
+            with connection, suppress(OSError, TimeoutError):
+                connection.setblocking(False)
+                await self._answer_all(connection)
+        finally:
+            self._open -= 1
+
+    async def _answer_all(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        unread = b""
+        while len(unread) <= LONGEST:
+            with anyio.fail_after(IDLE_S):
+                data = await loop.sock_recv(connection, LONGEST)
+            if not data:
+                return
+            *lines, unread = (unread + data).split(b"\n")
+            for line in lines:
+                with anyio.fail_after(IDLE_S):
+                    await loop.sock_sendall(connection, orjson.dumps(self._answer(line)) + b"\n")
+
+    def _answer(self, line: bytes) -> dict[str, object]:
+        try:
+            self._do(orjson.loads(line))
+        except EdgeWsError as error:
+            return {"error": str(error)}
+        except (ValueError, LookupError, TypeError):
+            return {"error": "the worker does not understand the request; is it of another release?"}
+        return {"condition": self._controlled.condition()}
+
+    def _do(self, request: dict[str, Any]) -> None:
+        match request["do"]:
+            case "status":
+                return
+            case "maintenance":
+                comment = str(request.get("comment") or "")
+                self._controlled.ask_maintenance(wanted=bool(request["on"]), comment=comment)
+            case "stop" if request.get("now"):
+                self._controlled.stop_now("edge-ws stop --now")
+            case "stop":
+                self._controlled.drain("edge-ws stop")
+            case other:
+                raise UsageError(f"the worker, of another release perhaps, does not know {other!r}")
+
+
+def _is_trusted(connection: socket.socket) -> bool:
+    peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    return _PEER.unpack(peer)[1] in {0, os.geteuid()}
+
+
+# The other end
+
+
+def ask(directory: Path, do: str, *, within_s: float = ANSWER_S, **words: object) -> Condition:
+    """Have the daemon of that state directory do something; return how it is then. Blocks.
+
+    Raises:
+        UnreachableError: no daemon runs there, or it does not answer.
+        EdgeWsError: it has refused.
+    """
+    try:
+        pid = daemon_of(directory)
+    except FileNotFoundError:
+        pid = None
+    except PermissionError as error:
+        raise _not_permitted(directory) from error
+    if pid is None:
+        raise UnreachableError(
+            f"no worker runs with the state directory {directory}; if one runs here with another, give that"
+        )
+    request = orjson.dumps({"do": do, **words}) + b"\n"
+    try:
+        with _address(directory) as address, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(within_s)
+            connection.connect(address)
+            connection.sendall(request)
+            with connection.makefile("rb") as lines:
+                line = lines.readline()
+    except PermissionError as error:
+        raise _not_permitted(directory) from error
+    except TimeoutError as error:
+        raise UnreachableError(
+            f"the worker (process {pid}) has not answered within {within_s:g} s", kind=Unreachable.TIMED_OUT
+        ) from error
+    except OSError:
+        line = b""
+    if not line:
+        # It has the lock and no socket: it is at one of its ends, or knows none.
+        raise UnreachableError(
+            f"the worker (process {pid}) does not listen in {directory}: it is just starting or leaving, or "
+            "it is of a release without local control"
+        )
+    return _read(line)
+
+
+def _read(line: bytes) -> Condition:
+    answer = orjson.loads(line)
+    if "error" in answer:
+        raise EdgeWsError(answer["error"])
+    condition: Condition = answer["condition"]
+    return condition
+
+
+def _not_permitted(directory: Path) -> EdgeWsError:
+    return EdgeWsError(f"{directory} is another user's: ask as the one who runs the worker, or as root")

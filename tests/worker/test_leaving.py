@@ -1,0 +1,366 @@
+"""Maintenance, draining and leaving: the real daemon with real tasks, on a real gateway, by every way to ask."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from edge_ws.errors import EdgeWsError
+from edge_ws.server.config import GatewaySettings
+from edge_ws.store.records import NewJob
+from edge_ws.store.store import Store
+from edge_ws.worker.control import ask
+from tests.support.execution_api import ExecutionApi, execution_api
+from tests.support.gateway import RunningGateway, make_token, serving
+from tests.support.jobs import Site, make_site, task_workload
+from tests.support.programs import run_edge_ws
+from tests.support.rows import enqueue, job_row, new_job
+from tests.support.waiting import free_port, wait_until
+
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[ExecutionApi]:
+    with execution_api() as running:
+        yield running
+
+
+@dataclass
+class Stand:
+    """One worker's machine, and the centre's database."""
+
+    site: Site
+    engine: sa.Engine
+    port: int
+    api: ExecutionApi
+    daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.engine)
+
+    @property
+    def state_dir(self) -> Path:
+        return self.site.folder / "state"
+
+    @property
+    def told(self) -> str:
+        return (self.site.folder / "worker.log").read_text()
+
+    def gateway(self) -> Any:
+        settings = GatewaySettings(hostname="test", execution_api_url=self.api.url)
+        return serving(self.store, settings, self.port)
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start the worker, with two slots."""
+        token = self.site.folder / "token"
+        if not token.exists():
+            token.touch(mode=0o600)
+            token.write_text(make_token(self.store))
+        flags = ["--url", f"http://127.0.0.1:{self.port}", "-H", "w1", "-q", "q", "-c", "2"]
+        flags += ["--token-file", str(token), "--state-dir", str(self.state_dir), *words]
+        with (self.site.folder / "worker.log").open("ab") as log:
+            one = subprocess.Popen(
+                [sys.executable, "-m", "edge_ws.cli", "worker", *flags],
+                env=self.site.environment(),
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+            )
+        self.daemons.append(one)
+        self.until(self.answers)
+        return one
+
+    def answers(self) -> bool:
+        try:
+            return bool(self.condition())
+        except EdgeWsError:
+            return False
+
+    def words(self, *words: str) -> list[str]:
+        return [*words, "-H", "w1", "--state-dir", str(self.state_dir)]
+
+    def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return run_edge_ws(*self.words(*words), environment=self.site.environment())
+
+    def condition(self) -> dict[str, Any]:
+        return ask(self.state_dir, "status")
+
+    def in_background(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "edge_ws.cli", *self.words(*words)],
+            env=self.site.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def queue(self, task: str) -> NewJob:
+        """Queue a task of the site's DAG."""
+        workload = task_workload(task)
+        job = new_job(f"{task}-{workload.id[:8]}", ti_id=workload.id, command=workload.payload)
+        enqueue(self.engine, job)
+        return job
+
+    def state_of(self, job: NewJob) -> str:
+        return str(job_row(self.engine, job.key).state)
+
+    def worker_state(self) -> str:
+        return next((one.state for one in self.store.workers()), "none")
+
+    def note(self, name: str) -> list[int]:
+        """Wait until a task has left that note; return the process ids in it."""
+        path = self.site.notes / name
+        self.until(path.exists)
+        return [int(word) for word in path.read_text().split()]
+
+    def let_go(self) -> None:
+        (self.site.notes / "enough").touch()
+
+    def until(self, predicate: Callable[[], object]) -> None:
+        try:
+            wait_until(predicate, PATIENCE_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.told}") from error
+
+    def task_log(self) -> str:
+        (log,) = self.site.logs.rglob("task_id=*/*.log")
+        return log.read_text()
+
+    def end(self) -> None:
+        self.let_go()
+        for one in self.daemons:
+            if one.poll() is None:
+                # Twice: whatever is left is not to be waited for.
+                one.send_signal(signal.SIGTERM)
+                one.send_signal(signal.SIGINT)
+            one.wait(30)
+        for process in psutil.process_iter(["cmdline"]):
+            if str(self.site.folder) in " ".join(process.info["cmdline"] or []):
+                process.kill()
+
+
+@pytest.fixture
+def stand(tmp_path: Path, sqlite_engine: sa.Engine, api: ExecutionApi) -> Iterator[Stand]:
+    made = Stand(make_site(tmp_path / "site"), sqlite_engine, free_port(), api)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.fixture
+def gateway(stand: Stand) -> Iterator[RunningGateway]:
+    with stand.gateway() as running:
+        yield running
+
+
+def lives(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+# Leaving
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "stop", "shutdown"])
+@pytest.mark.usefixtures("gateway")
+def test_a_drain_that_lasts_too_long_stops_a_stubborn_task(stand: Stand, how: str) -> None:
+    daemon = stand.start("--drain-timeout-sec", "1", "--drain-kill-grace-sec", "1")
+    job = stand.queue("stubborn")
+    processes = stand.note("stubborn")
+    if how == "SIGTERM":
+        daemon.send_signal(signal.SIGTERM)
+    elif how == "stop":
+        assert stand.cli("stop").returncode == 0
+    else:
+        stand.store.request_shutdown("w1")
+    # An operator's request stays to be seen until it is fulfilled.
+    shown = "shutdown request" if how == "shutdown" else "terminating"
+    stand.until(lambda: stand.worker_state() == shown)
+    assert daemon.wait(PATIENCE_S) == 0
+    assert not [pid for pid in processes if lives(pid)]
+    log = stand.task_log()
+    assert "Stopping the task (drain timeout of 1 s): SIGTERM to its process group" in log
+    assert "SIGKILL to its process group, as it did not stop within 1 s of SIGTERM" in log
+    assert stand.state_of(job) == "failed"
+    assert stand.worker_state() == "offline"
+    assert not list((stand.state_dir / "outbox").glob("*.json"))
+    assert {path.suffix for path in (stand.state_dir / "hosts").iterdir()} <= {".log"}
+
+
+@pytest.mark.usefixtures("gateway")
+def test_stop_waits_for_what_runs_and_takes_nothing_new(stand: Stand) -> None:
+    daemon = stand.start()
+    running = stand.queue("wait")
+    stand.note("wait")
+    stopping = stand.in_background("stop", "-w")
+    stand.until(lambda: stand.condition()["leaving"] == {"in_force": True, "why": "edge-ws stop"})
+    late = stand.cli("stop", "-w", "--wait-timeout", "0.2")
+    assert (late.returncode, "not within 0.2 s: w1 still runs tasks" in late.stderr) == (1, True)
+    waiting = stand.queue("hello")
+    # One signal more is no haste: a service manager may send it.
+    daemon.send_signal(signal.SIGTERM)
+    assert stand.condition()["jobs"]
+    assert stopping.poll() is None
+    stand.let_go()
+    told, _ = stopping.communicate(timeout=PATIENCE_S)
+    assert (stopping.returncode, "w1 has left after" in told) == (0, True)
+    assert daemon.wait(10) == 0
+    assert (stand.state_of(running), stand.state_of(waiting)) == ("success", "queued")
+
+
+@pytest.mark.usefixtures("gateway")
+def test_stop_now_stops_what_runs(stand: Stand) -> None:
+    daemon = stand.start("--drain-kill-grace-sec", "1")
+    job = stand.queue("wait")
+    stand.note("wait")
+    done = stand.cli("stop", "--now", "-w", "-o", "json")
+    assert (done.returncode, json.loads(done.stdout)["left"]) == (0, True)
+    assert daemon.wait(10) == 0
+    assert "Stopping the task (edge-ws stop --now): SIGTERM" in stand.task_log()
+    assert stand.state_of(job) == "failed"
+
+
+def test_reports_that_nobody_takes_wait_for_the_next_start(stand: Stand) -> None:
+    with stand.gateway():
+        daemon = stand.start("--drain-kill-grace-sec", "1")
+        job = stand.queue("wait")
+        stand.note("wait")
+        stand.until(lambda: stand.state_of(job) == "running")
+    stand.until(lambda: not stand.condition()["connection"]["connected"])
+    assert stand.cli("stop", "--now", "-w").returncode == 0
+    assert daemon.wait(10) == 0
+    assert len(list((stand.state_dir / "outbox").glob("*.json"))) == 1
+    assert not list((stand.state_dir / "hosts").glob("*.sock"))
+    assert stand.state_of(job) == "running"
+    with stand.gateway():
+        stand.start()
+        stand.until(lambda: stand.state_of(job) == "failed")
+        stand.until(lambda: not stand.condition()["jobs"])
+
+
+@pytest.mark.usefixtures("gateway")
+def test_stop_now_reaches_tasks_of_an_earlier_life(stand: Stand) -> None:
+    daemon = stand.start()
+    job = stand.queue("wait")
+    (process,) = stand.note("wait")
+    stand.until(lambda: stand.state_of(job) == "running")
+    os.kill(daemon.pid, signal.SIGKILL)
+    daemon.wait(10)
+    daemon = stand.start("--drain-kill-grace-sec", "1")
+    # Perhaps before it has found the job host again.
+    assert stand.cli("stop", "--now", "-w").returncode == 0
+    assert daemon.wait(10) == 0
+    assert not lives(process)
+    assert stand.state_of(job) == "failed"
+
+
+@pytest.mark.usefixtures("gateway")
+def test_the_second_signal_leaves_tasks_running(stand: Stand) -> None:
+    daemon = stand.start()
+    job = stand.queue("wait")
+    (process,) = stand.note("wait")
+    stand.until(lambda: stand.state_of(job) == "running")
+    daemon.send_signal(signal.SIGTERM)
+    stand.until(lambda: "SIGTERM: draining, 1 jobs to finish" in stand.told)
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.wait(10) == 0
+    assert lives(process)
+    stand.start()
+    stand.let_go()
+    stand.until(lambda: stand.state_of(job) == "success")
+
+
+@pytest.mark.usefixtures("gateway")
+def test_a_wish_to_leave_is_for_one_life(stand: Stand) -> None:
+    daemon = stand.start()
+    stand.until(lambda: stand.worker_state() == "idle")
+    stand.store.request_shutdown("w1")
+    assert daemon.wait(PATIENCE_S) == 0
+    assert "an operator's wish: draining, 0 jobs to finish" in stand.told
+    stand.until(lambda: stand.worker_state() == "offline")
+    stand.start()
+    job = stand.queue("hello")
+    stand.until(lambda: stand.state_of(job) == "success")
+
+
+# Maintenance
+
+
+def test_maintenance_from_the_host(stand: Stand) -> None:
+    with stand.gateway():
+        daemon = stand.start()
+        running = stand.queue("wait")
+        stand.note("wait")
+        late = stand.cli("maintenance", "on", "-c", "new disk", "-w", "--wait-timeout", "0")
+        assert (late.returncode, "it stays in maintenance" in late.stderr) == (1, True)
+        stand.until(lambda: stand.worker_state() == "maintenance pending")
+        assert stand.store.workers()[0].maintenance_comment == "new disk"
+        waiting = stand.queue("hello")
+        until_empty = stand.in_background("maintenance", "on", "-c", "new disk", "-w")
+        stand.let_go()
+        told, _ = until_empty.communicate(timeout=PATIENCE_S)
+        assert (until_empty.returncode, "w1: maintenance mode" in told) == (0, True), told
+        assert "on, asked for on this host: new disk" in told
+        stand.until(lambda: stand.worker_state() == "maintenance mode")
+        assert stand.state_of(running) == "success"
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(PATIENCE_S) == 0
+        assert stand.worker_state() == "offline maintenance"
+    # It holds without a connection, and in the next life.
+    daemon = stand.start()
+    stand.until(lambda: stand.condition()["connection"]["reason"])
+    told = json.loads(stand.cli("status", "-o", "json").stdout)
+    assert (told["state"], told["maintenance"]["asked_by"]) == ("maintenance mode", "host")
+    assert "cannot be reached" in told["connection"]["reason"]
+    with stand.gateway():
+        daemon.send_signal(signal.SIGHUP)
+        stand.until(lambda: stand.condition()["connection"]["connected"])
+        stand.until(lambda: stand.worker_state() == "maintenance mode")
+        assert stand.state_of(waiting) == "queued"
+        assert stand.cli("maintenance", "off", "-w").returncode == 0
+        stand.until(lambda: stand.state_of(waiting) == "success")
+        assert stand.store.workers()[0].maintenance_comment is None
+
+
+@pytest.mark.usefixtures("gateway")
+def test_maintenance_of_the_centre_is_ended_on_the_host(stand: Stand) -> None:
+    stand.start()
+    stand.until(lambda: stand.worker_state() == "idle")
+    stand.store.request_maintenance("w1", "audit")
+    stand.until(lambda: stand.worker_state() == "maintenance mode")
+    told = stand.condition()["maintenance"]
+    assert told == {"in_force": True, "comment": "audit", "asked_by": "centre"}
+    assert stand.cli("maintenance", "off").returncode == 0
+    stand.until(lambda: stand.worker_state() == "idle")
+    # And the other way round.
+    assert stand.cli("maintenance", "on", "-c", "new disk").returncode == 0
+    stand.until(lambda: stand.worker_state() == "maintenance mode")
+    stand.store.exit_maintenance("w1")
+    stand.until(lambda: stand.worker_state() == "idle")
+    assert not stand.condition()["maintenance"]["in_force"]
+
+
+def test_a_request_that_was_made_without_a_connection_counts_later(stand: Stand) -> None:
+    with stand.gateway():
+        daemon = stand.start()
+        stand.until(lambda: stand.worker_state() == "idle")
+    assert stand.cli("maintenance", "on", "-c", "new disk").returncode == 0
+    os.kill(daemon.pid, signal.SIGKILL)
+    daemon.wait(10)
+    with stand.gateway():
+        stand.start()
+        stand.until(lambda: stand.worker_state() == "maintenance mode")
+        assert stand.store.workers()[0].maintenance_comment == "new disk"
