@@ -9,7 +9,7 @@ An error takes data and builds its own sentence: what failed, where, what to do.
     │   └── ConflictError        4  the database broke off one of two that waited for each other
     ├── SchemaError              5  the database lacks our tables, or has others in their place
     ├── MissingExtraError        6  the installed package lacks the extra that the verb needs
-    ├── TimedOutError            7  what was waited for did not happen in time
+    ├── TimedOutError            1  what was waited for did not happen in time
     ├── LocalProtocolError       1  our own code broke the protocol: a bug here
     └── RemoteProtocolError      1  the peer sent what the protocol does not allow
 """
@@ -77,9 +77,13 @@ class ConflictError(UnreachableError):
 
 
 class SchemaError(EdgeWsError):
-    """The database's tables are absent, older or not what they should be."""
+    """The database's tables are absent, older or not what they should be. `remedy` names no database."""
 
     exit_code = 5
+
+    def __init__(self, sentence: str, *, remedy: str = "") -> None:
+        super().__init__(f"{sentence}; {remedy}" if remedy else sentence)
+        self.remedy = remedy
 
 
 class MissingExtraError(EdgeWsError):
@@ -94,8 +98,6 @@ class MissingExtraError(EdgeWsError):
 
 class TimedOutError(EdgeWsError):
     """What was waited for did not happen in time."""
-
-    exit_code = 7
 
 
 class LocalProtocolError(EdgeWsError):

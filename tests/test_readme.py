@@ -10,8 +10,10 @@ import pytest
 from edge_ws import errors
 from edge_ws.cli.parsers import build
 from edge_ws.cli.run import INTERRUPTED
-from edge_ws.cli.verbs import VERBS, Side, Verb, leaves
+from edge_ws.cli.verb import Side, Verb, leaves
+from edge_ws.cli.verbs import VERBS
 from edge_ws.provider.info import OPTIONS
+from edge_ws.server.admin import OPERATIONS
 from edge_ws.worker.settings import SETTINGS, Kind
 from tests.support.programs import PACKAGE
 
@@ -47,7 +49,7 @@ def test_a_command_parses(program: str, words: str) -> None:
     words = words.partition(" > ")[0].replace(" N ", " 12 ")
     parsed = build().parse_args(shlex.split(words, comments=True))
     verb: Verb = parsed.verb
-    assert program == "edge-ws" or verb.side is Side.CENTRE
+    assert program == "edge-ws" or verb.side is Side.CENTRE or verb.is_passed_on
 
 
 def test_every_verb_is_there() -> None:
@@ -56,6 +58,22 @@ def test_every_verb_is_there() -> None:
     )
     told = {next(words for words, _ in leaves(VERBS) if line.startswith(words)) for line in quoted}
     assert told == {words for words, _ in leaves(VERBS)}
+
+
+def test_the_requests_of_operators() -> None:
+    told = {
+        name: (row[0].split()[0], set(re.findall(r"`([a-z_]+)`", row[1])))
+        for row in _table(_section("Live control"), "request")
+        for name in re.findall(r"`([^`]+)`", row[0])
+    }
+    wanted = {
+        name: (
+            "POST" if one.changes else "GET",
+            set(one.parameters) - ({"yes"} if "worker" in one.parameters else set()),
+        )
+        for name, one in OPERATIONS.items()
+    }
+    assert told == wanted
 
 
 def test_exit_codes() -> None:

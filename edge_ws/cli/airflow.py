@@ -1,4 +1,4 @@
-"""The centre's verbs as commands of Airflow's own command line: `airflow edge-ws ...`.
+"""The centre's verbs, and the worker's, as commands of Airflow's own command line: `airflow edge-ws ...`.
 
 Airflow calls `get_commands` at every `airflow` call, so nothing is imported here but the verbs' data.
 """
@@ -6,12 +6,14 @@ Airflow calls `get_commands` at every `airflow` call, so nothing is imported her
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from edge_ws.cli.run import run
-from edge_ws.cli.verbs import VERBS, Argument, Group, Side, Verb
+from edge_ws.cli.verb import Argument, Group, Side, Verb
+from edge_ws.cli.verbs import VERBS
 
 if TYPE_CHECKING:
     from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
@@ -42,7 +44,7 @@ def _commands(members: Sequence[Verb | Group]) -> tuple[ActionCommand | GroupCom
             commands.append(
                 GroupCommand(name=member.name, help=member.help, subcommands=_commands(member.members))
             )
-        elif member.side is Side.CENTRE:
+        elif member.side is Side.CENTRE or member.is_passed_on:
             commands.append(
                 ActionCommand(
                     name=member.name,
@@ -61,8 +63,28 @@ def _arg(argument: Argument) -> Arg:
     return Arg(argument.flags, **argument.options())
 
 
+def _pass_on(verb: Verb, arguments: argparse.Namespace) -> NoReturn:
+    """Become `edge-ws` with the same words: the process is a light one, and its exit code its own."""
+    words = []
+    for argument in verb.arguments:
+        name = argument.flags[-1]
+        value = getattr(arguments, name.lstrip("-").replace("-", "_"))
+        if argument.is_switch:
+            words += [name] if value else []
+        elif not name.startswith("-"):
+            words.append(value)
+        elif value is not None:
+            words.append(f"{name}={value}")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # -P: as with the script `edge-ws`, modules in the present folder are not meant.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "edge_ws.cli", verb.name, *words])  # noqa: S606
+
+
 def _function(verb: Verb) -> Callable[[argparse.Namespace], None]:
     def command(arguments: argparse.Namespace) -> None:
+        if verb.is_passed_on:
+            _pass_on(verb, arguments)
         code = run(verb, arguments, PROGRAM)
         # Airflow's main ignores what a command returns.
         if code:

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 
 Row = Mapping[str, object]
 """Column -> a string, number, truth value, list of strings, or None."""
+
+
+def show(
+    rows: Sequence[Row], form: str, absent: Mapping[str, str], nothing: str, hidden: Collection[str] = ()
+) -> None:
+    """Print the rows in that form; if there are none, say `nothing` on stderr.
+
+    `hidden` columns are left out of tables, which are wide enough without them.
+    """
+    if not rows:
+        print(nothing, file=sys.stderr)
+    if form not in {"json", "yaml"}:
+        rows = [{name: value for name, value in row.items() if name not in hidden} for row in rows]
+    text = render(rows, form, absent)
+    if text:
+        print(text)
 
 
 def render(rows: Sequence[Row], form: str, absent: Mapping[str, str]) -> str:
@@ -23,6 +40,28 @@ def render(rows: Sequence[Row], form: str, absent: Mapping[str, str]) -> str:
             return "\n".join(f"- {item}" for item in items) or "[]"
         case _:
             return _columns(rows, absent, framed=form == "table")
+
+
+def render_one(row: Row, form: str) -> str:
+    """Return one row as text, JSON or YAML; in text nothing is said of what is None or empty."""
+    match form:
+        case "json":
+            return json.dumps(dict(row))
+        case "yaml":
+            return "\n".join(f"{name}: {json.dumps(value)}" for name, value in row.items())
+        case _:
+            wide = max(map(len, row), default=0)
+            there = {name: value for name, value in row.items() if value not in (None, [], {})}
+            return "\n".join(_line(name, value, wide) for name, value in there.items())
+
+
+def _line(name: str, value: object, wide: int) -> str:
+    if isinstance(value, list) and isinstance(value[0], Mapping):
+        table = _columns(value, {}, framed=False).replace("\n", "\n  ")
+        return f"{name}\n  {table}"
+    if isinstance(value, Mapping):
+        value = [f"{key} {_cell(one, '-')}" for key, one in value.items()]
+    return f"{name:<{wide}}  {_cell(value, '-')}"
 
 
 def _columns(rows: Sequence[Row], absent: Mapping[str, str], *, framed: bool) -> str:
@@ -46,4 +85,5 @@ def _cell(value: object, absent: str) -> str:
         return absent
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    # A line break would break the table.
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value).replace("\n", " ")

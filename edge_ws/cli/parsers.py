@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from edge_ws.cli.verbs import VERBS, Group, Side, Verb, leaves
+from edge_ws.cli.verb import Group, Side, Verb, leaves
+from edge_ws.cli.verbs import VERBS
 
 PROGRAM = "edge-ws"
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib.machinery import PathFinder
 from typing import cast
 
-from edge_ws.cli.verbs import Verb
+from edge_ws.cli.verb import Verb
 from edge_ws.errors import EdgeWsError, MissingExtraError
 
 INTERRUPTED = 130

@@ -1,12 +1,10 @@
-"""The reasoning of the operators' verbs: what a token may admit, how tokens and workers are shown, waiting.
+"""The reasoning of the tokens' verbs: what a token may admit, and how tokens are shown.
 
 Prints nothing and opens no database.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -14,15 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from edge_ws.cli.output import Row
-from edge_ws.errors import TimedOutError, UsageError
-from edge_ws.protocol.ids import MAX_CONCURRENCY, is_queue_name, is_team_name, is_worker_name
-from edge_ws.store.records import TokenRecord, WorkerRecord
-from edge_ws.store.store import Store
+from edge_ws.errors import UsageError
+from edge_ws.protocol.ids import is_queue_name, is_team_name, is_worker_name
+from edge_ws.store.records import TokenRecord
 
 _EXPIRES = re.compile(r"([0-9]{1,9})([dhm])")
 _SECONDS: Mapping[str, float] = {"d": 86400.0, "h": 3600.0, "m": 60.0}
 LONGEST_EXPIRES_S = 3650 * 86400.0
-LONGEST_WAIT_S = 86400.0
 _PATTERN = re.compile(r"[A-Za-z0-9._@:*?-]{1,250}")
 """A worker's name with `*` and `?`; 250 is the column's width."""
 
@@ -127,86 +123,3 @@ def _token_state(token: TokenRecord, now: float) -> str:
     if token.revoked_at is not None:
         return "revoked"
     return "expired" if token.expires_at is not None and token.expires_at <= now else "valid"
-
-
-# Workers
-
-
-def worker_rows(workers: Sequence[WorkerRecord]) -> list[Row]:
-    """Return the workers as rows, the operator's wish beside what is in force."""
-    return [
-        {
-            "worker_name": worker.name,
-            "kind": worker.kind,
-            "state": worker.state,
-            "transport": worker.transport,
-            "queues": None if worker.queues is None else list(worker.queues),
-            "team_name": worker.team,
-            "jobs_active": worker.jobs_active,
-            "concurrency": worker.concurrency,
-            "free_concurrency": worker.sysinfo.get("free_concurrency"),
-            "wished_concurrency": worker.wished_concurrency,
-            # An edge3 worker never says what it has applied.
-            "applied": worker.applied_revision >= worker.wish_revision if worker.kind == "edge-ws" else None,
-            "last_update": worker.last_update and worker.last_update.isoformat(timespec="seconds"),
-            "transport_since": worker.sysinfo.get("transport_since"),
-            "transport_reason": worker.sysinfo.get("transport_reason"),
-        }
-        for worker in workers
-    ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """The outcome of a wish."""
-
-    worker: str
-    concurrency: int
-    revision: int
-    applied_ms: float | None
-    """From before the wish was written until it was seen applied; None: not waited for."""
-
-    def told(self) -> str:
-        """Return the outcome as a sentence."""
-        if self.applied_ms is None:
-            return f"wish {self.revision}: concurrency {self.concurrency} for {self.worker}"
-        return f"applied by {self.worker} in {self.applied_ms:.0f} ms"
-
-    def as_json(self) -> str:
-        """Return the outcome as one JSON object."""
-        told: dict[str, object] = {
-            "worker_name": self.worker,
-            "concurrency": self.concurrency,
-            "revision": self.revision,
-            "applied_ms": None if self.applied_ms is None else round(self.applied_ms, 1),
-        }
-        return json.dumps(told)
-
-
-def wish_concurrency(store: Store, worker: str, concurrency: int, wait_s: float | None) -> Applied:
-    """Wish for that concurrency and, unless `wait_s` is None, wait that long until it is applied.
-
-    Raises:
-        UsageError: no such worker, or a number or time out of range.
-        TimedOutError: it was not applied in time; the wish stands.
-    """
-    if not 0 <= concurrency <= MAX_CONCURRENCY:
-        raise UsageError(f"--concurrency: {concurrency} is not between 0 and {MAX_CONCURRENCY}")
-    if wait_s is not None and not (math.isfinite(wait_s) and 0 < wait_s <= LONGEST_WAIT_S):
-        raise UsageError(f"--wait-timeout: {wait_s:g} s is not between 0 and {LONGEST_WAIT_S:g} s")
-    begun = time.monotonic()
-    revision = store.wish_concurrency(worker, concurrency)
-    if wait_s is None:
-        return Applied(worker=worker, concurrency=concurrency, revision=revision, applied_ms=None)
-    while store.applied(worker) < revision:
-        waited_s = time.monotonic() - begun
-        if waited_s >= wait_s:
-            state = next((record.state for record in store.workers() if record.name == worker), "removed")
-            raise TimedOutError(
-                f"{worker} ({state}) has not applied concurrency {concurrency} within {wait_s:g} s;"
-                " the wish stands, and the worker applies it when it next connects"
-            )
-        # Ask often at first, when each millisecond counts in the answer, and seldom later.
-        time.sleep(min(max(0.005, waited_s / 10), 0.25, wait_s - waited_s))
-    took_ms = (time.monotonic() - begun) * 1000
-    return Applied(worker=worker, concurrency=concurrency, revision=revision, applied_ms=took_ms)

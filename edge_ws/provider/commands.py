@@ -1,4 +1,4 @@
-"""What the centre's verbs do: tokens, workers and tables, in the database of the Airflow installed here.
+"""What the centre's verbs do: tokens and tables, in the database of the Airflow installed here.
 
 Parses no arguments (see `edge_ws.cli.verbs`). Results go to stdout; all that is said about them, and
 whatever Airflow logs meanwhile, goes to stderr.
@@ -10,13 +10,15 @@ import logging
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from edge_ws.cli.output import Row, render
+from edge_ws.cli.output import show
 from edge_ws.errors import UsageError
-from edge_ws.provider.admin import token_request, token_rows, wish_concurrency, worker_rows
+from edge_ws.provider.admin import token_request, token_rows
 from edge_ws.provider.airflow_setup import airflow_engine
+from edge_ws.server.admin import perform
+from edge_ws.server.scene import AirflowTask
 from edge_ws.store import schema
 from edge_ws.store.database import shown_url
 from edge_ws.store.store import Store
@@ -97,7 +99,8 @@ def token_list(arguments: Namespace) -> int:
     with _store() as store:
         rows = token_rows(store.tokens(), time.time())
     absent = {"queues": "all", "team_name": "any", "expires": "never"}
-    return _show(rows, arguments.output, absent, "there are no tokens yet")
+    show(rows, arguments.output, absent, "there are no tokens yet")
+    return 0
 
 
 def token_revoke(arguments: Namespace) -> int:
@@ -111,29 +114,29 @@ def token_revoke(arguments: Namespace) -> int:
     return 0
 
 
-# Workers
+# Operators' verbs
 
 
-def list_workers(arguments: Namespace) -> int:
-    """List the workers."""
+class OnDatabase:
+    """The operations of `edge_ws.server.admin`, done here: the operator may write into the database."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __call__(self, operation: str, given: dict[str, object], *, changes: bool) -> object:  # noqa: ARG002
+        """Return the operation's result."""
+        return perform(self._store, operation, given, look_up=_look_up)
+
+
+def _look_up(dag_id: str, run_id: str, task_id: str, map_index: int) -> AirflowTask | None:
+    # Takes a second: Airflow's models. Only a task without a job is looked up.
+    from edge_ws.provider.tasks import look_up  # noqa: PLC0415
+
+    return look_up(dag_id, run_id, task_id, map_index)
+
+
+@contextmanager
+def database() -> Iterator[OnDatabase]:
+    """Yield the centre that is this database."""
     with _store() as store:
-        rows = worker_rows(store.workers(arguments.worker_name_pattern))
-    return _show(rows, arguments.output, {"queues": "all"}, "there is no such worker")
-
-
-def _show(rows: Sequence[Row], form: str, absent: Mapping[str, str], nothing: str) -> int:
-    if not rows:
-        _say(nothing)
-    text = render(rows, form, absent)
-    if text:
-        print(text)
-    return 0
-
-
-def set_worker_concurrency(arguments: Namespace) -> int:
-    """Wish for a worker's concurrency and, if asked to, wait until it is applied."""
-    with _store() as store:
-        wait_s = arguments.wait_timeout if arguments.wait else None
-        outcome = wish_concurrency(store, arguments.edge_hostname, arguments.concurrency, wait_s)
-    print(outcome.as_json() if arguments.output == "json" else outcome.told())
-    return 0
+        yield OnDatabase(store)

@@ -6,6 +6,7 @@ never version numbers compared. Knows nothing of jobs and claims.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import sys
@@ -31,7 +32,8 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from edge_ws.errors import UnreachableError, UsageError
+from edge_ws.errors import RefusedError, UnreachableError, UsageError
+from edge_ws.store.database import first_line
 
 __all__ = ["AIRFLOW_VERSION", "ExecuteCallback", "ExecuteTask", "ExecutorBase", "conf"]
 
@@ -138,6 +140,20 @@ def task_states(connection: Connection, ids: Collection[str]) -> dict[str, str |
     table = TaskInstance.__table__
     query = sa.select(table.c.id, table.c.state).where(table.c.id.in_(known), *_present(table))
     return {str(row.id): row.state for row in connection.execute(query)}
+
+
+def find_task(connection: Connection, dag_id: str, run_id: str, task_id: str, map_index: int) -> Any | None:  # noqa: ANN401
+    """Return `state`, `executor` and `queue` of a task's present attempt, None if there is no such task."""
+    table = TaskInstance.__table__
+    c = table.c
+    query = sa.select(c.state, c.executor, c.queue).where(
+        c.dag_id == dag_id,
+        c.run_id == run_id,
+        c.task_id == task_id,
+        c.map_index == map_index,
+        *_present(table),
+    )
+    return connection.execute(query).first()
 
 
 def task_states_by_try(
@@ -299,3 +315,54 @@ def execution_app() -> Any | None:  # noqa: ANN401 - an ASGI app
     main = sys.modules.get("airflow.api_fastapi.main")
     routes = getattr(getattr(main, "app", None), "routes", ())
     return next((route.app for route in routes if getattr(route, "path", "") == "/execution"), None)
+
+
+# Users
+
+
+def airflow_user(token: str) -> Any:  # noqa: ANN401 - the auth manager's own class
+    """Return the user of that token, as Airflow's API takes it for its own requests (blocking).
+
+    Raises:
+        RefusedError: the token is not valid.
+        UnreachableError: the database is away.
+    """
+    from jwt import ExpiredSignatureError, InvalidTokenError  # noqa: PLC0415 - only where users are asked for
+
+    try:
+        # Airflow asks its database within the coroutine: not on a gateway's own event loop. Keys that it has
+        # by URL are then fetched from more than one loop; where that fails it keeps the old and tries again.
+        user = asyncio.run(_auth_manager().get_user_from_token(token))
+    except ExpiredSignatureError as error:
+        raise RefusedError("token", "the Airflow user's token has expired; get a new one") from error
+    except InvalidTokenError as error:
+        raise RefusedError("token", "the token is no Airflow user's, or not of this Airflow") from error
+    except SQLAlchemyError as error:
+        raise UnreachableError(f"Airflow's users cannot be looked up: {first_line(error)}") from error
+    if user is None:
+        raise RefusedError("token", "the token's user is not known to Airflow any more")
+    return user
+
+
+def may_see_jobs(user: Any) -> bool:  # noqa: ANN401
+    """Tell whether the user may see Airflow's jobs, as they must for edge3's page (blocking)."""
+    from airflow.api_fastapi.auth.managers.models.resource_details import AccessView  # noqa: PLC0415
+
+    return bool(_auth_manager().is_authorized_view(access_view=AccessView.JOBS, user=user))
+
+
+def may_edit_pools(user: Any) -> bool:  # noqa: ANN401
+    """Tell whether the user may edit Airflow's pools (blocking).
+
+    Of Airflow's rights it is the one that is like ours, over how many tasks run where; and the built-in roles
+    that have it, Op and Admin, are the same in the simple auth manager and in FAB's. To see a view is enough
+    for a Viewer, and nobody but FAB's Admin, if that, may write configuration.
+    """
+    return bool(_auth_manager().is_authorized_pool(method="PUT", user=user))
+
+
+def _auth_manager() -> Any:  # noqa: ANN401
+    # The api-server's own where there is one; a process of ours makes one, which opens nothing.
+    from airflow.api_fastapi.app import create_auth_manager  # noqa: PLC0415 - a second; the api-server has it
+
+    return create_auth_manager()

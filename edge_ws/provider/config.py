@@ -19,6 +19,7 @@ from edge_ws.server.config import GatewaySettings
 
 PREFIX = "/edge-ws"
 """Where the gateway answers, below the path of Airflow's URL."""
+DAY_S = 86_400.0
 _BOOLEANS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
 """As Airflow reads them."""
 
@@ -81,6 +82,7 @@ def gateway_settings(conf: Conf, *, versions: dict[str, str]) -> GatewaySettings
         versions=versions,
         token_leeway_s=_number("api_auth", "jwt_leeway", leeway, least=0.0),
         keep_ended_s=_seconds(conf, "keep_ended_sec", least=0.0),
+        keep_offline_workers_s=_days(conf, "offline_worker_retention_days") * DAY_S,
     )
 
 
@@ -110,13 +112,17 @@ def _seconds(conf: Conf, name: str, *, least: float) -> float:
     return _number(SECTION, name, _text(conf, name), least=least)
 
 
-def _number(section: str, name: str, text: str | None, *, least: float) -> float:
+def _days(conf: Conf, name: str) -> float:
+    return _number(SECTION, name, _text(conf, name), least=0.0, unit="days")
+
+
+def _number(section: str, name: str, text: str | None, *, least: float, unit: str = "seconds") -> float:
     try:
         number = float(text or "")
     except ValueError:
         number = math.nan
     if not least <= number < math.inf:
-        raise _wrong(name, text or "", f"a number of seconds, {least:g} or more", section=section)
+        raise _wrong(name, text or "", f"a number of {unit}, {least:g} or more", section=section)
     return number
 
 

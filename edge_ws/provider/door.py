@@ -23,6 +23,8 @@ from edge_ws.protocol.frames import Refusal
 from edge_ws.provider import compat
 from edge_ws.provider.config import gateway_settings, listen_url
 from edge_ws.provider.ports import AirflowFinishedLogs, AirflowTaskStates, AirflowTaskTokens
+from edge_ws.provider.tasks import look_up
+from edge_ws.provider.users import AirflowUsers
 from edge_ws.server.app import Gateway
 from edge_ws.server.connection import refusal_response
 from edge_ws.store import schema
@@ -36,7 +38,7 @@ RETRY_S = 5.0
 PATIENCE_S = 10.0
 """How long a server's start waits for the first look: a database may take minutes to refuse."""
 _WHY = {
-    SchemaError: "its tables are missing or out of date",
+    SchemaError: "its tables are missing or another release's",
     UnreachableError: "it cannot reach its database",
     UsageError: "its configuration is wrong",
 }
@@ -78,7 +80,8 @@ def make_gateway() -> Gateway:
     schema.check(engine)
     states = AirflowTaskStates(Database(engine))
     store = Store(engine, listen_url=listen_url(compat.conf))
-    return Gateway(store, settings, states, AirflowTaskTokens(), AirflowFinishedLogs())
+    logs = AirflowFinishedLogs()
+    return Gateway(store, settings, states, AirflowTaskTokens(), logs, users=AirflowUsers(), look_up=look_up)
 
 
 class Door:
@@ -132,6 +135,8 @@ class Door:
     def _close(self, error: EdgeWsError) -> None:
         # Strangers read the answer: where the database is, is for the log only.
         self._why = next((why for kind, why in _WHY.items() if isinstance(error, kind)), "it failed")
+        if isinstance(error, SchemaError) and error.remedy:
+            self._why += f" ({error.remedy})"
         if str(error) != self._logged:
             self._logged = str(error)
             log.error("edge-ws: the gateway does not serve workers: %s", error)

@@ -16,21 +16,31 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, object_session
 
-from edge_ws.errors import EdgeWsError, UnreachableError
+from edge_ws.errors import EdgeWsError, SchemaError, UnreachableError
 from edge_ws.provider import compat, verdict, workload
 from edge_ws.provider.config import ExecutorSettings, executor_settings
+from edge_ws.provider.ports import AirflowFinishedLogs
 from edge_ws.provider.verdict import Outcome
+from edge_ws.server.scene import NO_GATEWAY_ADVICE
+from edge_ws.server.seats import lasted
 from edge_ws.store import schema
 from edge_ws.store.database import Database, first_line
-from edge_ws.store.records import EndedJob, JobKey
+from edge_ws.store.records import EndedJob, JobKey, RunningLog
 from edge_ws.store.store import Store
+from edge_ws.store.tables import claim, edge_job, edge_logs, gateway, log
 
 RECONCILE_S = 30.0
 """Between looks for keys that hold a slot of the executor without a row."""
 AWAY_PAUSE_S = 5.0
 """Without a look at the database after one that failed."""
+LOOK_FOR_GATEWAYS_S = 60.0
+"""Between looks for jobs that wait while no gateway is alive."""
+STRANDED_S = 10.0
+"""A job that has waited for less may have been queued while Airflow starts, its gateway a moment later."""
 TELLINGS = 5
 """Times an end is told to the scheduler until its task shows that it was heard."""
+_TABLES = (edge_job, edge_logs, claim, log, gateway)
+"""All that the executor looks at."""
 _OPEN_STATES = frozenset({"queued", "restarting", "running"})
 
 
@@ -48,6 +58,7 @@ class EdgeWsExecutor(compat.ExecutorBase):
         self._clock = clock
         self._quiet_until = 0.0
         self._reconcile_at = 0.0
+        self._gateways_at = 0.0
         self._told: Counter[JobKey] = Counter()
         self._own_number = -1 - secrets.randbelow(2**31 - 1)
 
@@ -62,6 +73,10 @@ class EdgeWsExecutor(compat.ExecutorBase):
     @cached_property
     def _store(self) -> Store:
         return Store(compat.engine())
+
+    @cached_property
+    def _log_folder(self) -> AirflowFinishedLogs:
+        return AirflowFinishedLogs()
 
     @property
     def _owner(self) -> int:
@@ -79,13 +94,22 @@ class EdgeWsExecutor(compat.ExecutorBase):
         """
         try:
             _ = self._settings
-            schema.check(compat.engine())
+            self._check_tables()
         except UnreachableError as error:
             # The scheduler lives on that database too: it will notice by itself.
             self.log.warning("edge-ws: %s", error)
         except EdgeWsError as error:
             self.log.error("edge-ws: %s", error)  # noqa: TRY400 - a sentence, no traceback
             raise
+
+    def _check_tables(self) -> None:
+        try:
+            schema.check(compat.engine())
+        except SchemaError as error:
+            # An upgraded scheduler need not wait for the migration where only gateways need it.
+            if not schema.has_all(compat.engine(), _TABLES):
+                raise
+            self.log.warning("edge-ws: %s; until then no gateway of this release serves", error)
 
     # From the scheduler: new work
 
@@ -139,6 +163,9 @@ class EdgeWsExecutor(compat.ExecutorBase):
             if now >= self._reconcile_at:
                 self._reconcile()
                 self._reconcile_at = now + RECONCILE_S
+            if now >= self._gateways_at:
+                self._look_for_gateways()
+                self._gateways_at = now + LOOK_FOR_GATEWAYS_S
         except (EdgeWsError, SQLAlchemyError) as error:
             self.log.warning("edge-ws reports no ends for %g s: %s", AWAY_PAUSE_S, first_line(error))
             self._quiet_until = now + AWAY_PAUSE_S
@@ -204,6 +231,24 @@ class EdgeWsExecutor(compat.ExecutorBase):
                 workload.airflow_key(key) for key in self._store.owned(self._owner, self.team_name)
             }
 
+    def _look_for_gateways(self) -> None:
+        """Say that jobs wait and that nobody is there to hand them out."""
+        left = self._store.stranded(self._owner, self.team_name)
+        if left is None or left.waited_s < STRANDED_S:
+            return
+        seen = (
+            "none has run yet, or the last one was shut down"
+            if left.gateway is None or left.seen_s is None
+            else f"the last one, on {left.gateway}, was seen {lasted(left.seen_s)} ago"
+        )
+        self.log.warning(
+            "edge-ws: %d job(s) wait, the oldest for %s, and no gateway is alive to hand them out; %s. %s",
+            left.jobs,
+            lasted(left.waited_s),
+            seen,
+            NO_GATEWAY_ADVICE,
+        )
+
     # From the scheduler: tasks that were another's, or have waited for too long
 
     def try_adopt_task_instances(self, tis: Sequence[Any]) -> Sequence[Any]:
@@ -253,14 +298,30 @@ class EdgeWsExecutor(compat.ExecutorBase):
     # From the api-server
 
     def get_task_log(self, ti: Any, try_number: int) -> tuple[list[str], list[str]]:  # noqa: ANN401
-        """Return where the task runs and its log so far; nothing for a job without a claim of ours."""
+        """Return where the task runs and its log so far; nothing for a job that no worker has."""
+        key = workload.task_row(ti, try_number)
         try:
-            found = self._store.running_log(workload.task_row(ti, try_number))
+            found = self._store.running_log(key)
+            if found is None:
+                return self._edge3_log(key)
         except (EdgeWsError, SQLAlchemyError) as error:
             return [f"The log of the running task cannot be read: {first_line(error)}"], []
+        return self._shown("edge-ws", found)
+
+    def _edge3_log(self, key: JobKey) -> tuple[list[str], list[str]]:
+        """As `get_task_log`, for a job that an edge3 worker may have."""
+        found = self._store.edge3_log(key)
         if found is None:
             return [], []
-        messages = [f"Running on edge-ws worker {found.worker}; its log as far as it has arrived:"]
+        # edge3 writes what it gets into the log folder, too: that of the api-server that got it. Where that
+        # is this one, Airflow reads the file besides.
+        if self._log_folder.size(found.log_path) >= found.cut + len(found.data):
+            return [f"Running on edge3 worker {found.worker}; its log as far as it has arrived."], []
+        return self._shown("edge3", found)
+
+    @staticmethod
+    def _shown(kind: str, found: RunningLog) -> tuple[list[str], list[str]]:
+        messages = [f"Running on {kind} worker {found.worker}; its log as far as it has arrived:"]
         data = found.data
         if found.cut:
             messages.append(f"The first {found.cut} bytes are left out until the task has ended.")

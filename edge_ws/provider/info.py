@@ -93,6 +93,16 @@ OPTIONS: dict[str, Option] = {
         example="3600",
         default="300",
     ),
+    "offline_worker_retention_days": Option(
+        description=(
+            "Days after which a worker that no gateway has seen is forgotten, with what was wished of it; "
+            "one that may still run a job is not, and edge3's workers never are. 0: none is. A worker that "
+            "comes back is made known again."
+        ),
+        type="float",
+        example="7",
+        default="30",
+    ),
     "listen_sql_alchemy_conn": Option(
         description=(
             "URL of the metadata database past a connection pooler, for one connection of each gateway that "

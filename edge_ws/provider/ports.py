@@ -5,6 +5,7 @@ Knows Airflow's database, tokens and log folder through `compat`; nothing of cla
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -82,6 +83,34 @@ class AirflowFinishedLogs:
                 f"the task log {path} cannot be written: {error.strerror}; its bytes wait in the database"
             ) from error
 
+    def copied(self, log_path: str, claim: str) -> int:
+        """Return the bytes that the running claim's copy has here, 0 if there is none."""
+        return self.size(_copy_of(log_path, claim))
+
+    def copy(self, log_path: str, claim: str, begin: int, data: bytes) -> None:
+        """Write those bytes of the claim's log into its copy; repeating the call changes nothing more."""
+        name = _copy_of(log_path, claim)
+        path = self._inside(name)
+        try:
+            compat.make_log_file(name)
+            # Another gateway may write the same bytes to the same place at this moment.
+            with path.open("r+b", buffering=0) as file:
+                file.seek(begin)
+                _write_all(file.fileno(), data)
+        except OSError as error:
+            raise EdgeWsError(f"the running task's log {path} cannot be written: {error.strerror}") from error
+
+    def drop_copy(self, log_path: str, claim: str) -> None:
+        """Remove the claim's copy, if there is one."""
+        path = self._inside(_copy_of(log_path, claim))
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                # Then there can be none, and the log itself must not wait for it.
+                return
+            raise EdgeWsError(f"the file {path} cannot be removed: {error.strerror}") from error
+
     def upload(self, log_path: str, command: str) -> None:
         """Send the file to the remote store, if one is configured; a failure is logged, never raised."""
         try:
@@ -106,6 +135,11 @@ class AirflowFinishedLogs:
                 f"the log path {log_path[:300]!r} leaves the log folder {folder}; it is not written"
             )
         return path
+
+
+def _copy_of(log_path: str, claim: str) -> str:
+    # Airflow shows all files whose names begin with the log's own.
+    return f"{log_path}.edge-ws-{claim}"
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_ws.cli.verb import Side, leaves
+from edge_ws.cli.verbs import VERBS
 from tests.support.databases import Databases
 from tests.support.programs import clean_environment, run_python
 from tests.support.services import missing
@@ -54,7 +56,7 @@ def test_nested_groups_are_parsed_and_run(environment: dict[str, str]) -> None:
 def test_an_error_is_one_sentence_and_a_code(environment: dict[str, str]) -> None:
     done = _airflow(environment, "set-worker-concurrency", "-H", "nobody", "-c", "3")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("airflow edge-ws: no edge-ws worker named nobody")
+    assert done.stderr.startswith("airflow edge-ws: no worker named nobody")
     assert "Traceback" not in done.stderr
 
 
@@ -62,7 +64,9 @@ def test_only_the_centres_verbs_are_offered(environment: dict[str, str]) -> None
     helped = _airflow(environment, "--help")
     assert helped.returncode == 0
     offered = {line.split()[0] for line in helped.stdout.splitlines() if re.match(r" {4}[a-z]", line)}
-    assert offered == {"token", "db", "server", "check", "list-workers", "set-worker-concurrency"}
+    assert offered == {
+        words.split()[0] for words, verb in leaves(VERBS) if verb.side is Side.CENTRE or verb.is_passed_on
+    }
 
 
 @pytest.mark.parametrize("words", ["token", "token create", "db migrate", "set-worker-concurrency"])

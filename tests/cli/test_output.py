@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from edge_ws.cli.output import Row, render
+from edge_ws.cli.output import Row, render, render_one, show
 
 ROWS: list[Row] = [
     {"name": "press-2", "queues": ["a", "b"], "team": None, "slots": 8, "applied": True},
@@ -44,3 +44,31 @@ def test_yaml_is_yaml() -> None:
 @pytest.mark.parametrize(("form", "text"), [("table", ""), ("plain", ""), ("json", "[]"), ("yaml", "[]")])
 def test_no_rows(form: str, text: str) -> None:
     assert render([], form, ABSENT) == text
+
+
+def test_rows_are_shown_without_what_is_hidden_in_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"a": 1, "b": "x\ny", "c": "wide"}]
+    show(rows, "plain", {}, "nothing", hidden=("c",))
+    assert capsys.readouterr().out == "a  b\n1  x y\n"
+    show(rows, "json", {}, "nothing", hidden=("c",))
+    assert json.loads(capsys.readouterr().out) == rows
+    show([], "table", {}, "there is nothing")
+    assert capsys.readouterr() == ("", "there is nothing\n")
+
+
+def test_one_row_as_text_json_and_yaml() -> None:
+    row = {"name": "w", "absent": None, "none": [], "queues": ["a", "b"], "is_on": False, "of": {"x": 1}}
+    row |= {"jobs": [{"id": 1, "state": "running"}, {"id": 22, "state": "queued"}]}
+    assert render_one(row, "text").splitlines() == [
+        "name    w",
+        "queues  a,b",
+        "is_on   no",
+        "of      x 1",
+        "jobs",
+        "  id  state",
+        "  1   running",
+        "  22  queued",
+    ]
+    assert json.loads(render_one(row, "json")) == row
+    assert render_one(row, "yaml").splitlines()[:3] == ['name: "w"', "absent: null", "none: []"]
+    assert render_one({}, "text") == ""

@@ -14,7 +14,7 @@ import pytest
 
 from edge_ws import errors
 from edge_ws.cli.run import INTERRUPTED, require, run
-from edge_ws.cli.verbs import Side, Verb
+from edge_ws.cli.verb import Side, Verb
 from tests.support.programs import PACKAGE, clean_environment, run_python
 from tests.support.waiting import wait_until
 
@@ -45,7 +45,7 @@ def test_the_verbs_code_is_the_exit_code() -> None:
         (errors.RefusedError("token", "it failed"), 3),
         (errors.UnreachableError("it failed"), 4),
         (errors.SchemaError("it failed"), 5),
-        (errors.TimedOutError("it failed"), 7),
+        (errors.TimedOutError("it failed"), 1),
         (errors.RemoteProtocolError("it failed"), 1),
     ],
 )
@@ -179,7 +179,7 @@ def test_ctrl_c_ends_with_its_code(tmp_path: Path) -> None:
         "import signal, sys, time; from argparse import Namespace; from edge_ws.cli.run import run\n"
         # A shell has its background jobs ignore it, and their children.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from edge_ws.cli.verbs import Side, Verb\n"
+        "from edge_ws.cli.verb import Side, Verb\n"
         "verb = Verb(name='do', help='', side=Side.ANYWHERE, implementation='tests.support.verbs:do')\n"
         "what = lambda: print('ready', flush=True) or time.sleep(60)\n"
         "sys.exit(run(verb, Namespace(what=what), 'prog'))"

@@ -8,7 +8,8 @@ from importlib import metadata
 import pytest
 
 from edge_ws.cli.run import require
-from edge_ws.cli.verbs import VERBS, Side, Verb, leaves
+from edge_ws.cli.verb import Side, Verb, leaves
+from edge_ws.cli.verbs import VERBS
 from edge_ws.worker.settings import SETTINGS
 
 ALL = dict(leaves(VERBS))
@@ -22,11 +23,26 @@ def test_the_verbs_there_are() -> None:
     assert {words: verb.side for words, verb in ALL.items()} == {
         "worker": Side.REMOTE,
         "doctor": Side.REMOTE,
+        "status": Side.REMOTE,
+        "maintenance": Side.REMOTE,
+        "stop": Side.REMOTE,
         "token create": Side.CENTRE,
         "token list": Side.CENTRE,
         "token revoke": Side.CENTRE,
         "list-workers": Side.CENTRE,
+        "show-worker": Side.CENTRE,
+        "list-queues": Side.CENTRE,
+        "list-jobs": Side.CENTRE,
+        "show-job": Side.CENTRE,
         "set-worker-concurrency": Side.CENTRE,
+        "add-worker-queues": Side.CENTRE,
+        "remove-worker-queues": Side.CENTRE,
+        "remote-edge-worker-request-maintenance": Side.CENTRE,
+        "remote-edge-worker-exit-maintenance": Side.CENTRE,
+        "remote-edge-worker-update-maintenance-comment": Side.CENTRE,
+        "shutdown-remote-edge-worker": Side.CENTRE,
+        "shutdown-all-workers": Side.CENTRE,
+        "remove-remote-edge-worker": Side.CENTRE,
         "db migrate": Side.CENTRE,
         "db check": Side.CENTRE,
         "server": Side.CENTRE,
@@ -65,7 +81,16 @@ def test_flags_have_edge3s_names() -> None:
     assert {"-H", "--edge-hostname", "-c", "--concurrency", "-q", "--queues", "-t", "--team-name"} <= _flags(
         "worker"
     )
-    assert {"-o", "--output", "--worker-name-pattern"} <= _flags("list-workers")
+    assert {
+        *("-o", "--output", "-s", "--state", "--worker-name-pattern", "-q", "--queues"),
+    } <= _flags("list-workers")
+    for words in ("add-worker-queues", "remove-worker-queues"):
+        assert {"-H", "--edge-hostname", "-q", "--queues"} <= _flags(words)
+    for words in ("request-maintenance", "update-maintenance-comment"):
+        assert {"-H", "--edge-hostname", "-c", "--comments"} <= _flags(f"remote-edge-worker-{words}")
+    assert {"maintenance", "-c", "--comments", "-w", "--wait"} <= _flags("maintenance")
+    assert {"-w", "--wait"} <= _flags("stop")
+    assert {"-y", "--yes"} <= _flags("shutdown-all-workers")
     assert {"-q", "--queues", "-t", "--team-name", "--worker-name-pattern"} <= _flags("token create")
 
 

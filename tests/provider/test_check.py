@@ -16,7 +16,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edge_ws.cli.run import run
-from edge_ws.cli.verbs import VERBS, leaves
+from edge_ws.cli.verb import leaves
+from edge_ws.cli.verbs import VERBS
 from edge_ws.provider import check, compat
 from edge_ws.provider.check import Finding, Verdict
 from edge_ws.store.store import Store

@@ -1,11 +1,10 @@
-"""The centre's verbs from the real command line, on the database that Airflow is told of."""
+"""Tokens and tables from the real command line, on the database that Airflow is told of."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,7 @@ import sqlalchemy as sa
 from edge_ws.store.store import Store
 from tests.support.databases import Databases, using
 from tests.support.programs import clean_environment, run_edge_ws
-from tests.support.waiting import free_port, wait_until
-from tests.support.workers import register_worker
+from tests.support.waiting import free_port
 
 
 class Centre:
@@ -85,48 +83,9 @@ def test_revoking_by_name_and_twice(centre: Centre) -> None:
     assert "there is no token m" in unknown.stderr
 
 
-def test_workers_are_listed(centre: Centre) -> None:
-    assert centre.rows("list-workers") == []
-    with using(centre.url) as engine:
-        for name in ("press-1", "press-2", "oven"):
-            register_worker(Store(engine), name, queues=("a",))
-    rows = centre.rows("list-workers", "--worker-name-pattern", "press-*")
-    assert [row["worker_name"] for row in rows] == ["press-1", "press-2"]
-    assert (rows[0]["kind"], rows[0]["queues"], rows[0]["concurrency"]) == ("edge-ws", ["a"], 8)
-    table = centre.run("list-workers").stdout
-    assert table.startswith("worker_name | kind")
-    assert "oven" in table
-
-
-def test_concurrency_is_wished_and_waited_for(centre: Centre) -> None:
-    with using(centre.url) as engine, ThreadPoolExecutor(1) as pool:
-        store = Store(engine)
-        principal = register_worker(store, "press-2")
-
-        def apply_it() -> None:
-            wait_until(lambda: store.wish(principal).concurrency == 3, 60.0)
-            store.note_applied(principal, store.wish(principal).revision, 3, None)
-
-        applying = pool.submit(apply_it)
-        done = centre.run("set-worker-concurrency", "-H", "press-2", "-c", "3", "-w", "-o", "json")
-        applying.result()
-        assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert (told["worker_name"], told["concurrency"]) == ("press-2", 3)
-        assert told["revision"] == store.applied("press-2")
-        assert told["applied_ms"] > 0
-
-        late = centre.run("set-worker-concurrency", "-H", "press-2", "-c", "0", "-w", "--wait-timeout", "0.1")
-        assert (late.returncode, late.stdout) == (7, "")
-        assert "press-2" in late.stderr
-        assert store.wish(principal).concurrency == 0
-
-
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ("set-worker-concurrency -H nobody -c 3", "nobody"),
-        ("set-worker-concurrency -H nobody -c 1025", "not between 0 and 1024"),
         ("token create two*words", "cannot name a worker"),
         ("token create press-2 --expires 0d", "--expires"),
         ("token create press-2 --expires 11000d", "--expires"),

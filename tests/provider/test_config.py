@@ -28,6 +28,7 @@ def test_defaults() -> None:
     assert settings.execution_api_url is None
     assert settings.token_leeway_s == 10.0
     assert settings.keep_ended_s == 300.0
+    assert settings.keep_offline_workers_s == 30 * 86_400.0
     assert settings.versions == {"airflow": "3.3.2"}
     assert settings.hostname
 
@@ -39,6 +40,7 @@ def test_set_options() -> None:
         edge_ws__cancel_grace_sec="0",
         edge_ws__execution_api_url="https://airflow.example.com/team/execution/",
         edge_ws__keep_ended_sec="60",
+        edge_ws__offline_worker_retention_days="0.5",
         api_auth__jwt_leeway="30",
     )
     settings = gateway_settings(conf, versions={})
@@ -46,6 +48,7 @@ def test_set_options() -> None:
     assert settings.execution_api_url == "https://airflow.example.com/team/execution/"
     assert settings.token_leeway_s == 30.0
     assert settings.keep_ended_s == 60.0
+    assert settings.keep_offline_workers_s == 43_200.0
 
 
 def test_the_url_for_listen() -> None:
@@ -76,6 +79,7 @@ def test_api_enabled(text: str, wanted: Any) -> None:
         (gateway_settings, "edge_ws__offer_lease", "inf"),
         (gateway_settings, "edge_ws__cancel_grace_sec", ""),
         (gateway_settings, "edge_ws__keep_ended_sec", "a while"),
+        (gateway_settings, "edge_ws__offline_worker_retention_days", "-1"),
         (gateway_settings, "edge_ws__execution_api_url", "airflow.example.com"),
         (gateway_settings, "edge_ws__execution_api_url", "ftp://airflow.example.com/"),
         (gateway_settings, "edge_ws__execution_api_url", "http://[::1/"),

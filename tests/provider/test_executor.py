@@ -3,6 +3,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -20,12 +21,19 @@ from structlog.testing import capture_logs
 
 from edge_ws.errors import SchemaError, UsageError
 from edge_ws.protocol.frames import Inventory
-from edge_ws.protocol.ids import GatewayId, HostId, SiteId, WorkerName
+from edge_ws.protocol.ids import GatewayId, HostId, SiteId, WorkerName, new_id
 from edge_ws.provider import compat, workload
-from edge_ws.provider.executor import AWAY_PAUSE_S, RECONCILE_S, TELLINGS, EdgeWsExecutor
+from edge_ws.provider.executor import (
+    AWAY_PAUSE_S,
+    LOOK_FOR_GATEWAYS_S,
+    RECONCILE_S,
+    TELLINGS,
+    EdgeWsExecutor,
+)
 from edge_ws.provider.info import get_provider_info
 from edge_ws.store.records import Assignment, JobKey, Principal, Registration
 from edge_ws.store.store import Store
+from edge_ws.store.tables import epoch_now, gateway
 from tests.support.centre import SCHEDULER, Centre
 
 
@@ -148,6 +156,13 @@ class TestStart:
     def test_missing_tables_stop_the_scheduler_with_a_sentence(self, centre: Centre) -> None:
         with without_our_tables(centre.engine), pytest.raises(SchemaError, match="airflow db migrate"):
             EdgeWsExecutor().start()
+
+    def test_what_only_gateways_lack_does_not(self, centre: Centre) -> None:
+        with centre.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE edge_ws_worker RENAME COLUMN wish_comment TO hidden")
+        with capture_logs() as said:
+            EdgeWsExecutor().start()
+        assert [one["log_level"] for one in said] == ["warning"]
 
     @pytest.mark.usefixtures("centre")
     def test_a_wrong_option_stops_the_scheduler_with_a_sentence(
@@ -414,6 +429,74 @@ class TestReconcile:
         clock.now += RECONCILE_S
         executor.sync()
         assert executor.running == set()
+
+
+class TestGateways:
+    """Jobs that wait while nobody is there to hand them out are said in the scheduler's log."""
+
+    @staticmethod
+    def sync(executor: EdgeWsExecutor) -> list[str]:
+        with capture_logs() as logged:
+            executor.sync()
+        return [line["event"] % line.get("positional_args", ()) for line in logged]
+
+    @staticmethod
+    def waited(centre: Centre, ti: Any, minutes: float) -> None:
+        centre.set_row(key_of(ti), queued_dttm=datetime.now(UTC) - timedelta(minutes=minutes))
+
+    @staticmethod
+    def gateway(centre: Centre, seen_s: float) -> None:
+        Store(centre.engine).announce(GatewayId(new_id()), "api-1", 7)
+        with centre.engine.begin() as connection:
+            connection.execute(gateway.update().values(seen_at=epoch_now() - seen_s))
+
+    def test_once_a_minute(self, centre: Centre, executor: EdgeWsExecutor, clock: Clock) -> None:
+        for minutes in (5, 3):
+            self.waited(centre, queued(centre, executor), minutes)
+        (told,) = self.sync(executor)
+        assert told.startswith(
+            "edge-ws: 2 job(s) wait, the oldest for 5 min, and no gateway is alive to hand them out;"
+            " none has run yet, or the last one was shut down. "
+        )
+        assert "[edge_ws] api_enabled" in told
+        assert "edge-ws server" in told
+        clock.now += LOOK_FOR_GATEWAYS_S - 1
+        assert self.sync(executor) == []
+        self.gateway(centre, 3600.0)
+        clock.now += 1
+        (told,) = self.sync(executor)
+        assert "the last one, on api-1, was seen 60 min ago" in told
+
+    def test_one_that_is_alive_is_not_spoken_of(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock
+    ) -> None:
+        self.waited(centre, queued(centre, executor), 5)
+        self.gateway(centre, 10.0)
+        assert self.sync(executor) == []
+        clock.now += RECONCILE_S + 1
+        executor.sync()
+        # Once a minute a statement more, not at each look.
+        clock.now += LOOK_FOR_GATEWAYS_S - RECONCILE_S - 1
+        counts = []
+        for _ in range(3):
+            with counted(centre.engine) as statements:
+                executor.sync()
+            counts.append(len(statements))
+        assert counts == [2, 1, 1]
+
+    def test_what_has_just_been_queued_is_not_spoken_of(
+        self, centre: Centre, executor: EdgeWsExecutor
+    ) -> None:
+        queued(centre, executor)
+        assert self.sync(executor) == []
+
+    def test_what_runs_and_what_is_anothers_do_not_wait(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock
+    ) -> None:
+        running, anothers = queued(centre, executor), queued(centre, make_executor(clock, job_id=8))
+        self.waited(centre, anothers, 5)
+        centre.set_row(key_of(running), state="running", edge_worker="e1")
+        assert self.sync(executor) == []
 
 
 class TestAdoption:

@@ -26,6 +26,7 @@ def test_airflow_finds_every_option_with_its_default() -> None:
         "offer_lease": "10",
         "cancel_grace_sec": "5",
         "keep_ended_sec": "300",
+        "offline_worker_retention_days": "30",
         "listen_sql_alchemy_conn": "",
     }
     assert [name for name, option in options.items() if option.get("sensitive")] == [

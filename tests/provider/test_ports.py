@@ -181,6 +181,60 @@ class TestFinishedLogs:
             logs.write(LOG, 0, chunks())
 
 
+class TestCopies:
+    """The logs of running jobs."""
+
+    def test_bytes_are_where_they_belong(self, logs: AirflowFinishedLogs, folder: Path) -> None:
+        assert logs.copied(LOG, "c") == 0
+        logs.copy(LOG, "c", 0, b"one\n")
+        logs.copy(LOG, "c", 4, b"two\n")
+        logs.copy(LOG, "c", 2, b"e\ntwo\n")
+        assert logs.copied(LOG, "c") == 8
+        (copy,) = (folder / LOG).parent.iterdir()
+        assert copy.name.startswith(Path(LOG).name)
+        assert copy.read_bytes() == b"one\ntwo\n"
+
+    def test_each_claim_has_its_own_and_the_log_is_another_file(
+        self, logs: AirflowFinishedLogs, folder: Path
+    ) -> None:
+        logs.write(LOG, 0, [b"the round before\n"])
+        logs.copy(LOG, "c", 0, b"one\n")
+        logs.copy(LOG, "d", 0, b"two\n")
+        logs.drop_copy(LOG, "c")
+        assert (folder / LOG).read_bytes() == b"the round before\n"
+        assert (logs.copied(LOG, "c"), logs.copied(LOG, "d")) == (0, 4)
+
+    def test_none_to_drop(self, logs: AirflowFinishedLogs) -> None:
+        logs.drop_copy(LOG, "c")
+
+    def test_a_log_whose_name_is_too_long_for_a_copy(self, logs: AirflowFinishedLogs) -> None:
+        path = "a" * 250
+        logs.write(path, 0, [b"one\n"])
+        with pytest.raises(EdgeWsError, match="too long"):
+            logs.copy(path, "c", 0, b"x")
+        logs.drop_copy(path, "c")
+
+    @pytest.mark.parametrize("path", ["../outside.log", "a\0b"])
+    def test_a_path_that_leaves_the_folder_or_is_none(
+        self, logs: AirflowFinishedLogs, tmp_path: Path, path: str
+    ) -> None:
+        for act in (
+            lambda: logs.copied(path, "c"),
+            lambda: logs.copy(path, "c", 0, b"x"),
+            lambda: logs.drop_copy(path, "c"),
+        ):
+            with pytest.raises(EdgeWsError):
+                act()
+        assert not list(tmp_path.glob("outside*"))
+
+    def test_what_cannot_be_written_or_removed(self, logs: AirflowFinishedLogs, folder: Path) -> None:
+        (folder / f"{LOG}.edge-ws-c").mkdir(parents=True)
+        with pytest.raises(EdgeWsError, match="cannot be written"):
+            logs.copy(LOG, "c", 0, b"x")
+        with pytest.raises(EdgeWsError, match="cannot be removed"):
+            logs.drop_copy(LOG, "c")
+
+
 class Remote:
     """A remote log store as Airflow knows them; keeps what it is given."""
 

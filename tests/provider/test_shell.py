@@ -118,7 +118,8 @@ def test_below_a_path_of_the_base_url() -> None:
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
-        (SchemaError(f"the database {SECRET} has no tables"), "its tables are missing or out of date"),
+        (SchemaError(f"the database {SECRET} has no tables"), "its tables are missing or another release's;"),
+        (SchemaError(f"{SECRET} has no tables", remedy="run it"), "missing or another release's (run it);"),
         (UnreachableError(f"the database {SECRET} failed"), "it cannot reach its database"),
         (UsageError("[edge_ws] offer_lease is wrong"), "its configuration is wrong"),
         (EdgeWsError("something else"), "it failed"),

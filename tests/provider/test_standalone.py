@@ -196,7 +196,7 @@ def test_without_tables_it_waits_and_says_why(tmp_path: Path, database: str, cen
     with server(tmp_path, database) as one:
         status, body = wait_until(one.health, 60, every_s=0.1)
         assert (status, body["error"]) == (503, "unavailable")
-        assert "its tables are missing or out of date" in body["sentence"]
+        assert "its tables are missing or another release's (run `airflow db migrate` or" in body["sentence"]
         assert "airflow db migrate" in one.log.read_text()
         with centre.engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE hidden RENAME TO edge_ws_claim")

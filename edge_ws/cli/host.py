@@ -1,0 +1,207 @@
+"""`edge-ws status`, `stop` and `maintenance`: ask the daemon on this host, wait, and show.
+
+What they do is the daemon's; it is asked over the socket in its state directory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from edge_ws.errors import EdgeWsError, TimedOutError, UsageError
+from edge_ws.worker.config import find_state_dir, this_machine
+from edge_ws.worker.control import Condition, ask
+from edge_ws.worker.state import daemon_of
+
+COMMENT_LENGTH = 1024
+"""Characters of a comment: edge3's column has no more."""
+_LOOK_S = 0.1
+
+
+def status(arguments: Namespace) -> int:
+    """Tell how the worker is."""
+    _show(arguments, ask(_directory(arguments), "status"))
+    return 0
+
+
+def maintenance(arguments: Namespace) -> int:
+    """Begin or end maintenance."""
+    wanted = arguments.maintenance == "on"
+    comment = _comment(arguments.comments, wanted=wanted)
+    directory, wait_s = _directory(arguments), _wait_s(arguments)
+    condition = ask(directory, "maintenance", on=wanted, comment=comment)
+    if wait_s is None:
+        _show(arguments, condition)
+        return 0
+
+    def is_done() -> bool:
+        nonlocal condition
+        condition = ask(directory, "status")
+        if condition["maintenance"]["in_force"] is not wanted:
+            ended = "ended" if wanted else "begun again"
+            raise EdgeWsError(f"maintenance of {condition['worker']} was {ended} meanwhile by somebody else")
+        return not wanted or not condition["jobs"]
+
+    waited_s = _wait(is_done, wait_s, f"{condition['worker']} still runs tasks; it stays in maintenance")
+    _show(arguments, condition, waited_s)
+    return 0
+
+
+def stop(arguments: Namespace) -> int:
+    """Have the worker leave."""
+    directory, wait_s = _directory(arguments), _wait_s(arguments)
+    before = _holder(directory)
+    condition = ask(directory, "stop", now=arguments.now)
+    if wait_s is None:
+        _show(arguments, condition)
+        return 0
+    late = f"{condition['worker']} still runs tasks; it leaves when they have ended, or: edge-ws stop --now"
+    # A service manager may have started the next one already.
+    waited_s = _wait(lambda: _holder(directory) != before, wait_s, late)
+    if arguments.output == "json":
+        print(json.dumps({"worker": condition["worker"], "left": True, "waited_s": round(waited_s, 3)}))
+    else:
+        print(f"{condition['worker']} has left after {waited_s:.1f} s")
+    return 0
+
+
+def _holder(directory: Path) -> int | None:
+    try:
+        return daemon_of(directory)
+    except OSError:
+        # Gone, or `ask` will tell.
+        return None
+
+
+def _directory(arguments: Namespace) -> Path:
+    return find_state_dir(vars(arguments), os.environ, this_machine())
+
+
+def _comment(text: str | None, *, wanted: bool) -> str:
+    if not wanted:
+        return ""
+    comment = (text or "").strip()
+    if not comment:
+        raise UsageError("maintenance on needs a reason: give --comments")
+    if len(comment) > COMMENT_LENGTH or not comment.isprintable():
+        raise UsageError(
+            f"--comments: a reason is one line of printable characters, {COMMENT_LENGTH} at the most"
+        )
+    return comment
+
+
+# Waiting
+
+
+def _wait_s(arguments: Namespace) -> float | None:
+    """Return how long to wait, None for not at all."""
+    given: float | None = arguments.wait_timeout
+    if given is None:
+        return math.inf if arguments.wait else None
+    if not arguments.wait:
+        raise UsageError("--wait-timeout: it is of no use without --wait")
+    if not 0 <= given < math.inf:
+        raise UsageError(f"--wait-timeout: {given:g} is no number of seconds to wait")
+    return given
+
+
+def _wait(is_done: Callable[[], bool], wait_s: float, late: str) -> float:
+    begun = time.monotonic()
+    while not is_done():
+        if time.monotonic() - begun >= wait_s:
+            raise TimedOutError(f"not within {wait_s:g} s: {late}")
+        time.sleep(_LOOK_S)
+    return time.monotonic() - begun
+
+
+# Showing
+
+
+def _show(arguments: Namespace, condition: Condition, waited_s: float | None = None) -> None:
+    if arguments.output == "json":
+        more = {} if waited_s is None else {"waited_s": round(waited_s, 3)}
+        print(json.dumps({**condition, **more}))
+        return
+    rows = _rows(condition)
+    if waited_s is not None:
+        rows.append(("waited", f"{waited_s:.1f} s"))
+    wide = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:<{wide}}  {text}" for name, text in rows))
+
+
+def _rows(told: Condition) -> list[tuple[str, str]]:
+    slots = told["slots"]
+    in_force = f"{slots['used']} of {slots['in_force']} in use"
+    process = f"{told['pid']} on {told['host']}, since {_time(told['started_at'])}"
+    return [
+        ("worker", f"{told['worker']}: {told['state']}"),
+        ("connection", _connection(told["connection"])),
+        ("jobs", _jobs(told["jobs"])),
+        ("slots", f"{in_force} ({_sources(slots, str)})"),
+        ("queues", f"{_names(told['queues']['in_force'])} ({_sources(told['queues'], _names)})"),
+        ("maintenance", _maintenance(told["maintenance"])),
+        ("takes jobs", _takes_jobs(told)),
+        ("process", process),
+        ("state dir", told["state_dir"]),
+        ("versions", _versions(told["versions"])),
+        ("centre", _centre(told["centre_versions"])),
+    ]
+
+
+def _versions(told: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in told.items()) or "unknown"
+
+
+def _centre(told: dict[str, str] | None) -> str:
+    return "not reached yet" if told is None else _versions(told)
+
+
+def _connection(told: dict[str, Any]) -> str:
+    if not told["connected"]:
+        return f"none to {told['url']}: {told['reason'] or 'it is being opened'}"
+    why = f", as {told['reason']}" if told["reason"] else ""
+    return f"{told['transport']} to {told['url']} since {_time(told['since'])}{why}"
+
+
+def _jobs(jobs: list[dict[str, Any]]) -> str:
+    if not jobs:
+        return "none"
+    each = (f"{job['claim']} {job['phase']}{', stale' if job['stale'] else ''}" for job in jobs)
+    return f"{len(jobs)}: {'; '.join(each)}"
+
+
+def _sources(told: dict[str, Any], shown: Callable[[Any], str]) -> str:
+    wish = "none" if told["wish"] is None else shown(told["wish"])
+    return f"wish {wish}, default here {shown(told['default'])}"
+
+
+def _names(names: list[str] | None) -> str:
+    return "all" if names is None else ", ".join(names)
+
+
+def _maintenance(told: dict[str, Any]) -> str:
+    if not told["in_force"]:
+        return "off"
+    who = "on this host" if told["asked_by"] == "host" else "at the centre"
+    return f"on, asked for {who}: {told['comment'] or 'no reason given'}"
+
+
+def _takes_jobs(told: Condition) -> str:
+    if told["takes_jobs"]:
+        return "yes"
+    if told["leaving"]["in_force"]:
+        return f"no: draining ({told['leaving']['why']})"
+    if told["maintenance"]["in_force"]:
+        return "no: maintenance"
+    return f"no: {told['no_job_host'] or 'the job host is starting'}"
+
+
+def _time(text: str) -> str:
+    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")

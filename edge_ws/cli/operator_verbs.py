@@ -1,0 +1,230 @@
+"""The verbs that see and change workers and jobs, as data; names and flags are edge3's (`airflow edge`).
+
+Each runs on Airflow's database, or at a gateway's `v1/admin/` with `--url`, which takes no extra.
+"""
+
+from __future__ import annotations
+
+from edge_ws.cli.verb import Argument, Side, Verb
+
+TOKEN_VARIABLE = "EDGE_WS_ADMIN_TOKEN"  # noqa: S105 - a variable's name
+_MODULE = "edge_ws.cli.operate"
+
+OUTPUT = Argument(
+    flags=("-o", "--output"),
+    metavar="FORMAT",
+    choices=("table", "json", "yaml", "plain"),
+    default="table",
+    help="table, json, yaml or plain (default: table)",
+)
+ONE_RESULT = Argument(
+    flags=("-o", "--output"),
+    metavar="FORMAT",
+    choices=("plain", "json"),
+    default="plain",
+    help="plain or json (default: plain)",
+)
+_ONE_THING = Argument(
+    flags=("-o", "--output"),
+    metavar="FORMAT",
+    choices=("text", "json", "yaml"),
+    default="text",
+    help="text, json or yaml (default: text)",
+)
+_WAY = (
+    Argument(
+        flags=("--url",),
+        metavar="URL",
+        help="ask the gateway at this Airflow URL, not the database; takes an Airflow user's token",
+    ),
+    Argument(
+        flags=("--token-file",),
+        metavar="FILE",
+        help=f"with --url: the file with the token that POST /auth/token gave (default: {TOKEN_VARIABLE})",
+    ),
+    Argument(
+        flags=("--ca-file",),
+        metavar="FILE",
+        help="with --url: trust the authorities in this PEM file, and no others",
+    ),
+    Argument(
+        flags=("--allow-insecure",),
+        is_switch=True,
+        help="with --url: let a plain http URL lead to another machine",
+    ),
+)
+_WORKER = Argument(
+    flags=("-H", "--edge-hostname"),
+    metavar="WORKER",
+    required=True,
+    help="the worker's name; with * and ? many, which asks first",
+)
+_ONE_WORKER = Argument(
+    flags=("-H", "--edge-hostname"), metavar="WORKER", required=True, help="the worker's name"
+)
+_YES = Argument(flags=("-y", "--yes"), is_switch=True, help="do not ask first")
+_WAIT = (
+    Argument(flags=("-w", "--wait"), is_switch=True, help="wait until it is applied, and tell the time"),
+    Argument(
+        flags=("--wait-timeout",),
+        metavar="SECONDS",
+        type=float,
+        default=30.0,
+        help="give up waiting after this time, with exit code 1; it stays wished (default: 30)",
+    ),
+)
+_COMMENT = Argument(flags=("-c", "--comments"), metavar="COMMENT", required=True, help="the reason")
+_QUEUES = Argument(flags=("-q", "--queues"), metavar="A,B", required=True, help="the queues")
+_OF_QUEUES = Argument(flags=("-q", "--queues"), metavar="A,B", help="only those of one of these queues")
+_PATTERN = Argument(
+    flags=("--worker-name-pattern",), metavar="PATTERN", help="only workers of these names, e.g. 'prod-*'"
+)
+
+
+def _reads(name: str, what: str, description: str, *arguments: Argument, output: Argument = OUTPUT) -> Verb:
+    return Verb(
+        name=name,
+        help=what,
+        description=description,
+        side=Side.CENTRE,
+        implementation=f"{_MODULE}:{name.replace('-', '_')}",
+        extra="server",
+        works_bare="url",
+        arguments=(*arguments, output, *_WAY),
+    )
+
+
+def _changes(
+    name: str, what: str, description: str, *arguments: Argument, waits: tuple[Argument, ...] = _WAIT
+) -> Verb:
+    return Verb(
+        name=name,
+        help=what,
+        description=description,
+        side=Side.CENTRE,
+        implementation=f"{_MODULE}:{name.replace('-', '_')}",
+        extra="server",
+        works_bare="url",
+        arguments=(*arguments, *waits, _YES, ONE_RESULT, *_WAY),
+    )
+
+
+_LIST_WORKERS = _reads(
+    "list-workers",
+    "list the workers, edge-ws's and edge3's",
+    "An operator's wish stands beside what is in force; json and yaml show more than the table.",
+    Argument(
+        flags=("-s", "--state"), metavar="STATE", is_list=True, help="only in these states, e.g. idle running"
+    ),
+    _PATTERN,
+    _OF_QUEUES,
+)
+_SHOW_WORKER = _reads(
+    "show-worker",
+    "tell all that is known of a worker",
+    "",
+    _ONE_WORKER,
+    output=_ONE_THING,
+)
+_LIST_QUEUES = _reads(
+    "list-queues", "list the queues: what waits, what runs, who takes it", "", output=OUTPUT
+)
+_LIST_JOBS = _reads(
+    "list-jobs",
+    "list the jobs, those that run first",
+    "A job is one attempt of one task.",
+    Argument(
+        flags=("-s", "--state"), metavar="STATE", help="only in this state, e.g. queued, offered, running"
+    ),
+    Argument(flags=("-q", "--queue"), metavar="QUEUE", help="only of this queue"),
+    Argument(flags=("-H", "--edge-hostname"), metavar="WORKER", help="only of this worker"),
+    Argument(flags=("--dag-id",), metavar="DAG", help="only of this DAG"),
+    Argument(
+        flags=("--limit",), metavar="N", type=int, default=1000, help="no more than so many (default: 1000)"
+    ),
+)
+_SHOW_JOB = _reads(
+    "show-job",
+    "tell where a task's job is, and why it does not run",
+    "",
+    Argument(flags=("dag_id",), metavar="DAG", help="the DAG's id"),
+    Argument(flags=("run_id",), metavar="RUN", help="the run's id"),
+    Argument(flags=("task_id",), metavar="TASK", help="the task's id"),
+    Argument(flags=("--map-index",), metavar="N", type=int, default=-1, help="of a mapped task, which one"),
+    Argument(flags=("--try-number",), metavar="N", type=int, help="which try (default: the last)"),
+    output=_ONE_THING,
+)
+_SET_CONCURRENCY = _changes(
+    "set-worker-concurrency",
+    "change how many tasks a worker may run at once",
+    "A connected worker applies it at once; what runs already is left alone. 0 pauses it. For one that is "
+    "away the wish is kept.",
+    _WORKER,
+    Argument(flags=("-c", "--concurrency"), metavar="N", type=int, required=True, help="0 to 1024 slots"),
+)
+_ADD_QUEUES = _changes(
+    "add-worker-queues",
+    "have a worker serve these queues, too",
+    "A worker that serves every queue serves only these from then on.",
+    _WORKER,
+    _QUEUES,
+)
+_REMOVE_QUEUES = _changes(
+    "remove-worker-queues",
+    "have a worker serve these queues no more",
+    "Jobs of them that have not started go to other workers; those that run go on.",
+    _WORKER,
+    _QUEUES,
+)
+_REQUEST_MAINTENANCE = _changes(
+    "remote-edge-worker-request-maintenance",
+    "have a worker take nothing new, and stay",
+    "It finishes what it runs.",
+    _WORKER,
+    _COMMENT,
+)
+_EXIT_MAINTENANCE = _changes(
+    "remote-edge-worker-exit-maintenance", "end a worker's maintenance", "It takes jobs again.", _WORKER
+)
+_UPDATE_COMMENT = _changes(
+    "remote-edge-worker-update-maintenance-comment",
+    "say anew why a worker is in maintenance",
+    "",
+    _WORKER,
+    _COMMENT,
+)
+_SHUTDOWN = _changes(
+    "shutdown-remote-edge-worker",
+    "have a worker finish what it runs, and leave",
+    "With --wait until it has begun to.",
+    _WORKER,
+)
+_SHUTDOWN_ALL = _changes(
+    "shutdown-all-workers",
+    "have every worker finish what it runs, and leave",
+    "Asks first. With --wait until each has begun to.",
+)
+_REMOVE = _changes(
+    "remove-remote-edge-worker",
+    "forget a worker that is away",
+    "It is there again when it connects again.",
+    _WORKER,
+    waits=(),
+)
+
+OPERATOR_VERBS: tuple[Verb, ...] = (
+    _LIST_WORKERS,
+    _SHOW_WORKER,
+    _LIST_QUEUES,
+    _LIST_JOBS,
+    _SHOW_JOB,
+    _SET_CONCURRENCY,
+    _ADD_QUEUES,
+    _REMOVE_QUEUES,
+    _REQUEST_MAINTENANCE,
+    _EXIT_MAINTENANCE,
+    _UPDATE_COMMENT,
+    _SHUTDOWN,
+    _SHUTDOWN_ALL,
+    _REMOVE,
+)

@@ -1,0 +1,387 @@
+"""The operators' verbs from the command line, on a real Airflow's database: what is asked first, what is said."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from edge_ws.cli import main
+from edge_ws.protocol.frames import Applied
+from edge_ws.store.records import Principal
+from edge_ws.store.store import Store
+from edge_ws.store.tables import edge_worker
+from tests.support.centre import Centre
+from tests.support.databases import Databases, using
+from tests.support.programs import clean_environment, run_edge_ws
+from tests.support.rows import enqueue, new_job
+from tests.support.waiting import wait_until
+from tests.support.workers import register_worker
+
+
+@pytest.fixture
+def store(centre: Centre) -> Store:
+    return Store(centre.engine)
+
+
+@pytest.fixture
+def workers(store: Store) -> dict[str, Principal]:
+    return {name: register_worker(store, name, queues=("a",)) for name in ("oven", "press-1", "press-2")}
+
+
+@pytest.fixture
+def _edge3s_worker(store: Store, centre: Centre) -> None:
+    row = {"worker_name": "theirs", "state": "idle", "queues": "['a']", "jobs_active": 0}
+    with centre.engine.begin() as connection:
+        connection.execute(edge_worker.insert().values(**row))
+
+
+def _set_state(centre: Centre, name: str, state: str) -> None:
+    with centre.engine.begin() as connection:
+        connection.execute(edge_worker.update().where(edge_worker.c.worker_name == name).values(state=state))
+
+
+Told = tuple[int, str, str]
+Run = Callable[..., Told]
+
+
+@pytest.fixture
+def run(centre: Centre, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `edge-ws` in this process; returns its exit code, its stdout and its stderr."""
+
+    def run(*words: str) -> Told:
+        capsys.readouterr()
+        code = main(list(words))
+        told = capsys.readouterr()
+        assert "Traceback" not in told.err
+        return code, told.out, told.err
+
+    return run
+
+
+def _json(told: Told) -> Any:
+    assert told[0] == 0, told[2]
+    assert len(told[1].splitlines()) == 1
+    return json.loads(told[1])
+
+
+@contextmanager
+def _applying(store: Store, *principals: Principal) -> Iterator[None]:
+    """Acknowledge the next wish of each, as a connected worker does."""
+
+    def apply_it(principal: Principal, old: int) -> None:
+        wait_until(lambda: store.wish(principal).revision > old, 30.0)
+        wish = store.wish(principal)
+        applied = Applied(
+            revision=wish.revision,
+            concurrency=8 if wish.concurrency is None else wish.concurrency,
+            queues=wish.queues,
+            maintenance=wish.maintenance,
+            leaving=wish.shutdown,
+        )
+        store.note_applied(principal, applied)
+
+    with ThreadPoolExecutor(len(principals)) as pool:
+        begun = [pool.submit(apply_it, one, store.wish(one).revision) for one in principals]
+        yield
+        for one in begun:
+            one.result()
+
+
+# To see
+
+
+def test_workers_are_listed(run: Run, workers: dict[str, Principal], centre: Centre) -> None:
+    _set_state(centre, "press-2", "offline")
+    rows = _json(run("list-workers", "--worker-name-pattern", "press-*", "-q", "a,z", "-o", "json"))
+    assert [row["worker_name"] for row in rows] == ["press-1", "press-2"]
+    assert (rows[0]["kind"], rows[0]["queues"], rows[0]["concurrency"]) == ("edge-ws", ["a"], 8)
+    code, table, _ = run("list-workers", "-s", "idle", "running")
+    assert code == 0
+    assert table.startswith("worker_name | kind")
+    assert "oven" in table
+    assert "press-2" not in table
+    assert "transport_reason" not in table
+    assert "transport_reason" in run("list-workers", "-o", "yaml")[1]
+
+
+def test_nothing_to_list_is_empty_json(run: Run) -> None:
+    for verb in ("list-workers", "list-queues", "list-jobs"):
+        code, out, err = run(verb, "-o", "json")
+        assert (code, json.loads(out)) == (0, [])
+        assert "there is no" in err
+
+
+def test_a_worker_and_a_job_are_shown(run: Run, workers: dict[str, Principal], centre: Centre) -> None:
+    enqueue(centre.engine, new_job("press", queue="nobodys"))
+    assert _json(run("list-queues", "-o", "json"))[1]["queued"] == 1
+    assert [row["task_id"] for row in _json(run("list-jobs", "-q", "nobodys", "-o", "json"))] == ["press"]
+    worker = _json(run("show-worker", "-H", "oven", "-o", "json"))
+    assert (worker["worker_name"], worker["queues"], worker["wished_concurrency"]) == ("oven", ["a"], None)
+    text = run("show-worker", "-H", "oven")[1]
+    assert "\nqueues               a\n" in text
+    job = _json(run("show-job", "dag", "run", "press", "-o", "json"))
+    assert job["state"] == "queued"
+    code, text, _ = run("show-job", "dag", "run", "press")
+    assert code == 0
+    verdict, advice, nothing, *details = text.splitlines()
+    # A second may have passed between the two.
+    assert verdict.partition(":")[2] == job["verdict"].partition(":")[2]
+    assert (advice, nothing) == (job["advice"], "")
+    assert "  oven     edge-ws" in "\n".join(details)
+
+
+def test_a_task_that_has_no_job_is_looked_up_in_airflow(run: Run, centre: Centre) -> None:
+    ti = centre.task(state="scheduled")
+    job = _json(run("show-job", ti.dag_id, ti.run_id, ti.task_id, "-o", "json"))
+    assert job["state"] == "scheduled"
+    code, out, err = run("show-job", ti.dag_id, ti.run_id, "nothing")
+    assert (code, out) == (2, "")
+    assert "Airflow knows no task nothing" in err
+
+
+# To change
+
+
+@pytest.mark.usefixtures("workers")
+def test_each_verb_says_what_it_has_wished(run: Run, store: Store, centre: Centre) -> None:
+    said = {
+        "set-worker-concurrency -H oven -c 0": "oven: concurrency 0\n",
+        "add-worker-queues -H oven -q b,c": "oven: queues a, b, c now\n",
+        "remove-worker-queues -H oven -q a": "oven: queues b, c now\n",
+        "remote-edge-worker-request-maintenance -H oven -c belt": "oven: maintenance\n",
+        "remote-edge-worker-update-maintenance-comment -H oven -c oil": "oven: another comment\n",
+        "remote-edge-worker-exit-maintenance -H oven": "oven: end of maintenance\n",
+        "shutdown-remote-edge-worker -H oven": "oven: shutdown\n",
+    }
+    for words, told in said.items():
+        assert run(*words.split()) == (0, told, ""), words
+    code, out, err = run("remove-remote-edge-worker", "-H", "oven")
+    assert (code, out) == (2, "")
+    assert "cannot remove oven" in err
+    _set_state(centre, "oven", "offline")
+    assert run("remove-remote-edge-worker", "-H", "oven") == (0, "oven: removed\n", "")
+    assert [one.name for one in store.workers()] == ["press-1", "press-2"]
+
+
+@pytest.mark.usefixtures("workers")
+def test_json_is_one_document(run: Run) -> None:
+    one = _json(run("set-worker-concurrency", "-H", "oven", "-c", "3", "-o", "json"))
+    assert one == {
+        "worker_name": "oven",
+        "kind": "edge-ws",
+        "state": "idle",
+        "revision": 1,
+        "told": "concurrency 3",
+        "error": None,
+        "applied_ms": None,
+    }
+    many = _json(run("set-worker-concurrency", "-H", "press-?", "-c", "3", "-y", "-o", "json"))
+    assert [row["worker_name"] for row in many] == ["press-1", "press-2"]
+
+
+def test_it_waits_until_it_is_applied(run: Run, store: Store, workers: dict[str, Principal]) -> None:
+    with _applying(store, workers["oven"]):
+        told = _json(run("set-worker-concurrency", "-H", "oven", "-c", "3", "-w", "-o", "json"))
+    assert told["revision"] == store.applied("oven")
+    assert 0 < told["applied_ms"] < 30_000
+    with _applying(store, workers["oven"]):
+        code, out, _ = run("remote-edge-worker-request-maintenance", "-H", "oven", "-c", "belt", "-w")
+    assert code == 0
+    assert out.startswith("oven: maintenance; applied in ")
+    assert out.endswith(" ms\n")
+
+
+def test_it_waits_for_many(run: Run, store: Store, workers: dict[str, Principal]) -> None:
+    with _applying(store, workers["press-1"], workers["press-2"]):
+        told = _json(run("add-worker-queues", "-H", "press-*", "-q", "z", "-y", "-w", "-o", "json"))
+    assert [row["applied_ms"] is not None for row in told] == [True, True]
+
+
+def test_who_has_not_applied_it_in_time_is_named(
+    run: Run, store: Store, workers: dict[str, Principal]
+) -> None:
+    words = ["set-worker-concurrency", "-H", "press-*", "-c", "3", "-y", "-w"]
+    with _applying(store, workers["press-2"]):
+        code, out, err = run(*words, "--wait-timeout", "2")
+    assert code == 1
+    first, second = out.splitlines()
+    assert first == "press-1: concurrency 3"
+    assert second.startswith("press-2: concurrency 3; applied in ")
+    assert "edge-ws: press-1 has not applied it within 2 s; the wish stands" in err
+    assert store.wish(workers["press-1"]).concurrency == 3
+
+
+def test_the_wish_of_a_worker_that_is_away_is_kept(
+    run: Run, store: Store, workers: dict[str, Principal], centre: Centre
+) -> None:
+    _set_state(centre, "oven", "offline")
+    assert run("set-worker-concurrency", "-H", "oven", "-c", "3") == (
+        0,
+        "oven: concurrency 3; it is offline: kept until it connects\n",
+        "",
+    )
+    code, _, err = run("set-worker-concurrency", "-H", "oven", "-c", "4", "-w", "--wait-timeout", "0.1")
+    assert code == 1
+    assert err.startswith("oven is offline: waiting until it connects\n")
+    assert store.wish(workers["oven"]).concurrency == 4
+
+
+@pytest.mark.usefixtures("workers", "_edge3s_worker")
+def test_edge3s_workers_are_not_waited_for(run: Run, store: Store) -> None:
+    assert run("set-worker-concurrency", "-H", "theirs", "-c", "3") == (0, "theirs: concurrency 3\n", "")
+    for words in ("-H theirs", "-H * -y"):
+        code, out, err = run("set-worker-concurrency", "-c", "4", "-w", *words.split())
+        assert (code, out) == (2, "")
+        assert "--wait: edge3's workers never say what they have applied: theirs" in err
+    code, _, err = run("shutdown-all-workers", "-y", "-w")
+    assert (code, "theirs" in err) == (2, True)
+    assert {one.wished_concurrency for one in store.workers()} == {None, 3}
+    assert {one.state for one in store.workers()} == {"idle"}
+
+
+@pytest.mark.usefixtures("workers")
+def test_one_that_refuses_keeps_nothing_from_the_others(run: Run, centre: Centre) -> None:
+    run("shutdown-remote-edge-worker", "-H", "press-1")
+    code, out, err = run("remote-edge-worker-request-maintenance", "-H", "press-*", "-c", "belt", "-y")
+    assert (code, out, err) == (2, "press-2: maintenance\n", "press-1 is shutting down\n")
+
+
+@pytest.mark.usefixtures("workers")
+def test_all_are_shut_down_but_those_that_are_away(run: Run, store: Store, centre: Centre) -> None:
+    _set_state(centre, "oven", "offline maintenance")
+    told = _json(run("shutdown-all-workers", "-y", "-o", "json"))
+    assert [row["worker_name"] for row in told] == ["press-1", "press-2"]
+    states = {one.name: one.state for one in store.workers()}
+    assert states == {
+        "oven": "offline maintenance",
+        "press-1": "shutdown request",
+        "press-2": "shutdown request",
+    }
+    for name in ("press-1", "press-2"):
+        _set_state(centre, name, "offline")
+    code, out, err = run("shutdown-all-workers", "-y", "-o", "json")
+    assert (code, json.loads(out), err) == (0, [], "there is no worker to shut down\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ("set-worker-concurrency -H nobody -c 3", "no worker named nobody"),
+        ("set-worker-concurrency -H x* -c 3 -y", "no worker's name is like x*"),
+        ("set-worker-concurrency -H oven -c 1025", "concurrency: 1025 is not between 0 and 1024"),
+        ("set-worker-concurrency -H oven -c -1", "not between 0 and 1024"),
+        ("set-worker-concurrency -H oven -c 3 -w --wait-timeout 0", "--wait-timeout: 0 s is not between"),
+        ("set-worker-concurrency -H oven -c 3 -w --wait-timeout nan", "--wait-timeout: nan s"),
+        ("set-worker-concurrency -H oven -c 3 --token-file x", "--token-file: it is of no use without --url"),
+        ("set-worker-concurrency -H oven -c 3 --allow-insecure", "--allow-insecure: it is of no use"),
+        ("add-worker-queues -H oven -q a,,b", "queues: '' cannot name a queue"),
+        ("list-workers -s sad", "state: there is no 'sad'"),
+        ("show-worker -H nobody", "no worker named nobody"),
+        ("list-jobs --limit 0", "limit 0 is not between"),
+    ],
+)
+@pytest.mark.usefixtures("workers")
+def test_wrong_arguments_are_one_sentence(run: Run, store: Store, words: str, part: str) -> None:
+    code, out, err = run(*words.split())
+    assert (code, out) == (2, "")
+    assert part in err
+    assert len(err.splitlines()) == 1
+    assert {one.wished_concurrency for one in store.workers()} == {None}
+
+
+# To ask first
+
+
+class Terminal(io.StringIO):
+    """Somebody who has typed this."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("words", ["set-worker-concurrency -H press-* -c 3", "shutdown-all-workers"])
+@pytest.mark.usefixtures("workers")
+def test_with_nobody_to_ask_many_are_left_alone(
+    run: Run, store: Store, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    code, out, err = run(*words.split())
+    assert (code, out) == (2, "")
+    assert "workers: " in err
+    assert "press-1, press-2; nobody can be asked here, so say that you mean it: --yes" in err
+    assert {(one.wished_concurrency, one.state) for one in store.workers()} == {(None, "idle")}
+
+
+@pytest.mark.parametrize(("answer", "is_yes"), [("y\n", True), ("YES\n", True), ("n\n", False), ("", False)])
+@pytest.mark.usefixtures("workers")
+def test_many_are_asked_for(
+    run: Run, store: Store, answer: str, is_yes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    code, out, err = run("set-worker-concurrency", "-H", "press-*", "-c", "3")
+    assert err.startswith("2 workers: press-1, press-2\nProceed? [y/N] ")
+    wished = {one.name: one.wished_concurrency for one in store.workers()}
+    if is_yes:
+        assert (code, out) == (0, "press-1: concurrency 3\npress-2: concurrency 3\n")
+        assert wished == {"oven": None, "press-1": 3, "press-2": 3}
+    else:
+        assert (code, out) == (1, "")
+        assert err.endswith("edge-ws: nothing was changed\n")
+        assert set(wished.values()) == {None}
+
+
+# As a program
+
+
+@pytest.fixture
+def program(databases: Databases, tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    with databases.new("sqlite", migrated=True) as url:
+        yield url, clean_environment(tmp_path, AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=url)
+
+
+def test_a_terminal_is_asked(program: tuple[str, dict[str, str]]) -> None:
+    url, environment = program
+    with using(url) as engine:
+        register_worker(Store(engine), "oven")
+    ours, theirs = pty.openpty()
+    os.write(ours, b"y\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_ws.cli", "shutdown-all-workers"],
+        env=environment,
+        stdin=theirs,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(ours)
+    os.close(theirs)
+    assert (done.returncode, done.stdout) == (0, "oven: shutdown\n"), done.stderr
+    assert "1 worker: oven\nProceed? [y/N] " in done.stderr
+
+
+def test_on_every_kind_of_database(database_url: str, tmp_path: Path) -> None:
+    environment = clean_environment(tmp_path, AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=database_url)
+    with using(database_url) as engine:
+        store = Store(engine)
+        principal = register_worker(store, "press-2")
+        with _applying(store, principal):
+            done = run_edge_ws(
+                *("set-worker-concurrency", "-H", "press-2", "-c", "3", "-w", "-o", "json"),
+                environment=environment,
+            )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["revision"] == store.applied("press-2")
+        assert sa.inspect(engine).has_table("edge_worker")
