@@ -28,6 +28,7 @@ class Record:
 
     def __init__(self) -> None:
         self.offers: list[tuple[str, int]] = []
+        self.applied: list[tuple[str, int, int]] = []
         self.ended = 0
         self.last_end_ns = 0
 
@@ -83,6 +84,11 @@ class Fleet:
         """Wait for so many fetched jobs since the reset; return which came when."""
         await until(lambda: len(self.record.offers) >= count, within_s)
         return self.record.offers
+
+    async def wait_applied(self, count: int, within_s: float) -> list[tuple[str, int, int]]:
+        """Wait for so many new concurrencies since the reset; return who had which when."""
+        await until(lambda: len(self.record.applied) >= count, within_s)
+        return self.record.applied
 
     async def reset(self) -> dict[str, int]:
         """Begin a new record; return the errors so far."""
@@ -140,6 +146,10 @@ class Worker:
         said = await api_client.worker_set_state(
             self._name, state, self._jobs, self._queues, self._sysinfo(), None, team_name=None
         )
+        if said.concurrency and said.concurrency != self._slots:
+            # As its `cli/worker.py` does with the answer to a heartbeat.
+            self._slots = said.concurrency
+            self._fleet.record.applied.append((self._name, self._slots, time.monotonic_ns()))
         return bool(said.state != state)
 
     async def _fetch_and_run(self) -> None:
@@ -169,7 +179,7 @@ class Worker:
 async def _main() -> None:
     raise_file_limit()
     fleet = Fleet()
-    verbs = ("connect", "wait_ended", "wait_offers", "reset")
+    verbs = ("connect", "wait_ended", "wait_offers", "wait_applied", "reset")
     await obey({name: getattr(fleet, name) for name in verbs})
 
 

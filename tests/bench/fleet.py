@@ -56,6 +56,7 @@ class Record:
 
     def __init__(self) -> None:
         self.offers: list[tuple[int, str]] = []
+        self.applied: list[tuple[str, int, int]] = []
         self.ended = 0
         self.last_end_ns = 0
         self.stale = 0
@@ -129,6 +130,11 @@ class Fleet:
         found = [(_SUBJECT.search(payload), at_ns) for at_ns, payload in self.record.offers]
         return [(match[1], at_ns) for match, at_ns in found if match]
 
+    async def wait_applied(self, count: int, within_s: float) -> list[tuple[str, int, int]]:
+        """Wait for so many wishes since the reset; return who had which concurrency in force when."""
+        await until(lambda: len(self.record.applied) >= count, within_s)
+        return self.record.applied
+
     async def reset(self) -> None:
         """Begin a new record."""
         self.record = Record()
@@ -159,6 +165,7 @@ class Worker(ABC):
         self.outgoing: list[WorkerFrame] = []
         self._host = HostId(new_id())
         self._held: dict[ClaimId, Job] = {}
+        self._slots = slots
         self._inventory = Inventory(
             site=SiteId(new_id()),
             hosts=(self._host,),
@@ -279,8 +286,10 @@ class Worker(ABC):
                 self.send(Accept(claim=claim, host=self._host))
 
     def _apply(self, wish: Wish) -> None:
+        slots = self._slots if wish.concurrency is None else wish.concurrency
+        self._inventory = replace(self._inventory, revision=wish.revision, concurrency=slots)
         concurrency, queues = self._inventory.concurrency, self._inventory.queues
-        self._inventory = replace(self._inventory, revision=wish.revision)
+        self.fleet.record.applied.append((self.name, concurrency, time.monotonic_ns()))
         self.send(Applied(revision=wish.revision, concurrency=concurrency, queues=queues))
 
 
@@ -288,7 +297,7 @@ async def _serve(make: type[Worker], url: str, token: str) -> None:
     raise_file_limit()
     fleet = Fleet(url, token, make)
     beats = asyncio.create_task(fleet.beat_for_ever())
-    verbs = ("connect", "wait_ready", "wait_gone", "wait_ended", "wait_offers", "reset")
+    verbs = ("connect", "wait_ready", "wait_gone", "wait_ended", "wait_offers", "wait_applied", "reset")
     await obey({name: getattr(fleet, name) for name in verbs})
     beats.cancel()
 

@@ -44,6 +44,11 @@ class Plan:
     route_samples: int
     route_gap_s: float
     """Mean time between two such requests."""
+    applied_workers: int
+    applied_samples: int
+    """Wishes in a round; an edge3 worker has one."""
+    applied_gap_s: float
+    """Mean time between two of them."""
 
 
 FULL = Plan(
@@ -73,6 +78,9 @@ FULL = Plan(
     polls_beside=500,
     route_samples=3000,
     route_gap_s=0.005,
+    applied_workers=50,
+    applied_samples=300,
+    applied_gap_s=0.03,
 )
 QUICK = Plan(
     rounds=1,
@@ -101,6 +109,9 @@ QUICK = Plan(
     polls_beside=200,
     route_samples=1000,
     route_gap_s=0.003,
+    applied_workers=50,
+    applied_samples=100,
+    applied_gap_s=0.03,
 )
 TINY = Plan(
     rounds=1,
@@ -129,4 +140,7 @@ TINY = Plan(
     polls_beside=3,
     route_samples=20,
     route_gap_s=0.002,
+    applied_workers=2,
+    applied_samples=4,
+    applied_gap_s=0.01,
 )

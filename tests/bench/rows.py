@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.bench.report import Result
+from tests.bench.row_applied import applied
 from tests.bench.row_executor import queue, sync
 from tests.bench.row_fleets import drain, idle, memory, reconnect
 from tests.bench.row_longpoll import longpoll
@@ -20,4 +21,5 @@ ROWS: dict[str, Callable[[Bench], list[Result]]] = {
     "queue": queue,
     "reconnect": reconnect,
     "longpoll": longpoll,
+    "applied": applied,
 }
