@@ -165,6 +165,8 @@ class Dispatcher:
                 # Where each commit wakes us, the wish and its answer would chase each other.
                 continue
             link.wished_at = now
+            # Whatever the answer is, it is written: a request may stand there for what is so already.
+            link.noted = None
             self._hub.wished(link, new.wish)
             link.send(wish_frame(new.wish))
         self._wished -= links.keys()

@@ -144,8 +144,13 @@ class Reports:
             case HostDead():
                 await self._others.put((link, frame, to))
             case Applied():
-                busy = link.inventory is not None and is_busy(link.inventory)
-                await self._others.put((link, (_as_wished(link, frame), busy), to))
+                said = _as_wished(link, frame), link.inventory is not None and is_busy(link.inventory)
+                if said == link.noted:
+                    # As its hello said: thousands who come back at once cost no transaction each.
+                    self._in_force(link, said[0])
+                    to.settled()
+                else:
+                    await self._others.put((link, said, to))
             case Status():
                 await self._status(link, frame.inventory)
                 to.settled()

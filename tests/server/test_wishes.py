@@ -194,6 +194,26 @@ async def test_what_a_heartbeat_says_is_in_force_counts_too(store: Store, gatewa
         assert state(store) == "maintenance mode"
 
 
+@pytest.mark.parametrize("request_", ["maintenance exit", "maintenance request"])
+async def test_a_request_for_what_is_so_already_does_not_stand_for_ever(
+    engine: sa.Engine, store: Store, gateway: RunningGateway, request_: str
+) -> None:
+    """edge3's CLI writes it whatever the state is."""
+    async with connected(gateway, make_token(store), greet=False) as peer:
+        await greeted(peer)
+        after = "idle"
+        if request_ == "maintenance request":
+            store.request_maintenance("w1", "why")
+            await apply(peer, await peer.expect(Wish))
+            after = "maintenance mode"
+            await until(lambda: state(store) == after)
+            await anyio.sleep(REPEAT_S)
+        with engine.begin() as connection:
+            connection.execute(edge_worker.update().values(state=request_))
+        await apply(peer, await peer.expect(Wish))
+        await until(lambda: state(store) == after)
+
+
 async def test_who_states_an_older_wish_is_told_the_newer_one_again(
     store: Store, gateway: RunningGateway
 ) -> None:
