@@ -51,6 +51,8 @@ class Dispatcher:
         self._wished: set[WorkerName] = set()
         """Of whom something was wished since; the worker may be about to connect here."""
         self._all_wishes = True
+        self._repeat_at = math.inf
+        """When a wish that was told a moment ago may be told again."""
         self._lost_all = False
         """Others took all that was chosen in the last look."""
         self._wide = False
@@ -128,7 +130,7 @@ class Dispatcher:
     async def _pause(self, scan_at: float, look_s: float) -> None:
         """Wait to be woken, until the scan is due, or until somebody who could not take a job can again."""
         now = anyio.current_time()
-        until = min(scan_at, self._hub.next_chance(now) or math.inf)
+        until = min(scan_at, self._hub.next_chance(now) or math.inf, self._repeat_at)
         if self._lost_all:
             # Another gateway has them in its hands, and may yet leave them.
             until = min(until, now + look_s)
@@ -152,7 +154,7 @@ class Dispatcher:
             self._wished.clear()
         else:
             links = {name: link for name in self._wished if (link := self._hub.get(name)) is not None}
-        self._all_wishes = False
+        self._all_wishes, self._repeat_at = False, math.inf
         if not links:
             return
         sent = {name: link.wish.revision for name, link in links.items()}
@@ -163,6 +165,9 @@ class Dispatcher:
                 self._hub.release(link, claim)
             if new.wish.revision == link.wish.revision and now < link.wished_at + REPEAT_S:
                 # Where each commit wakes us, the wish and its answer would chase each other.
+                self._repeat_at = min(self._repeat_at, link.wished_at + REPEAT_S)
+                self._wished.add(name)
+                links.pop(name)
                 continue
             link.wished_at = now
             # Whatever the answer is, it is written: a request may stand there for what is so already.
