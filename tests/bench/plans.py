@@ -49,6 +49,7 @@ class Plan:
     """Wishes in a round; an edge3 worker has one."""
     applied_gap_s: float
     """Mean time between two of them."""
+    applied_edge3_gap_s: float
 
 
 FULL = Plan(
@@ -81,6 +82,7 @@ FULL = Plan(
     applied_workers=50,
     applied_samples=300,
     applied_gap_s=0.03,
+    applied_edge3_gap_s=0.6,
 )
 QUICK = Plan(
     rounds=1,
@@ -112,6 +114,7 @@ QUICK = Plan(
     applied_workers=50,
     applied_samples=100,
     applied_gap_s=0.03,
+    applied_edge3_gap_s=0.6,
 )
 TINY = Plan(
     rounds=1,
@@ -143,4 +146,5 @@ TINY = Plan(
     applied_workers=2,
     applied_samples=4,
     applied_gap_s=0.01,
+    applied_edge3_gap_s=0.01,
 )

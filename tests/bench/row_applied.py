@@ -42,9 +42,10 @@ def _wishes(bench: Bench, system: str, transport: str) -> list[float]:
     with fleet_of(bench, system, count, transport=transport) as site:
         site.fleet.ask("reset")
         with Meter(site.pids) as meter:
-            # An edge3 worker is asked once: a second wish within its heartbeat would hide the first.
+            # An edge3 worker is asked once: a second wish within its heartbeat would hide the first. The wishes
+            # are spread over a heartbeat, for all workers beat soon after they have connected.
             samples = count if system == "edge3" else plan.applied_samples
-            gap_s = 0.0 if system == "edge3" else plan.applied_gap_s
+            gap_s = plan.applied_edge3_gap_s if system == "edge3" else plan.applied_gap_s
             sent = _wish(bench, system, samples, gap_s, rng)
             within_s = EDGE3_WITHIN_S if system == "edge3" else 10.0
             came = site.fleet.ask("wait_applied", count=samples, within_s=within_s)
