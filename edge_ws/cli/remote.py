@@ -109,15 +109,18 @@ def gateway(arguments: Namespace, environ: Mapping[str, str]) -> Iterator[Gatewa
         yield Gateway(client, url + network.PREFIX)
 
 
-def _base(text: str) -> str:
+def is_base_url(text: str) -> bool:
+    """Tell whether paths can be put behind the URL; it names no user."""
     try:
         parts = urlsplit(text)
         fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        fits = False
-    else:
-        fits = fits and parts.username is None and not parts.query and not parts.fragment
-    if not fits:
+        return False
+    return fits and parts.username is None and not parts.query and not parts.fragment
+
+
+def _base(text: str) -> str:
+    if not is_base_url(text):
         raise UsageError("--url: it must be Airflow's URL, such as https://airflow.example.com")
     return text.rstrip("/")
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
@@ -27,6 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
+from edge_ws.cli.remote import is_base_url
 from edge_ws.errors import EdgeWsError, UsageError
 from edge_ws.protocol.limits import MAX_FRAME
 from edge_ws.provider.airflow_setup import load_engine
@@ -132,14 +132,7 @@ def read_options(arguments: Namespace, conf: Conf) -> ServerOptions:
 
 
 def _airflow_url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        fits = False
-    else:
-        fits = fits and parts.username is None and not parts.query and not parts.fragment
-    if not fits:
+    if not is_base_url(text):
         raise UsageError("--airflow-url: it must be like http://api-server:8080, with no user and no ?")
     return text
 

@@ -93,6 +93,8 @@ class Logs:
     def tail(self, claim: ClaimId, path: str, start: int) -> None:
         """Follow the file from byte `start` on."""
         self._tails[claim] = _Tail(claim, Path(path), start)
+        # With no log to follow, nobody looks.
+        self._wake.set()
 
     def flush(self, claim: ClaimId, line: bytes = b"") -> None:
         """Nothing more will be written: bring what there is (and `line`), then call `on_flushed`."""

@@ -84,6 +84,7 @@ def test_the_worker_takes_its_settings() -> None:
     assert config.token_file == file.parent / "token"
     told = {setting.key for setting in SETTINGS if str(file) in resolved.origins[setting.field]}
     rare = {"team_name", "transport", "proxy", "ca_file", "client_cert", "client_key", "allow_insecure"}
+    rare |= {"drain_timeout_sec", "drain_kill_grace_sec"}
     assert told == {setting.key for setting in SETTINGS} - rare
 
 
@@ -94,6 +95,7 @@ def test_the_settings_that_are_left_out_are_right_too(tmp_path: Path) -> None:
     resolved = resolve({"config": str(file)}, {}, Machine(hostname="somewhere", is_root=False))
     config = resolved.config
     assert (config.proxy, config.allow_insecure) == ("http://user:password@proxy.example.com:3128", True)
+    assert (config.drain_timeout_s, config.drain_kill_grace_s) == (3600.0, 30.0)
     assert (config.ca_file, config.client_key) == (tmp_path / "authority.pem", tmp_path / "factory-7.key")
     told = {setting.key for setting in SETTINGS if str(file) in resolved.origins[setting.field]}
     assert told == {setting.key for setting in SETTINGS} - {"team_name", "transport"}

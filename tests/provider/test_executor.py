@@ -31,6 +31,7 @@ from edge_ws.provider.executor import (
     EdgeWsExecutor,
 )
 from edge_ws.provider.info import get_provider_info
+from edge_ws.store.live import REPORTED
 from edge_ws.store.records import Assignment, JobKey, Principal, Registration
 from edge_ws.store.store import Store
 from edge_ws.store.tables import epoch_now, gateway
@@ -305,7 +306,7 @@ class TestSync:
             let_the_scheduler_process(executor)
         assert centre.task_state(ti) == after
         assert executor.running == set()
-        assert centre.rows()[key_of(ti)].edge_ws_owner is None
+        assert centre.rows()[key_of(ti)].edge_ws_owner == REPORTED
 
     @pytest.mark.parametrize("row", ["success", "failed"])
     @pytest.mark.parametrize("task_id", ["press", "weld"])
@@ -324,7 +325,7 @@ class TestSync:
         assert centre.task_state(ti) is None
         executor.sync()
         assert executor.event_buffer == {}
-        assert centre.rows()[key_of(ti)].edge_ws_owner is None
+        assert centre.rows()[key_of(ti)].edge_ws_owner == REPORTED
 
     def test_a_task_that_is_gone_gives_its_slot_back(self, centre: Centre, executor: EdgeWsExecutor) -> None:
         ti = queued(centre, executor)
@@ -366,7 +367,7 @@ class TestSync:
             executor.sync()
             assert events(executor) == {compat.ti_key(ti): "failed"}
             executor.get_event_buffer()
-        assert centre.rows()[key_of(ti)].edge_ws_owner is None
+        assert centre.rows()[key_of(ti)].edge_ws_owner == REPORTED
 
     def test_a_constant_number_of_statements(self, centre: Centre, executor: EdgeWsExecutor) -> None:
         executor.sync()  # reconciles
@@ -618,7 +619,7 @@ class TestInheritance:
         ended, going_on = (queued(centre, make_executor(clock, job_id=6)) for _ in range(2))
         end(centre, ended, "success")
         executor.sync()
-        assert centre.rows()[key_of(ended)].edge_ws_owner is None
+        assert centre.rows()[key_of(ended)].edge_ws_owner == REPORTED
         assert centre.rows()[key_of(going_on)].edge_ws_owner == 6
         assert executor.running == set()
         assert executor.event_buffer == {}

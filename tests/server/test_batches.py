@@ -14,11 +14,6 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Writer:
     """Writes numbers; refuses the bad ones, and everything while it is away."""
 

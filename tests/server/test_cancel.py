@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
@@ -12,7 +11,7 @@ from edge_ws.protocol.frames import Accept, Ack, Cancel, Finished, Go, Offer, St
 from edge_ws.protocol.ids import ClaimId
 from edge_ws.server.reaper import LOOK_S, SETTLE_S
 from edge_ws.store.store import Store
-from tests.support.gateway import Peer, RunningGateway, connected, make_token, serving
+from tests.support.gateway import Peer, RunningGateway, connected, make_token
 from tests.support.rows import claim_row, enqueue, job_row, new_job
 from tests.support.waiting import until
 
@@ -20,24 +19,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def engine(sqlite_engine: sa.Engine) -> sa.Engine:
     return sqlite_engine
-
-
-@pytest.fixture
-def store(engine: sa.Engine) -> Store:
-    return Store(engine)
-
-
-@pytest.fixture
-def gateway(store: Store) -> Iterator[RunningGateway]:
-    with serving(store) as gateway:
-        yield gateway
 
 
 async def run_to_started(peer: Peer) -> ClaimId:

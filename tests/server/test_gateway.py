@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 import anyio
@@ -42,27 +41,11 @@ from edge_ws.protocol.states import Phase
 from edge_ws.server.connection import GREETED_AT_ONCE
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker
-from tests.support.gateway import Peer, RunningGateway, connected, is_connected, make_token, serving
+from tests.support.gateway import Peer, RunningGateway, connected, is_connected, make_token
 from tests.support.rows import change_job, end_leases, enqueue, job_row, new_job
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def store(engine: sa.Engine) -> Store:
-    return Store(engine)
-
-
-@pytest.fixture
-def gateway(store: Store) -> Iterator[RunningGateway]:
-    with serving(store) as gateway:
-        yield gateway
 
 
 async def run_to_started(peer: Peer) -> ClaimId:

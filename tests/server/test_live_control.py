@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 
 import anyio
@@ -27,28 +26,12 @@ from edge_ws.protocol.ids import CONTROL, ClaimId, LifeId
 from edge_ws.protocol.states import Phase
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_job
-from tests.support.gateway import Peer, RunningGateway, connected, make_token, serving
+from tests.support.gateway import Peer, RunningGateway, connected, make_token
 from tests.support.rows import enqueue, new_job
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 JOBS = 300
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def store(engine: sa.Engine) -> Store:
-    return Store(engine)
-
-
-@pytest.fixture
-def gateway(store: Store) -> Iterator[RunningGateway]:
-    with serving(store) as gateway:
-        yield gateway
 
 
 class Busy:

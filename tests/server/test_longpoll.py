@@ -48,16 +48,6 @@ pytestmark = pytest.mark.anyio
 SHORT = GatewaySettings(hostname="test", timers=Timers(heartbeat_s=1.0))
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def store(engine: sa.Engine) -> Store:
-    return Store(engine)
-
-
 @dataclass
 class Poller:
     """A worker that a test plays by hand; `to` is the gateway that its next request reaches."""

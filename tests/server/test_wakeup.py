@@ -26,16 +26,6 @@ INSERT = (
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def store(engine: sa.Engine) -> Store:
-    return Store(engine)
-
-
-@pytest.fixture
 def gateway(store: Store) -> Iterator[RunningGateway]:
     with serving(store, GatewaySettings(hostname="test", backup_scan_s=600.0)) as gateway:
         yield gateway

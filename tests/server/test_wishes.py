@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import anyio
@@ -15,27 +15,11 @@ from edge_ws.server.hub import REPEAT_S, Hub, Link
 from edge_ws.store.records import WishRecord
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker
-from tests.support.gateway import Peer, RunningGateway, connected, inventory, make_token, serving
+from tests.support.gateway import Peer, RunningGateway, connected, inventory, make_token
 from tests.support.rows import enqueue, job_row, new_job
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def store(engine: sa.Engine) -> Store:
-    return Store(engine)
-
-
-@pytest.fixture
-def gateway(store: Store) -> Iterator[RunningGateway]:
-    with serving(store) as gateway:
-        yield gateway
 
 
 def state(store: Store) -> str:

@@ -34,6 +34,8 @@ class ExecutionApi:
     """Task instance id -> status and detail that its start gets."""
     hold_run: dict[str, threading.Event] = field(default_factory=dict)
     """Task instance id -> what its start waits for."""
+    hold_state: dict[str, threading.Event] = field(default_factory=dict)
+    """Task instance id -> what the answer to its reports of a state waits for."""
 
     def calls_of(self, task_instance: uuid.UUID | str) -> list[Call]:
         """Return the requests about a task instance, heartbeats left out."""
@@ -48,6 +50,8 @@ class ExecutionApi:
         """Return the status and body for a request."""
         self.calls.append(call)
         parts = call.path.strip("/").split("/")
+        if parts[-1] == "state" and parts[-2] in self.hold_state:
+            self.hold_state[parts[-2]].wait(60)
         if parts[-1] != "run":
             return (404, {"detail": {"reason": "not_found"}}) if call.method == "GET" else (204, None)
         task_instance = parts[-2]

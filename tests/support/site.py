@@ -208,11 +208,13 @@ def running_site(
     *,
     triggerer: bool = True,
     api_server: bool = True,
+    edge3: Path | None = None,
     **settings: str,
 ) -> Iterator[Site]:
     """Run Airflow with our executor and plugin; `settings` are AIRFLOW__ variables without that prefix.
 
-    Without `api_server` the test starts it: see `Site.serve`.
+    Without `api_server` the test starts it: see `Site.serve`. With `edge3`, the folder of the real one, it is
+    installed, too.
     """
     home, notes = folder / "airflow", folder / "notes"
     home.mkdir()
@@ -236,6 +238,8 @@ def running_site(
         values["DATABASE__SQL_ALCHEMY_CONN"] = database_url
     environment = clean_environment(folder, **{f"AIRFLOW__{name}": value for name, value in values.items()})
     environment.pop("PYTHONPATH", None)
+    if edge3 is not None:
+        environment["PYTHONPATH"] = str(edge3)
     environment["SITE_NOTES"] = str(notes)
     site = Site(home, dags, notes, environment, port)
     try:

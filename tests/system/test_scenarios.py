@@ -30,7 +30,9 @@ def test_a_failing_task_is_retried_and_ends_failed_with_its_traceback(site: Site
     (task,) = site.tasks("failure", "r1").values()
     assert task["try_number"] == 2
     for attempt in (1, 2):
-        site.wait_log("the press is jammed", "failure", "r1", "fails", attempt)
+        log = site.wait_log("the press is jammed", "failure", "r1", "fails", attempt)
+        # It ended by itself: nobody stopped it, and its log does not say so.
+        assert "Stopping the task" not in log
 
 
 def test_deferral_and_reschedule_go_through_all_their_rounds(site: Site) -> None:
@@ -81,6 +83,22 @@ def test_a_cleared_task_is_cancelled_and_runs_again(site: Site) -> None:
     assert took < 9, worker.tail()
     assert site.wait_run("cleared", "r1") == "success"
     site.wait_log("the second time", "cleared", "r1", "hangs_once", 2)
+
+
+def test_a_running_task_that_a_user_fails_is_stopped_by_push(site: Site) -> None:
+    site.trigger("marked", "r1")
+    marker = Path(site.notes, "marked-r1")
+    wait_until(lambda: marker.exists() and marker.read_text(), 30)
+    pid = int(marker.read_text())
+    site.api("PATCH", "dags/marked/dagRuns/r1/taskInstances/goes_on", {"new_state": "failed"})
+    worker = site.processes["worker-factory-7"]
+    # 2 s at the most; the third is a busy machine's. It obeys SIGTERM, so there is no grace to wait for.
+    took_s = seconds_until(lambda: not psutil.pid_exists(pid), 9)
+    assert took_s < 3, worker.tail()
+    assert site.wait_run("marked", "r1") == "failed"
+    site.wait_log("Stopping the task (the task's state is failed): SIGTERM", "marked", "r1", "goes_on")
+    (task,) = site.tasks("marked", "r1").values()
+    assert (task["state"], task["try_number"]) == ("failed", 1)
 
 
 def _begun(site: Site, run: str, attempt: int) -> int:

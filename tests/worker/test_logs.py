@@ -81,6 +81,20 @@ async def test_a_growing_file_arrives_whole(tmp_path: Path) -> None:
     assert server.data == path.read_bytes()[start:]
 
 
+async def test_the_first_log_wakes_it(tmp_path: Path) -> None:
+    server = Server()
+    logs = Logs(server.send, server.on_flushed)
+    path = tmp_path / "log"
+    path.write_bytes(b"hello\n")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(logs.run)
+        await anyio.wait_all_tasks_blocked()
+        logs.tail(C, str(path), 0)
+        await until(lambda: server.waiting)
+        logs.drop(C)
+        tasks.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("lose", [0, 1, 2, 5])
 async def test_a_large_file_through_a_bad_connection(tmp_path: Path, lose: int) -> None:
     server = Server()

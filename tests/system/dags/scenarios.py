@@ -119,6 +119,21 @@ def cleared():
 
 
 @dag(schedule=None)
+def marked():
+    @task
+    def goes_on():
+        import signal
+
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        marker = NOTES / f"marked-{get_current_context()['ti'].run_id}"
+        marker.with_suffix(".new").write_text(str(os.getpid()))
+        marker.with_suffix(".new").rename(marker)
+        time.sleep(600)
+
+    goes_on()
+
+
+@dag(schedule=None)
 def lasting():
     @task(queue="mortal", retries=1, retry_delay=timedelta(seconds=0))
     def lasts():
@@ -176,6 +191,7 @@ rounds()
 fifty()
 long_names()
 cleared()
+marked()
 lasting()
 late()
 strange()
