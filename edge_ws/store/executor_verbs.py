@@ -20,6 +20,7 @@ from edge_ws.store.live import (
     MANY_KEYS,
     QUEUED,
     REMOVED,
+    REPORTED,
     SUCCESS,
     has_ended,
     is_job,
@@ -144,7 +145,7 @@ class ExecutorVerbs:
                         has_ended,
                         these_jobs(keys[start : start + MANY_KEYS]),
                     )
-                    .values(edge_ws_owner=None)
+                    .values(edge_ws_owner=REPORTED)
                 )
 
     def owned(self, owner: int, team: str | None = None) -> set[JobKey]:
@@ -209,7 +210,7 @@ class ExecutorVerbs:
             if connection.execute(keys.where(left, sa.or_(callback, ended)).limit(1)).first() is None:
                 return set()
         with self._database.write() as connection:
-            connection.execute(edge_job.update().where(left, ended).values(edge_ws_owner=None))
+            connection.execute(edge_job.update().where(left, ended).values(edge_ws_owner=REPORTED))
             rows = connection.execute(keys.where(left, callback).with_for_update()).all()
             inherited = {key_of(row) for row in rows}
             if inherited:

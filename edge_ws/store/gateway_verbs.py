@@ -18,6 +18,7 @@ from edge_ws.protocol.states import Phase
 from edge_ws.store.bulk import Both, InsertMany, UpdateMany, one_of, place_of
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database
+from edge_ws.store.leftovers import forget_unclaimed, unclaimed
 from edge_ws.store.live import (
     CLAIMED,
     FAILED,
@@ -26,6 +27,7 @@ from edge_ws.store.live import (
     OPEN_STATES,
     QUEUED,
     REMOVED,
+    REPORTED,
     find_live,
     has_ended,
     held,
@@ -63,6 +65,8 @@ from edge_ws.store.worker_verbs import MARK, SEEN_S, back_to_queue, end_claim, m
 
 _ALIVE_STATES = ("idle", "running", "starting", "unknown")
 """Worker states that a heartbeat may turn into idle or running; others are an operator's request."""
+EDGE3_S = 86_400.0
+"""How much longer ended rows that edge3's executor wrote are left to its own purge (5 or 60 minutes)."""
 _INSERT_CLAIMS = InsertMany(
     claim,
     ("id", *KEY_COLUMNS, "subject", "worker", "site", "slots", "log_path"),
@@ -451,7 +455,8 @@ class GatewayVerbs:
         """Delete what ended and was reported that long ago: rows of ours, claims; and gateways that are gone.
 
         A claim that no row carries is stale though nobody ended it: edge3 deleted its row, or queued it anew.
-        Its log is no attempt's, and goes with it.
+        Its log is no attempt's, and goes with it. Whether edge3's executor has reported a row of its own,
+        nobody can tell: that one is left to it, and for long.
         """
         before = epoch_now() - keep_s
         carried = sa.and_(same_job, edge_job.c.edge_ws_claim == claim.c.id)
@@ -464,14 +469,17 @@ class GatewayVerbs:
         stale = sa.and_(claim.c.ended_at.is_(None), claim.c.created_at < before, ~carrying)
         with self._database.read() as connection:
             anything = connection.execute(sa.select(claim.c.id).where(sa.or_(over, stale)).limit(1)).first()
+            left = connection.execute(sa.select(edge_job.c.dag_id).where(unclaimed(keep_s)).limit(1)).first()
         with self._database.write() as connection:
             if anything is not None:
                 done = sa.select(*(claim.c[name] for name in KEY_COLUMNS)).where(over, carried)
-                connection.execute(
-                    edge_job.delete().where(
-                        edge_job.c.edge_ws_owner.is_(None), has_ended, sa.tuple_(*key_columns).in_(done)
-                    )
-                )
+                long_done = done.where(claim.c.ended_at < before - EDGE3_S)
+                owner = edge_job.c.edge_ws_owner
+                for rows, whose in ((done, owner == REPORTED), (long_done, owner.is_(None))):
+                    these = sa.tuple_(*key_columns).in_(rows)
+                    connection.execute(edge_job.delete().where(whose, has_ended, these))
                 connection.execute(log.delete().where(log.c.claim.in_(sa.select(claim.c.id).where(stale))))
                 connection.execute(claim.delete().where(sa.or_(sa.and_(over, ~carrying), stale)))
+            if left is not None:
+                forget_unclaimed(connection, keep_s)
             connection.execute(gateway.delete().where(gateway.c.seen_at < before))

@@ -26,6 +26,9 @@ SUCCESS = "success"
 FAILED = "failed"
 REMOVED = "removed"
 
+REPORTED = 0
+"""The owner of a row that an executor of ours has reported; that of edge3's rows is NULL."""
+
 has_ended = edge_job.c.state.not_in([sa.literal_column(f"'{state}'") for state in (QUEUED, *OPEN_STATES)])
 """The row has ended. Written out: the index of an owner's ended rows is for exactly this condition."""
 

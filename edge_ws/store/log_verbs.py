@@ -10,7 +10,7 @@ from edge_ws.protocol.ids import ClaimId, WorkerName
 from edge_ws.store.bulk import one_of
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database
-from edge_ws.store.live import OPEN_STATES, held, is_job, key_of, same_job
+from edge_ws.store.live import OPEN_STATES, REPORTED, held, is_job, key_of, same_job
 from edge_ws.store.records import JobKey, LogToShow, LogToStore, RunningLog
 from edge_ws.store.tables import claim, edge_job, edge_logs, epoch_now, log
 
@@ -183,9 +183,9 @@ class LogVerbs:
         Airflow asks ours for the log of a running task; edge3's has no answer, so that a file must be there.
         """
         query = sa.select(claim.c.id, claim.c.log_path, claim.c.log_end).join(edge_job, held)
-        query = query.where(
-            one_of(self._database.dialect, claim.c.id, "ids"), edge_job.c.edge_ws_owner.is_(None)
-        )
+        # One that ours has reported, and edge3's has queued for another round since, is edge3's.
+        is_theirs = sa.func.coalesce(edge_job.c.edge_ws_owner, REPORTED) == REPORTED
+        query = query.where(one_of(self._database.dialect, claim.c.id, "ids"), is_theirs)
         with self._database.read() as connection:
             rows = connection.execute(query, {"ids": list(claims)})
             return [LogToShow(ClaimId(row.id), row.log_path, int(row.log_end)) for row in rows]

@@ -265,7 +265,7 @@ def _job(row: _Row) -> JobView:
         slots=row.concurrency_slots,
         priority=row.priority_weight,
         team=row.team_name,
-        owner=row.edge_ws_owner,
+        owner=row.edge_ws_owner or None,
         worker=row.edge_worker,
         queued_at=row.queued_dttm,
         waited_s=_float(row.waited_s),

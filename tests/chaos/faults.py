@@ -13,7 +13,7 @@ from functools import partial
 import sqlalchemy as sa
 
 from edge_ws.errors import UnreachableError
-from edge_ws.store.live import OPEN_STATES, is_job, key_of
+from edge_ws.store.live import OPEN_STATES, REPORTED, is_job, key_of
 from edge_ws.store.records import Wished
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_job, utc_now
@@ -273,7 +273,7 @@ class Faults:
 
     def _delete_row(self) -> Done | None:
         with self._fleet.engine.begin() as connection:
-            query = sa.select(edge_job).where(edge_job.c.edge_ws_owner.is_not(None))
+            query = sa.select(edge_job).where(edge_job.c.edge_ws_owner != REPORTED)
             rows = connection.execute(query.order_by(edge_job.c.run_id).with_for_update()).all()
             if not rows:
                 return None

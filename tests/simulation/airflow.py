@@ -164,7 +164,7 @@ class Airflow:
         )
         row = self._store.rows.get(ti.key)
         # Of a row without an owner edge3's own executor would report the end, and there is none here.
-        if row is not None and row.owner is not None and self._world.chance(self.edge3_queues):
+        if row is not None and row.owner and self._world.chance(self.edge3_queues):
             row.owner = scheduler.owner
             self._world.note("edge3 queues %s round %s", ti.id, ti.round)
             self._store.edge3_enqueue(job)

@@ -25,6 +25,7 @@ from edge_ws.protocol.frames import (
 )
 from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, SiteId, WorkerName
 from edge_ws.protocol.states import Phase, phases_before
+from edge_ws.store.live import REPORTED
 from edge_ws.store.records import (
     CALLBACK_DAG_ID,
     Accepted,
@@ -235,7 +236,7 @@ class ModelStore:
         for key in keys:
             row = self.rows.get(key)
             if row is not None and row.owner == owner and row.state != "queued" and row.state not in OPEN:
-                row.owner = None
+                row.owner = REPORTED
 
     def owned(self, owner: int) -> set[JobKey]:
         return {row.key for row in self.rows.values() if row.owner == owner}
@@ -255,7 +256,7 @@ class ModelStore:
         for row in self.rows.values():
             left = row.owner is not None and row.owner > 0 and row.owner not in {owner, *living}
             if left and row.state != "queued" and row.state not in OPEN:
-                row.owner = None
+                row.owner = REPORTED
         return set()
 
     def revoke(self, key: JobKey) -> None:
@@ -510,7 +511,7 @@ class ModelStore:
                 continue
             row = self.rows.get(claim.key)
             if row is not None and row.claim == claim.id:
-                if row.owner is not None or row.state == "queued" or row.state in OPEN:
+                if row.owner != REPORTED or row.state == "queued" or row.state in OPEN:
                     continue
                 del self.rows[row.key]
             del self.claims[claim.id]

@@ -467,9 +467,7 @@ class Scenario:
                 for claim in self.store.claims.values()
                 if self.store._held(claim)
             )
-            and not any(
-                row.owner is not None or row.state in {*OPEN, "queued"} for row in self.store.rows.values()
-            )
+            and not any(row.owner or row.state in {*OPEN, "queued"} for row in self.store.rows.values())
             and all(daemon.idle() and _as_wished(daemon) for daemon in self.daemons.values())
         )
 
@@ -490,7 +488,7 @@ class Scenario:
             if ti.state not in {"success", "failed"}:
                 raise Violation(f"{ti.key.task_id} ({ti.id}) is {ti.state} for ever")
         for row in self.store.rows.values():
-            if row.owner is not None or row.state in {*OPEN, "queued"}:
+            if row.owner or row.state in {*OPEN, "queued"}:
                 raise Violation(f"the row of {row.key.task_id} stays {row.state}, owner {row.owner}")
         for claim in self.store.open():
             raise Violation(f"claim {claim.id} stays {claim.phase.value}")
@@ -500,7 +498,9 @@ class Scenario:
                 raise Violation(f"{daemon.label} still holds {held} {list(self_records(daemon))}")
             if not _as_wished(daemon):
                 wishes = daemon._wishes
-                raise Violation(f"{daemon.label} has not in force what is wished: {wishes.wish} {wishes.asked}")
+                raise Violation(
+                    f"{daemon.label} has not in force what is wished: {wishes.wish} {wishes.asked}"
+                )
             if daemon._slots.taken:
                 raise Violation(f"{daemon.label} has {daemon._slots.taken} slots taken for ever")
         self._check_logs()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
 
 from edge_ws.protocol.ids import ClaimId, HostId, new_id
 from edge_ws.protocol.states import Phase
+from edge_ws.store.gateway_verbs import EDGE3_S
 from edge_ws.store.records import Accepted, Verdict
 from edge_ws.store.store import Store
-from edge_ws.store.tables import claim, edge_job, log
+from edge_ws.store.tables import claim, edge_job, edge_logs, log
 from tests.support.rows import (
     OWNER,
     FakeWorker,
@@ -366,6 +368,43 @@ def test_what_ended_long_ago_is_purged(engine: sa.Engine, store: Store, worker: 
     assert job_row(engine, reported.key) is None
     assert job_row(engine, unreported.key) is not None
     assert job_row(engine, with_log.key) is not None
+
+
+def test_a_row_that_edge3s_executor_wrote_is_left_to_it_for_a_day(
+    engine: sa.Engine, store: Store, worker: FakeWorker
+) -> None:
+    """Nobody can tell whether it has reported it."""
+    job = new_job()
+    enqueue(engine, job)
+    change_job(engine, job.key, edge_ws_owner=None)
+    worker.finish(worker.start(job))
+    store.purge(-1.0)
+    assert job_row(engine, job.key) is not None
+    store.purge(-EDGE3_S - 1.0)
+    assert job_row(engine, job.key) is None
+
+
+def test_rows_that_an_edge3_worker_ran_are_purged_with_what_it_pushed_of_logs(
+    engine: sa.Engine, store: Store, worker: FakeWorker
+) -> None:
+    names = ("unreported", "reported", "running", "edge3s")
+    jobs = [new_job(name) for name in names]
+    enqueue(engine, *jobs)
+    now = datetime.now(UTC)
+    for job in jobs:
+        state = "running" if job.key.task_id == "running" else "success"
+        change_job(engine, job.key, state=state, edge_worker="old-1", last_update=now)
+        with engine.begin() as connection:
+            key = {name: value for name, value in job.key._asdict().items() if name != "task_instance_id"}
+            connection.execute(edge_logs.insert().values(**key, log_chunk_time=now, log_chunk_data="said"))
+    change_job(engine, jobs[3].key, edge_ws_owner=None)
+    store.reported(OWNER, [jobs[1].key, jobs[2].key])
+    store.purge(60.0)
+    assert ids(engine, edge_job, "task_id") == set(names)
+    store.purge(-1.0)
+    left = set(names) - {"reported"}
+    assert ids(engine, edge_job, "task_id") == left
+    assert ids(engine, edge_logs, "task_id") == left
 
 
 def test_claims_that_no_row_carries_are_purged_with_their_logs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from edge_ws.store.live import REPORTED
 from edge_ws.store.records import CALLBACK_DAG_ID, JobKey
 from edge_ws.store.store import Store
 from tests.support.rows import change_job, enqueue, job_row, new_job
@@ -26,7 +27,7 @@ def test_callbacks_go_to_the_heir_and_ended_tasks_to_nobody(engine: sa.Engine, s
         change_job(engine, job.key, state=state)
     assert store.inherit(HEIR, {HEIR, OTHER}) == {callback.key}
     assert store.owned(HEIR) == {callback.key}
-    owner = None if state in {"success", "failed"} else DEAD
+    owner = REPORTED if state in {"success", "failed"} else DEAD
     assert [job_row(engine, job.key).edge_ws_owner for job in (task, like_one)] == [owner, owner]
     assert store.inherit(HEIR, {HEIR, OTHER}) == set()
 

@@ -33,8 +33,10 @@ def edge3_environment(site: Site, folder: Path) -> dict[str, str]:
         AIRFLOW__CORE__LOAD_EXAMPLES="False",
         # Airflow refuses a DAG that names an executor which is not in the configuration of the host.
         AIRFLOW__CORE__EXECUTOR=site.environment["AIRFLOW__CORE__EXECUTOR"],
-        # Its own polls: one a second, so that tests wait less.
+        # So that tests wait less: for its polls, and for it when the api-server is back.
         AIRFLOW__EDGE__JOB_POLL_INTERVAL="1",
+        AIRFLOW__EDGE__API_RETRY_WAIT_MAX="1",
+        AIRFLOW__EDGE__API_RETRIES="90",
         AIRFLOW__EDGE__HEARTBEAT_INTERVAL="1",
         AIRFLOW__EDGE__API_URL=f"{site.url}/edge_worker/v1/rpcapi",
         **{name: site.environment[name] for name in (secret, f"AIRFLOW__{LEEWAY}")},
