@@ -128,6 +128,6 @@ def test_an_offer_whose_answer_breaks_off_is_given_again_at_once(seed: int) -> N
         world.at(13.0, gateway.changed, Changes(everything=True))
         world.run(20.0)
         first, second = offered
-        # Nobody waited until the offer's lease was over.
+        # Nobody waited until the offer's lease was over. (The host may have no room for it, by chance.)
         assert second - first < 1.0
-        assert store.claims[ClaimId("c1")].result in {None, "success"}
+        assert store.claims[ClaimId("c1")].result != "expired"
