@@ -24,9 +24,10 @@ install:
 demo: install
 	@$(BIN)/edge-ws demo $(if $(filter-out 0,$(KEEP)),--keep)
 
+# Two at a time, a file each: most of them wait. ARGS='-n 0' for one after the other.
 test:
 	@.ci/install --edge3
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 SEEDS ?= 50000
 simulate: install
