@@ -210,7 +210,7 @@ def _play(fleet: Fleet, seed: int, rounds: int) -> dict[str, int]:
     return faults.counts()
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(SEED, id=f"seed-{SEED}")])
+@pytest.mark.parametrize("seed", [1, pytest.param(SEED, id="random")])
 def test_nothing_is_lost_and_nothing_doubled(fleet: Fleet, seed: int) -> None:
     made = _play(fleet, seed, ROUNDS // 2 or SHORT_ROUNDS)
     never = [name for name, times in made.items() if not times]

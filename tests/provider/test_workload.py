@@ -87,7 +87,9 @@ def test_the_command_is_the_whole_workload_with_its_token(make: Callable[[], Any
     assert type(make()).model_validate_json(command).key == make().key
 
 
-@pytest.mark.parametrize(("make", "subject"), [(task, str(TI_ID)), (callback, CALLBACK_ID)])
+@pytest.mark.parametrize(
+    ("make", "subject"), [(task, str(TI_ID)), (callback, CALLBACK_ID)], ids=["task", "callback"]
+)
 def test_the_store_can_read_the_command(make: Callable[[], Any], subject: str) -> None:
     parsed = parse(new_job(make()).command)
     assert (parsed.subject, parsed.log_path) == (subject, make().log_path)
