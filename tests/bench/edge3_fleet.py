@@ -85,9 +85,12 @@ class Fleet:
         await until(lambda: len(self.record.offers) >= count, within_s)
         return self.record.offers
 
-    async def wait_applied(self, count: int, within_s: float) -> list[tuple[str, int, int]]:
-        """Wait for so many new concurrencies since the reset; return who had which when."""
-        await until(lambda: len(self.record.applied) >= count, within_s)
+    async def wait_applied(
+        self, wishes: list[tuple[str, int]], within_s: float
+    ) -> list[tuple[str, int, int]]:
+        """Wait until each was in force since the reset; return who had which concurrency in force when."""
+        wanted = {(name, concurrency) for name, concurrency in wishes}
+        await until(lambda: wanted <= {one[:2] for one in self.record.applied}, within_s)
         return self.record.applied
 
     async def reset(self) -> dict[str, int]:

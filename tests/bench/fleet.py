@@ -130,9 +130,12 @@ class Fleet:
         found = [(_SUBJECT.search(payload), at_ns) for at_ns, payload in self.record.offers]
         return [(match[1], at_ns) for match, at_ns in found if match]
 
-    async def wait_applied(self, count: int, within_s: float) -> list[tuple[str, int, int]]:
-        """Wait for so many wishes since the reset; return who had which concurrency in force when."""
-        await until(lambda: len(self.record.applied) >= count, within_s)
+    async def wait_applied(
+        self, wishes: list[tuple[str, int]], within_s: float
+    ) -> list[tuple[str, int, int]]:
+        """Wait until each was in force since the reset; return who had which concurrency in force when."""
+        wanted = {(name, concurrency) for name, concurrency in wishes}
+        await until(lambda: wanted <= {one[:2] for one in self.record.applied}, within_s)
         return self.record.applied
 
     async def reset(self) -> None:

@@ -42,13 +42,14 @@ def _wishes(bench: Bench, system: str, transport: str) -> list[float]:
     with fleet_of(bench, system, count, transport=transport) as site:
         site.fleet.ask("reset")
         with Meter(site.pids) as meter:
-            # An edge3 worker is asked once: a second wish within its heartbeat would hide the first. The wishes
-            # are spread over a heartbeat, for all workers beat soon after they have connected.
+            # The last wish wins, so that one which comes before the one before it was heard hides that one: an
+            # edge3 worker, who hears every 30 s, is asked once. Its wishes are spread over a heartbeat, for all
+            # workers beat soon after they have connected.
             samples = count if system == "edge3" else plan.applied_samples
             gap_s = plan.applied_edge3_gap_s if system == "edge3" else plan.applied_gap_s
             sent = _wish(bench, system, samples, gap_s, rng)
             within_s = EDGE3_WITHIN_S if system == "edge3" else 10.0
-            came = site.fleet.ask("wait_applied", count=samples, within_s=within_s)
+            came = site.fleet.ask("wait_applied", wishes=list(sent), within_s=within_s)
     at = {(name, concurrency): at_ns for name, concurrency, at_ns in came}
     found = [(at[wish] - sent_ns) / 1e6 for wish, sent_ns in sent.items() if wish in at]
     shown = " / ".join(f"{percentile(found, share):.2f}" for share in (0.5, 0.95, 0.99)) if found else "-"
