@@ -203,6 +203,32 @@ async def test_a_cancel(site: Site, api: ExecutionApi) -> None:
         await watched.hosts.retire()
 
 
+async def test_cancels_at_the_moment_of_exit_leave_one_end_each(site: Site, api: ExecutionApi) -> None:
+    async with Watched(site, api).running() as watched:
+        await watched.is_up()
+        workloads = [task_workload("wait") for _ in range(8)]
+        started = [(await watched.start(workload), workload) for workload in workloads]
+        await until(lambda: note(site, "wait"), PATIENCE_S)
+        (site.notes / "enough").touch()
+        # From before the first task leaves until after the last has been reported.
+        for claim, _ in started:
+            watched.hosts.cancel(claim, 0.2, "cleared")
+            await anyio.sleep(0.05)
+        for claim, workload in started:
+            ended = await watched.hears_of(JobEnded, claim)
+            states = api.states_of(workload.id)
+            if ended.exit_code == 0:
+                assert states == ["success"]
+            else:
+                # Killed after it had told its success, a task's supervisor reports that as well; Airflow refuses it.
+                assert ended.exit_code in {-signal.SIGTERM, -signal.SIGKILL}
+                assert states in (["failed"], ["success", "failed"])
+            watched.hosts.cancel(claim, 0.2, "cleared")
+            watched.hosts.forget(claim)
+        await watched.hosts.retire()
+        assert [type(event) for event in watched.events] == [HostGone]
+
+
 async def test_a_host_that_dies_or_hangs(site: Site, api: ExecutionApi) -> None:
     quick = {"ping_interval_s": 0.1, "ping_timeout_s": 2.0}
     async with Watched(site, api, **quick).running() as watched:
