@@ -245,7 +245,11 @@ class Jobs:
             return
         job.stop.sent = signal.SIGTERM
         self._log(job, "warning", f"Stopping the task ({job.stop.reason}): SIGTERM to its process group")
-        signal_group(job.task_pid, job.task_start_time, signal.SIGTERM)
+        is_sent = signal_group(job.task_pid, job.task_start_time, signal.SIGTERM)
+        if not is_sent and group_is_there(job.task_pid, job.task_start_time):
+            # With run_as_user, sudo leads the group. Without its supervisor the task can tell nobody anything.
+            sentence = "The task runs as another user, whom this worker may not signal: its supervisor is stopped"
+            self._log(job, "warning", sentence)
 
     def _harden(self, job: Job, stop: _Stop, now: float) -> None:
         stop.signal_at = now + self._supervisor_s

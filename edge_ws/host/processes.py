@@ -39,10 +39,10 @@ def group_is_there(pgid: int, leader_start: float | None) -> bool:
 
 
 def signal_group(pgid: int, leader_start: float | None, number: signal.Signals) -> bool:
-    """Signal the process group that a process started then leads or led; tell whether anything was there.
+    """Signal the process group that a process started then leads or led; tell whether anything got it.
 
     A number that is still some group's id is not given to a new process, so a group without its leader is the
-    old one; a leader with another start time is a stranger.
+    old one; a leader with another start time is a stranger. Another user's group is there, and gets nothing.
     """
     return _reach(pgid, leader_start, number)
 
@@ -52,7 +52,9 @@ def _reach(pgid: int, leader_start: float | None, number: int) -> bool:
         return False
     try:
         os.killpg(pgid, number)
-    except (ProcessLookupError, PermissionError):
+    except PermissionError:
+        return number == 0
+    except ProcessLookupError:
         return False
     return True
 

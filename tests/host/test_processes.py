@@ -80,6 +80,21 @@ def test_a_tree_ends_with_what_has_left_its_group(family: tuple[subprocess.Popen
     assert not signal_group(os.getpid() + 4_000_000, 1.0, signal.SIGKILL)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_users_group_is_there_though_it_gets_no_signal(
+    family: tuple[subprocess.Popen[bytes], list[int]],
+) -> None:
+    leader, _ = family
+    script = (
+        "import os, signal; from edge_ws.host.processes import group_is_there, signal_group, start_time\n"
+        f"os.setuid(65534); group = {leader.pid}, start_time({leader.pid})\n"
+        "print(group_is_there(*group), signal_group(*group, signal.SIGKILL))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+    assert leader.poll() is None
+
+
 def test_threads_are_counted() -> None:
     script = (
         "import threading, time; from edge_ws.host.processes import thread_count as count\n"
