@@ -21,7 +21,7 @@ import psutil
 from tests.support.programs import clean_environment
 from tests.support.waiting import free_port, wait_until
 
-READY_S = 90.0
+READY_S = 150.0
 
 
 @dataclass
