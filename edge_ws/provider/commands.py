@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from edge_ws.cli.output import show
+from edge_ws.cli.output import show, tell
 from edge_ws.errors import UsageError
 from edge_ws.provider.admin import token_request, token_rows
 from edge_ws.provider.airflow_setup import airflow_engine
@@ -22,6 +22,7 @@ from edge_ws.server.scene import AirflowTask
 from edge_ws.store import schema
 from edge_ws.store.database import shown_url
 from edge_ws.store.store import Store
+from edge_ws.store.worker_verbs import SEEN_S
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def db_migrate(arguments: Namespace) -> int:  # noqa: ARG001 - the shape of ever
     """Create the tables, or bring them up to date."""
     with airflow_engine() as engine:
         schema.migrate(engine)
-    print(f"edge-ws's tables in {shown_url(engine)} are up to date")
+    tell(f"edge-ws's tables in {shown_url(engine)} are up to date")
     return 0
 
 
@@ -51,7 +52,7 @@ def db_check(arguments: Namespace) -> int:  # noqa: ARG001 - the shape of every 
     """Tell whether the tables are as this release needs them."""
     with airflow_engine() as engine:
         schema.check(engine)
-    print(f"edge-ws's tables in {shown_url(engine)} are as this release needs them")
+    tell(f"edge-ws's tables in {shown_url(engine)} are as this release needs them")
     return 0
 
 
@@ -65,7 +66,7 @@ def check(arguments: Namespace) -> int:
         # It tells of each request.
         logging.getLogger("httpx2").setLevel(logging.WARNING)
         findings = list(checks.look(engine, compat.conf))
-    print(checks.render(findings, arguments.output))
+    tell(checks.render(findings, arguments.output))
     return checks.exit_code(findings)
 
 
@@ -90,7 +91,7 @@ def token_create(arguments: Namespace) -> int:
             expires_in_s=request.expires_in_s,
         )
     _say(f"{request.told()}; it is shown only this once: put it into the worker's --token-file")
-    print(secret)
+    tell(secret)
     return 0
 
 
@@ -105,12 +106,15 @@ def token_list(arguments: Namespace) -> int:
 
 def token_revoke(arguments: Namespace) -> int:
     """Revoke the token of that id, or all of that name."""
+    if not arguments.token.isprintable():
+        # No name is like that, and the database might not even take it.
+        raise UsageError(f"there is no token {arguments.token!r}; see: edge-ws token list")
     with _store() as store:
         count = store.revoke_token(arguments.token)
         known = [token for token in store.tokens() if arguments.token in {token.id, token.name}]
     if not known:
         raise UsageError(f"there is no token {arguments.token}; see: edge-ws token list")
-    print(f"revoked {count} token{'' if count == 1 else 's'}" if count else "revoked already")
+    tell(f"revoked {count} token{'' if count == 1 else 's'}" if count else "revoked already")
     return 0
 
 
@@ -127,8 +131,12 @@ class OnDatabase:
         """Return the operation's result."""
         return perform(self._store, operation, given, look_up=_look_up)
 
+    def has_gateway(self) -> bool:
+        """Tell whether a gateway is alive."""
+        return any(one.seen_s < SEEN_S for one in self._store.gateways())
 
-def _look_up(dag_id: str, run_id: str, task_id: str, map_index: int) -> AirflowTask | None:
+
+def _look_up(dag_id: str, run_id: str, task_id: str, map_index: int) -> AirflowTask:
     # Takes a second: Airflow's models. Only a task without a job is looked up.
     from edge_ws.provider.tasks import look_up  # noqa: PLC0415
 

@@ -26,6 +26,8 @@ from airflow.executors.base_executor import BaseExecutor
 from airflow.executors.workloads import ExecuteCallback, ExecuteTask
 from airflow.jobs.job import Job
 from airflow.models.callback import CallbackKey
+from airflow.models.dag import DagModel
+from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskinstancekey import TaskInstanceKey
 from sqlalchemy.engine import Connection, Engine
@@ -143,10 +145,10 @@ def task_states(connection: Connection, ids: Collection[str]) -> dict[str, str |
 
 
 def find_task(connection: Connection, dag_id: str, run_id: str, task_id: str, map_index: int) -> Any | None:  # noqa: ANN401
-    """Return `state`, `executor` and `queue` of a task's present attempt, None if there is no such task."""
+    """Return state, executor, queue and try_number of a task's present attempt, None if there is none."""
     table = TaskInstance.__table__
     c = table.c
-    query = sa.select(c.state, c.executor, c.queue).where(
+    query = sa.select(c.state, c.executor, c.queue, c.try_number).where(
         c.dag_id == dag_id,
         c.run_id == run_id,
         c.task_id == task_id,
@@ -154,6 +156,29 @@ def find_task(connection: Connection, dag_id: str, run_id: str, task_id: str, ma
         *_present(table),
     )
     return connection.execute(query).first()
+
+
+def map_indexes(connection: Connection, dag_id: str, run_id: str, task_id: str) -> tuple[int, int] | None:
+    """Return a task's first and last map index (-1: it is not mapped), None if there is no such task."""
+    table = TaskInstance.__table__
+    c = table.c
+    query = sa.select(sa.func.min(c.map_index), sa.func.max(c.map_index)).where(
+        c.dag_id == dag_id, c.run_id == run_id, c.task_id == task_id, *_present(table)
+    )
+    first, last = connection.execute(query).one()
+    return None if first is None else (first, last)
+
+
+def has_dag(connection: Connection, dag_id: str) -> bool:
+    """Tell whether Airflow knows the DAG."""
+    c = DagModel.__table__.c
+    return bool(connection.scalar(sa.select(sa.exists().where(c.dag_id == dag_id))))
+
+
+def has_run(connection: Connection, dag_id: str, run_id: str) -> bool:
+    """Tell whether Airflow knows the DAG's run."""
+    c = DagRun.__table__.c
+    return bool(connection.scalar(sa.select(sa.exists().where(c.dag_id == dag_id, c.run_id == run_id))))
 
 
 def task_states_by_try(

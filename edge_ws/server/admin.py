@@ -5,7 +5,8 @@ An operation takes checked parameters and returns what JSON can hold. Knows no H
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -15,12 +16,18 @@ from edge_ws.errors import UsageError
 from edge_ws.protocol.ids import MAX_CONCURRENCY, is_queue_name
 from edge_ws.server import views
 from edge_ws.server.views import LookUp
-from edge_ws.store.records import Wished, WorkerRecord
+from edge_ws.store.records import Wished
 from edge_ws.store.store import Store
 from edge_ws.store.worker_states import AWAY, WorkerState, state_of
 
 LONGEST_COMMENT = 800
 """edge3's column takes 1,024, and who wished it when is written in front."""
+LONGEST_USER = 100
+"""Characters of a user's name that are written there."""
+_UNFIT = re.compile("[\0\ud800-\udfff]")
+"""What no database takes as text: the zero byte, and halves of characters."""
+LARGEST = 2**31 - 1
+"""What an integer column takes."""
 _GLOB = frozenset("*?")
 
 Row = dict[str, object]
@@ -55,16 +62,21 @@ class Parameter:
         Raises:
             UsageError: it is of another type, or out of range.
         """
-        texts = isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+        listed = value if isinstance(value, list) else [value]
+        texts = bool(listed) and all(isinstance(one, str) for one in listed)
         fits = {
             Kind.TEXT: isinstance(value, str),
-            Kind.TEXTS: texts,
+            Kind.TEXTS: texts and isinstance(value, list),
             Kind.NUMBER: isinstance(value, int) and not isinstance(value, bool),
             Kind.SWITCH: isinstance(value, bool),
-            Kind.WORKERS: texts or isinstance(value, str),
+            Kind.WORKERS: texts,
         }
         if not fits[self.kind]:
             raise UsageError(f"{name} must be {self.kind.value}, not {str(value)[:60]!r}")
+        if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+            raise UsageError(f"{name}: the number is not between {-LARGEST} and {LARGEST}")
+        if texts and (unfit := next(filter(_UNFIT.search, listed), None)) is not None:
+            raise UsageError(f"{name}: {unfit[:60]!r} has a character that no text can have")
         return self.check(value)
 
 
@@ -119,45 +131,11 @@ def perform(
     return operation.run(Call(store=store, given=checked, user=user, look_up=look_up))
 
 
-# Workers
-
-
-def worker_rows(workers: Sequence[WorkerRecord]) -> list[Row]:
-    """Return the workers as rows, the operator's wish beside what is in force."""
-    return [
-        {
-            "worker_name": worker.name,
-            "kind": worker.kind,
-            "state": worker.state,
-            "transport": worker.transport,
-            "queues": None if worker.queues is None else list(worker.queues),
-            "team_name": worker.team,
-            "jobs_active": worker.jobs_active,
-            "concurrency": worker.concurrency,
-            "free_concurrency": worker.free_concurrency,
-            "wished_concurrency": worker.wished_concurrency,
-            # An edge3 worker never says what it has applied.
-            "applied": worker.applied_revision >= worker.wish_revision if worker.kind == "edge-ws" else None,
-            "last_update": worker.last_update and worker.last_update.isoformat(timespec="seconds"),
-            "maintenance_comment": worker.maintenance_comment,
-            "transport_since": worker.sysinfo.get("transport_since"),
-            "transport_reason": worker.sysinfo.get("transport_reason"),
-        }
-        for worker in workers
-    ]
+# Views
 
 
 def _list_workers(call: Call) -> list[Row]:
-    states = call.given.get("state")
-    queues = call.given.get("queues")
-    found = [
-        worker
-        for worker in call.store.workers(call.given.get("worker_name_pattern"))
-        if (states is None or worker.state in states)
-        # One without a list serves every queue.
-        and (queues is None or worker.queues is None or not set(queues).isdisjoint(worker.queues))
-    ]
-    return worker_rows(found)
+    return views.list_workers(call.store, **call.given)
 
 
 def _applied(call: Call) -> dict[str, int]:
@@ -166,9 +144,6 @@ def _applied(call: Call) -> dict[str, int]:
     if name is not None:
         return {name: call.store.applied(name)}
     return {worker.name: worker.applied_revision for worker in call.store.workers()}
-
-
-# Views
 
 
 def _list_jobs(call: Call) -> list[Row]:
@@ -207,8 +182,10 @@ def _change(wish: Callable[[Call, str], Wished]) -> Callable[[Call], object]:
 
 def _shutdown_all(call: Call) -> list[Row]:
     _must_be_sure(call, "it is for all workers")
-    here = [worker.name for worker in call.store.workers() if state_of(worker.state) not in AWAY]
-    return [_one_of_many(_shutdown, call, name) for name in here]
+    # One that was cut off may be running, and is told when it is heard again.
+    may_be = [one.name for one in call.store.workers() if state_of(one.state) is not WorkerState.OFFLINE]
+    rows = [_one_of_many(_shutdown, call, name) for name in may_be]
+    return [row for row in rows if row["error"] or row["revision"] or state_of(str(row["state"])) not in AWAY]
 
 
 def _must_be_sure(call: Call, why: str) -> None:
@@ -242,25 +219,22 @@ def _remove_queues(call: Call, name: str) -> Wished:
     return call.store.remove_queues(name, call.given["queues"])
 
 
-def _by(call: Call, did: str) -> str:
-    return f"[{datetime.now(UTC):%Y-%m-%d %H:%M}] - {call.user} {did}"
+def _by(user: str, did: str) -> str:
+    # Cut, so that the longest comment has room behind it.
+    return f"[{datetime.now(UTC):%Y-%m-%d %H:%M}] - {user[:LONGEST_USER]} {did}"
 
 
 def _request_maintenance(call: Call, name: str) -> Wished:
     comment = call.given["comment"]
     if call.user is not None:
         # In the form that edge3's page writes and shows (worker_api/routes/ui.py).
-        comment = f"{_by(call, 'put node into maintenance mode')}\nComment: {comment}"
+        comment = f"{_by(call.user, 'put node into maintenance mode')}\nComment: {comment}"
     return call.store.request_maintenance(name, comment)
 
 
 def _update_comment(call: Call, name: str) -> Wished:
-    comment = call.given["comment"]
-    if call.user is not None:
-        # As there: who asked for the maintenance stays in front.
-        old = next((one.maintenance_comment for one in call.store.workers(name)), None) or ""
-        comment = "\n".join([*old.splitlines()[:1], _by(call, "updated comment:"), comment])
-    return call.store.update_maintenance_comment(name, comment)
+    by = None if call.user is None else _by(call.user, "updated comment:")
+    return call.store.update_maintenance_comment(name, call.given["comment"], by)
 
 
 def _exit_maintenance(call: Call, name: str) -> Wished:

@@ -39,9 +39,9 @@ from edge_ws.protocol.session import Close, CloseCode, ServerSession
 from edge_ws.server import auth
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub, Link, wish_frame
-from edge_ws.server.reports import Answers, Reports, in_force, is_busy
+from edge_ws.server.reports import Answers, Reports, in_force, standing
 from edge_ws.server.work import Desk
-from edge_ws.store.records import Principal, Registered, Registration
+from edge_ws.store.records import Principal, Registered, Registration, Room
 from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,8 @@ class Workers:
         link.local = hello.concurrency, queues
         link.has_control = CONTROL in hello.capabilities
         link.asked = hello.inventory.asked.number if hello.inventory.asked is not None else 0
-        link.noted = in_force(hello.inventory), is_busy(hello.inventory)
+        link.room = Room.of(hello.inventory, hello.sysinfo)
+        link.noted = standing(link, in_force(hello.inventory))
         self._hub.wished(link, registered.wish)
         link.wished_at = anyio.current_time()
         link.send(

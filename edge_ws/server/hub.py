@@ -9,11 +9,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
 
 from edge_ws.protocol.frames import Applied, Bye, Inventory, ServerFrame, Wish
 from edge_ws.protocol.ids import ClaimId, HostId, WorkerName
 from edge_ws.protocol.session import Close, CloseCode, ServerSession
-from edge_ws.store.records import Capacity, Principal, WishRecord
+from edge_ws.store.records import Capacity, Principal, Room, WishRecord
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,16 @@ def wish_frame(wish: WishRecord) -> Wish:
     )
 
 
+class Standing(NamedTuple):
+    """What a worker says of itself, as far as the database has it."""
+
+    applied: Applied
+    is_busy: bool
+    """Whether it holds jobs, where that shows."""
+    room: Room | None
+    """None: not known."""
+
+
 class Link:
     """One worker's connection: its outgoing frames and what it last said of itself."""
 
@@ -55,8 +66,10 @@ class Link:
         """It carries out wishes for maintenance and shutdown by itself."""
         self.asked = 0
         """Number of its host's last request that was taken in."""
-        self.noted: tuple[Applied, bool] | None = None
-        """What it has in force as the database knows it; and whether it then held jobs, where that shows."""
+        self.room: Room | None = None
+        """As the worker last said."""
+        self.noted: Standing | None = None
+        """As the database knows it."""
         self.cancelled: frozenset[ClaimId] = frozenset()
         self.dead_hosts: frozenset[HostId] = frozenset()
         """Hosts of the worker whose death is recorded."""

@@ -6,6 +6,7 @@ Judges by the tasks' own states (TaskStates), never by the silence of a link.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -305,7 +306,8 @@ class Reaper:
         """
         heard = [link for link in self._hub.links() if link.is_heard(now)]
         ids = [link.connection_id for link in heard]
-        known = await self._desk.run(self._store.beat, self._gateway, ids)
+        await self._desk.run(self._store.announce, self._gateway, self._settings.hostname, os.getpid())
+        known = await self._desk.run(self._store.beat, ids)
         for link in heard:
             if link.connection_id not in known:
                 link.close(Close(CloseCode.REPLACED, "another connection of this worker took over"))

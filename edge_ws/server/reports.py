@@ -40,18 +40,18 @@ from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
 from edge_ws.server.batches import Batches
 from edge_ws.server.config import GatewaySettings
-from edge_ws.server.hub import REFUSED_PAUSE_S, REPEAT_S, Hub, Link, wish_frame
+from edge_ws.server.hub import REFUSED_PAUSE_S, REPEAT_S, Hub, Link, Standing, wish_frame
 from edge_ws.server.ports import TaskTokens
 from edge_ws.server.work import Desk
-from edge_ws.store.records import Accepted, OpenClaim, Verdict
+from edge_ws.store.records import Accepted, OpenClaim, Room, Verdict
 from edge_ws.store.report_verbs import MANY, ClaimReport, Outcome
 from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)
 
 
-_Other = HostDead | Asked | tuple[Applied, bool]
-"""What a worker says of itself; with what is in force, whether it holds jobs (see `Link.noted`)."""
+_Other = HostDead | Asked | Standing
+"""What a worker says of itself."""
 
 
 class Answers(Protocol):
@@ -144,15 +144,15 @@ class Reports:
             case HostDead():
                 await self._others.put((link, frame, to))
             case Applied():
-                said = _as_wished(link, frame), link.inventory is not None and is_busy(link.inventory)
+                said = standing(link, _as_wished(link, frame))
                 if said == link.noted:
                     # As its hello said: thousands who come back at once cost no transaction each.
-                    self._in_force(link, said[0])
+                    self._in_force(link, said.applied)
                     to.settled()
                 else:
                     await self._others.put((link, said, to))
             case Status():
-                await self._status(link, frame.inventory)
+                await self._status(link, frame)
                 to.settled()
             case Bye():
                 link.left = frame
@@ -252,8 +252,8 @@ class Reports:
             case Asked():
                 self._store.take_in(link.principal, said)
                 return [()]
-            case applied, _:
-                self._store.note_applied(link.principal, applied)
+            case Standing():
+                self._store.note_applied(link.principal, said.applied, said.room)
                 return [()]
 
     def _answer_others(
@@ -265,9 +265,9 @@ class Reports:
                 self._buried(link, said.host, ended[0], to)
             case Asked():
                 link.asked = max(link.asked, said.number)
-            case applied, _:
+            case Standing():
                 link.noted = said
-                self._in_force(link, applied)
+                self._in_force(link, said.applied)
         to.settled()
 
     def _in_force(self, link: Link, said: Applied) -> None:
@@ -284,20 +284,21 @@ class Reports:
         self._on_ended()
         self._on_unsettled()
 
-    async def _status(self, link: Link, inventory: Inventory) -> None:
+    async def _status(self, link: Link, status: Status) -> None:
         """Note the worker as it stands; what it does not name proves nothing."""
+        inventory = status.inventory
         for host in inventory.dead_hosts:
             if host not in link.dead_hosts:
                 await self._others.put((link, HostDead(host=host), link))
         before, drained = link.free(), link.inventory is not None and link.inventory.draining
-        link.inventory = inventory
+        link.inventory, link.room = inventory, Room.of(inventory, status.sysinfo)
         if inventory.asked is not None and inventory.asked.number > link.asked:
             await self._others.put((link, inventory.asked, _Nobody()))
-        said = _as_wished(link, in_force(inventory)), is_busy(inventory)
+        said = standing(link, _as_wished(link, in_force(inventory)))
         if said != link.noted:
-            # The database was away when the worker said so, or its last job is gone.
+            # The database was away when the worker said so, or its last job is gone, or its job host.
             await self._others.put((link, said, _Nobody()))
-        self._in_force(link, said[0])
+        self._in_force(link, said.applied)
         now = anyio.current_time()
         if inventory.revision != link.wish.revision and now >= link.wished_at + REPEAT_S:
             # By long-poll an older one may have come after it.
@@ -349,9 +350,14 @@ def in_force(inventory: Inventory) -> Applied:
     )
 
 
-def is_busy(inventory: Inventory) -> bool:
-    """Tell whether jobs keep the worker from being seen in maintenance, or gone, already."""
-    return (inventory.maintenance or inventory.leaving) and bool(inventory.claims)
+def standing(link: Link, applied: Applied) -> Standing:
+    """Return what is in force with what the worker has last said besides."""
+    inventory = link.inventory
+    # Jobs keep the worker from being seen in maintenance, or gone, already.
+    is_busy = (
+        inventory is not None and (inventory.maintenance or inventory.leaving) and bool(inventory.claims)
+    )
+    return Standing(applied, is_busy, link.room)
 
 
 def _as_wished(link: Link, applied: Applied) -> Applied:

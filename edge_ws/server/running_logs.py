@@ -24,18 +24,24 @@ log = logging.getLogger(__name__)
 
 COPY_S = 0.5
 """Between two looks at what has grown: one statement each, however many chunks have come."""
+LOOK_S = 5.0
+"""Between two looks at all copies: another gateway may have moved a log that was quiet when its job ended."""
 
 
 class RunningLogs:
     """The loop that copies what has grown."""
 
-    def __init__(self, store: Store, finished_logs: FinishedLogs) -> None:
+    def __init__(self, store: Store, finished_logs: FinishedLogs, look_s: float = LOOK_S) -> None:
         self._store = store
         self._finished_logs = finished_logs
+        self._look_s = look_s
         # A thread of its own: a folder that hangs delays nothing else.
         self._desk = Desk(threads=1)
         self._grown: set[ClaimId] = set()
-        self._copied: dict[ClaimId, str] = {}
+        self._copies: dict[ClaimId, str] = {}
+        """Every claim that may have a copy here, with its log's path."""
+        self._written: set[ClaimId] = set()
+        """Those whose copy the last look wrote."""
         self._failing: set[ClaimId] = set()
         self._wake = anyio.Event()
 
@@ -46,11 +52,17 @@ class RunningLogs:
 
     async def copy_for_ever(self) -> NoReturn:
         """Copy what has grown, a moment later."""
+        looked_at = anyio.current_time()
         while True:
-            if not self._grown and not self._copied:
+            if not self._grown and not self._written:
                 self._wake = anyio.Event()
-                await self._wake.wait()
+                # Without a copy there is nothing to look at.
+                with anyio.move_on_after(self._look_s if self._copies else None):
+                    await self._wake.wait()
             grown, self._grown = self._grown, set()
+            if anyio.current_time() >= looked_at + self._look_s:
+                looked_at = anyio.current_time()
+                grown |= self._copies.keys()
             try:
                 await self._desk.run(self.copy, grown)
             except UnreachableError as error:
@@ -58,15 +70,16 @@ class RunningLogs:
                 self._grown |= grown
             await anyio.sleep(COPY_S)
 
-    def copy(self, grown: Collection[ClaimId]) -> None:
-        """Copy what these claims have more; remove what was copied last and is over (blocking)."""
-        before = self._copied
-        due = {one.claim: one for one in self._store.logs_to_show({*grown, *before})}
-        for claim in before.keys() - due.keys():
-            # It ended while it was copied: the move may have removed the copy before that was written.
-            self._drop(claim, before[claim])
-        self._failing &= due.keys()
-        self._copied = {one.claim: one.log_path for one in due.values() if self._copy(one)}
+    def copy(self, claims: Collection[ClaimId]) -> None:
+        """Copy what these claims have more; remove the copies of those that are over (blocking)."""
+        # One that ended while it was copied: the move may have removed the copy before that was written.
+        claims = {*claims, *self._written}
+        due = {one.claim: one for one in self._store.logs_to_show(claims)}
+        for claim in (claims & self._copies.keys()) - due.keys():
+            self._drop(claim, self._copies.pop(claim))
+        self._failing -= claims - due.keys()
+        self._copies |= {one.claim: one.log_path for one in due.values()}
+        self._written = {one.claim for one in due.values() if self._copy(one)}
 
     def _copy(self, one: LogToShow) -> bool:
         """Bring the copy up to date; return whether anything was written."""

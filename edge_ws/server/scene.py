@@ -34,6 +34,8 @@ class Code(Enum):
     ALL_FULL = "all_full"
     ALL_PAUSED = "all_paused"
     IN_MAINTENANCE = "in_maintenance"
+    NONE_READY = "none_ready"
+    """Connected, but nobody has a job host."""
     ALL_LEAVING = "all_leaving"
     ALL_OFFLINE = "all_offline"
     NOT_TAKEN = "not_taken"
@@ -104,3 +106,5 @@ class AirflowTask:
     executor: str | None
     """As the task names it; None: the default one."""
     queue: str | None
+    try_number: int
+    """Of its present attempt, or of the last one if it waits for the next; 0: there has been none."""

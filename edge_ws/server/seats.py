@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from edge_ws.store.view_records import JobView, WorkerView
@@ -21,6 +21,8 @@ class Reason(Enum):
     FULL = "full"
     PAUSED = "paused"
     MAINTENANCE = "maintenance"
+    NOT_READY = "not_ready"
+    """Connected, and takes nothing new by itself: it has no job host."""
     LEAVING = "leaving"
     NOT_CONNECTED = "not_connected"
     """It has not said goodbye, and is not heard of."""
@@ -86,6 +88,11 @@ def _excluded(job: JobView, worker: WorkerView) -> _Found | None:
     return None
 
 
+def could_serve(job: JobView, worker: WorkerView) -> bool:
+    """Tell whether the worker takes the job, sooner or later, once it serves the job's queue."""
+    return _excluded(job, replace(worker, queues=None)) is None
+
+
 def _away(worker: WorkerView) -> _Found | None:
     state = state_of(worker.state)
     seen = "never seen" if worker.seen_s is None else f"last seen {lasted(worker.seen_s)} ago"
@@ -107,9 +114,20 @@ def is_here(worker: WorkerView) -> bool:
     return worker.gateway is not None and worker.seen_s <= SEEN_S
 
 
+def why_no_jobs(worker: WorkerView) -> str | None:
+    """Return why the worker takes no new jobs at all, as a clause; None: it does, if it has a free slot."""
+    found = _away(worker) or _unwilling(worker)
+    return None if found is None else found[1]
+
+
 def takes_jobs(worker: WorkerView) -> bool:
     """Tell whether the worker is here and takes new jobs, if it has a free slot."""
-    return is_here(worker) and _unwilling(worker) is None
+    return why_no_jobs(worker) is None
+
+
+def free_slots(worker: WorkerView) -> int:
+    """Return how many slots can be given to it now."""
+    return worker.free if takes_jobs(worker) else 0
 
 
 def _unwilling(worker: WorkerView) -> _Found | None:
@@ -122,6 +140,9 @@ def _unwilling(worker: WorkerView) -> _Found | None:
         return Reason.MAINTENANCE, "was told to leave maintenance and has not said yet that it did"
     if worker.concurrency == 0:
         return Reason.PAUSED, "is paused (concurrency 0)"
+    if not worker.room.ready:
+        why = f" ({worker.room.why})" if worker.room.why else ""
+        return Reason.NOT_READY, f"is connected, but says that it can start no jobs now{why}"
     return None
 
 
@@ -137,7 +158,9 @@ def _full(job: JobView, worker: WorkerView) -> _Found | None:
             Reason.FULL,
             f"has {worker.free} of {worker.concurrency} slots free, and the job needs {job.slots}",
         )
-    return Reason.FULL, f"is full ({worker.taken} of {worker.concurrency} slots busy)"
+    stale = worker.room.stale_slots
+    over = f", {stale} of them with processes of jobs that are no longer its own" if stale else ""
+    return Reason.FULL, f"is full ({worker.busy} of {worker.concurrency} slots busy{over})"
 
 
 def _free(worker: WorkerView) -> _Found:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from edge_ws.server.scene import AirflowTask, Scene, Why
-from edge_ws.server.seats import Seat, is_here, takes_jobs
+from edge_ws.server.seats import Seat, free_slots, is_here, takes_jobs, why_no_jobs
 from edge_ws.store.records import GatewayRecord, JobKey
 from edge_ws.store.view_records import Backlog, ClaimView, JobView, WorkerView
 from edge_ws.store.worker_verbs import SEEN_S
@@ -67,6 +67,9 @@ def shown_job(scene: Scene, verdict: Why) -> Row:
 
 def absent_row(key: JobKey, task: AirflowTask | None, verdict: Why) -> Row:
     """Return a task that has no row, as far as Airflow knows it."""
+    if task is not None and key.try_number and key.try_number != task.try_number:
+        # What it knows is of a later try.
+        task = None
     return {
         "code": verdict.code.value,
         "verdict": verdict.sentence,
@@ -98,7 +101,7 @@ def _reported(job: JobView) -> bool | None:
         return None
     if job.owner is not None:
         return False
-    return True if job.was_claimed else None
+    return True if job.reported else None
 
 
 def _claim_row(claim: ClaimView, now: float) -> Row:
@@ -160,11 +163,42 @@ def queue_row(backlog: Backlog, workers: Sequence[WorkerView]) -> Row:
     }
 
 
-# A worker
+# Workers
 
 
 def _kind(worker: WorkerView) -> str:
     return "edge-ws" if worker.is_ours else "edge3"
+
+
+def listed_worker(one: WorkerView) -> Row:
+    """Return a worker as a list shows it: the wish beside what is in force, under edge3's names."""
+    return {
+        "worker_name": one.name,
+        "kind": _kind(one),
+        "state": one.state,
+        "transport": one.transport if one.gateway is not None else None,
+        "queues": _list(one.queues),
+        "team_name": one.team,
+        "jobs_active": one.jobs,
+        "concurrency": one.concurrency,
+        "free_concurrency": free_slots(one),
+        "wished_concurrency": one.wished_concurrency,
+        "wished_queues": _list(one.wished_queues),
+        **_wished(one),
+        "last_update": _iso(one.last_update),
+        "maintenance_comment": one.comment,
+        "transport_since": one.sysinfo.get("transport_since"),
+        "transport_reason": one.sysinfo.get("transport_reason"),
+    }
+
+
+def _wished(one: WorkerView) -> Row:
+    """Return the rest of the wish; edge3's worker has none but its state, and never says what it applies."""
+    return {
+        "wished_maintenance": one.wishes_maintenance if one.is_ours else None,
+        "wished_shutdown": one.wishes_shutdown if one.is_ours else None,
+        "applied": one.applied_revision >= one.wish_revision if one.is_ours else None,
+    }
 
 
 def worker_row(one: WorkerView, gateway: GatewayRecord | None, jobs: Sequence[JobView], now: float) -> Row:
@@ -187,16 +221,17 @@ def worker_row(one: WorkerView, gateway: GatewayRecord | None, jobs: Sequence[Jo
         "concurrency": one.concurrency,
         "wished_concurrency": one.wished_concurrency,
         "local_concurrency": one.local_concurrency,
+        "takes_jobs": takes_jobs(one),
+        "why_no_jobs": why_no_jobs(one),
         "slots_taken": one.taken,
-        "free_slots": one.free if takes_jobs(one) else 0,
+        "stale_slots": one.room.stale_slots,
+        "free_slots": free_slots(one),
         "queues": _list(one.queues),
         "wished_queues": _list(one.wished_queues),
         "local_queues": _list(one.local_queues),
-        "wished_maintenance": one.wishes_maintenance if one.is_ours else None,
-        "wished_shutdown": one.wishes_shutdown if one.is_ours else None,
         "wish_revision": one.wish_revision if one.is_ours else None,
         "applied_revision": one.applied_revision if one.is_ours else None,
-        "applied": one.applied_revision >= one.wish_revision if one.is_ours else None,
+        **_wished(one),
         "applied_at": _utc(now - one.applied_s) if one.applied_s is not None else None,
         "team_name": one.team,
         "token": token.name if token is not None else None,

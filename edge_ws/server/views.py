@@ -5,19 +5,29 @@ Reads by the store's verbs and writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from fnmatch import fnmatchcase
 
 from edge_ws.errors import UsageError
 from edge_ws.protocol.states import Phase
 from edge_ws.server.scene import AirflowTask, Scene
-from edge_ws.server.view_rows import Row, absent_row, job_row, queue_row, served, shown_job, worker_row
+from edge_ws.server.view_rows import (
+    Row,
+    absent_row,
+    job_row,
+    listed_worker,
+    queue_row,
+    served,
+    shown_job,
+    worker_row,
+)
 from edge_ws.server.why import why, why_absent
 from edge_ws.store.records import JobKey
 from edge_ws.store.store import Store
 from edge_ws.store.view_records import Backlog
 
-LookUp = Callable[[str, str, str, int], AirflowTask | None]
-"""Asks Airflow for a task by DAG, run, task and map index; None: there is none."""
+LookUp = Callable[[str, str, str, int], AirflowTask]
+"""Asks Airflow for a task by DAG, run, task and map index; UsageError: there is none, and what there is."""
 
 JOB_STATES = (
     "queued",
@@ -70,6 +80,27 @@ def list_queues(store: Store) -> list[Row]:
     ]
 
 
+def list_workers(
+    store: Store,
+    *,
+    state: Collection[str] | None = None,
+    worker_name_pattern: str | None = None,
+    queues: Collection[str] | None = None,
+) -> list[Row]:
+    """Return the workers, ours and edge3's, in any of these states and serving any of these queues, by name.
+
+    The pattern may have `*` and `?`.
+    """
+    return [
+        listed_worker(worker)
+        for worker in store.worker_views()
+        if (state is None or worker.state in state)
+        and (worker_name_pattern is None or fnmatchcase(worker.name, worker_name_pattern))
+        # One without a list serves every queue.
+        and (queues is None or worker.queues is None or not set(queues).isdisjoint(worker.queues))
+    ]
+
+
 def show_worker(store: Store, name: str) -> Row:
     """Return all that is known of a worker, ours or edge3's: the wish beside what is in force, its jobs.
 
@@ -105,15 +136,13 @@ def show_job(  # noqa: PLR0917 - a task is named by so many
         look_up: asks Airflow about a task that has no row here; None: nobody is asked.
 
     Raises:
-        UsageError: Airflow knows no such task.
+        UsageError: Airflow knows no such task, or there has been no such try of it.
     """
     job = store.find_job(dag_id, run_id, task_id, map_index, try_number)
     if job is None:
         task = look_up(dag_id, run_id, task_id, map_index) if look_up is not None else None
-        if look_up is not None and task is None:
-            mapped = "" if map_index == -1 else f", map index {map_index}"
-            raise UsageError(f"Airflow knows no task {task_id} in run {run_id} of DAG {dag_id}{mapped}")
-        return absent_row(JobKey(dag_id, task_id, run_id, map_index, try_number or 0), task, why_absent(task))
+        key = JobKey(dag_id, task_id, run_id, map_index, try_number or 0)
+        return absent_row(key, task, why_absent(task, try_number))
     history, ahead = store.history(job, HISTORY)
     scene = Scene(
         job=job,

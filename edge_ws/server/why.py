@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from edge_ws.errors import UsageError
 from edge_ws.protocol.states import Phase
 from edge_ws.server.scene import NO_GATEWAY_ADVICE, SLOW_S, AirflowTask, Code, Scene, Why
 from edge_ws.server.seats import is_here, lasted
@@ -141,7 +142,7 @@ def _ended(scene: Scene) -> Why:
         reported = f"; the scheduler (job {job.owner}) has not taken note yet"
         if (job.updated_s or 0.0) > SLOW_S:
             advice = "See the scheduler's log: is it alive, and is edge-ws in its [core] executor?"
-    elif job.was_claimed:
+    elif job.reported:
         reported = "; the scheduler has taken note"
     said = f"Ended as {job.state}" if code is not Code.REMOVED else f"Over, as {job.state}"
     return Why(code=code, sentence=f"{said}{where}{when}{detail}{reported}.", advice=advice)
@@ -150,8 +151,21 @@ def _ended(scene: Scene) -> Why:
 # No row
 
 
-def why_absent(task: AirflowTask | None) -> Why:
-    """Return why there is no row for a task; None: nobody could ask Airflow."""
+def why_absent(task: AirflowTask | None, try_number: int | None = None) -> Why:
+    """Return why there is no row for a task; None: nobody could ask Airflow.
+
+    Raises:
+        UsageError: there has been no such try.
+    """
+    if task is not None and try_number is not None and not 1 <= try_number <= task.try_number:
+        last = f"the last is {task.try_number}" if task.try_number else "there has been none yet"
+        raise UsageError(f"there has been no try {try_number} of the task; {last}")
+    if task is not None and try_number is not None and try_number < task.try_number:
+        return Why(
+            code=Code.OVER,
+            sentence=f"Try {try_number} is over, for the task is at try {task.try_number} in Airflow; its row"
+            " here was purged, or it was another executor's.",
+        )
     if task is None:
         return Why(
             code=Code.NO_SUCH_JOB,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edge_ws.server.scene import NO_GATEWAY_ADVICE, SLOW_S, Code, Scene, Why
-from edge_ws.server.seats import Reason, Seat, lasted, queues_told, seats, slots_told
+from edge_ws.server.seats import Reason, Seat, could_serve, is_here, lasted, queues_told, seats, slots_told
 from edge_ws.store.view_records import ClaimView
 
 SHOWN = 5
@@ -19,6 +19,7 @@ _CODES = {
     Reason.FULL: Code.ALL_FULL,
     Reason.PAUSED: Code.ALL_PAUSED,
     Reason.MAINTENANCE: Code.IN_MAINTENANCE,
+    Reason.NOT_READY: Code.NONE_READY,
     Reason.LEAVING: Code.ALL_LEAVING,
     Reason.NOT_CONNECTED: Code.ALL_OFFLINE,
     Reason.OFFLINE: Code.ALL_OFFLINE,
@@ -29,6 +30,7 @@ _CODES = {
 _HEADS = {
     Code.ALL_PAUSED: "no worker takes jobs of queue {queue} now, and the nearest to it is paused",
     Code.IN_MAINTENANCE: "no worker takes jobs of queue {queue} now, and the nearest to it is in maintenance",
+    Code.NONE_READY: "no worker takes jobs of queue {queue} now, and the nearest to it can start none",
     Code.ALL_LEAVING: "no worker takes jobs of queue {queue} any more: who serves it is leaving",
     Code.ALL_OFFLINE: "no worker that serves queue {queue} is online",
     Code.TOO_WIDE: "the job needs {slots}, more than any worker has that serves queue {queue}",
@@ -41,6 +43,8 @@ _ADVICE = {
     " edge-ws set-worker-concurrency -H {name} -c N",
     Code.ALL_PAUSED: "edge-ws set-worker-concurrency -H {name} -c N",
     Code.IN_MAINTENANCE: "edge-ws remote-edge-worker-exit-maintenance -H {name}",
+    Code.NONE_READY: "See edge-ws status on the host of {name}: it says why. Mostly Airflow is missing"
+    " or broken there, or is just being loaded.",
     Code.ALL_LEAVING: "Start the worker again when it has left, or another one that serves queue {queue}.",
     Code.ALL_OFFLINE: "Look at {name} on its host: edge-ws status, and its log; edge-ws doctor says whether"
     " it can reach the gateway.",
@@ -101,7 +105,7 @@ def _ahead(scene: Scene) -> str:
 def _full_head(scene: Scene, serving: Sequence[Seat]) -> str:
     queue = scene.job.queue
     full = [one.worker for one in serving if one.reason is Reason.FULL]
-    busy, slots = sum(one.taken for one in full), sum(one.concurrency or 0 for one in full)
+    busy, slots = sum(one.busy for one in full), sum(one.concurrency or 0 for one in full)
     if len(full) == 1:
         has = "is full" if scene.job.slots == 1 else f"has not {slots_told(scene.job.slots)} free"
         return f"the only worker that takes jobs of queue {queue} now {has}"
@@ -141,10 +145,20 @@ def _unserved(scene: Scene, since: str, shown: tuple[Seat, ...]) -> Why:
     return Why(
         code=Code.NO_WORKER_SERVES_QUEUE,
         sentence=f"{since}: no worker serves queue {queue}; {others}.",
-        advice=f"Start a worker with -q {queue}, or: edge-ws add-worker-queues -H WORKER -q {queue};"
-        " or correct the task's queue.",
+        advice=f"Start a worker with -q {queue}{_who_could(scene, shown)}; or correct the task's queue.",
         seats=shown,
     )
+
+
+def _who_could(scene: Scene, shown: tuple[Seat, ...]) -> str:
+    """Return which worker can be given the job's queue, so that it takes the job then."""
+    could = [one.worker for one in shown if could_serve(scene.job, one.worker)]
+    if not could:
+        none = "; no known worker could serve it, by its token, team or slots" if shown else ""
+        return f" and a token that admits it (edge-ws token create){none}"
+    # Where not every one will do, one that is here is named.
+    name = "WORKER" if len(could) == len(shown) else min(could, key=lambda one: not is_here(one)).name
+    return f", or: edge-ws add-worker-queues -H {name} -q {scene.job.queue}"
 
 
 def _not_taken(scene: Scene) -> ClaimView | None:

@@ -13,9 +13,8 @@ from sqlalchemy.engine import Row
 
 from edge_ws.protocol.ids import GatewayId, WorkerName, new_id
 from edge_ws.store.database import Database
-from edge_ws.store.live import held
 from edge_ws.store.records import GatewayRecord, TokenRecord, WorkerRecord
-from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, token, worker
+from edge_ws.store.tables import edge_worker, epoch_now, gateway, token, worker
 from edge_ws.store.wishes import split_queues
 from edge_ws.store.worker_verbs import MARK
 
@@ -111,39 +110,30 @@ class AdminVerbs:
 
     def workers(self, pattern: str | None = None) -> list[WorkerRecord]:
         """Return the workers whose name matches (`*` and `?`), ours and edge3's, by name."""
-        taken = (
-            sa.select(claim.c.worker, sa.func.sum(claim.c.slots).label("slots"))
-            .join(edge_job, held)
-            .group_by(claim.c.worker)
-            .subquery()
-        )
         query = (
-            sa.select(edge_worker, worker, taken.c.slots)
+            sa.select(edge_worker, worker)
             .outerjoin(worker, worker.c.worker_name == edge_worker.c.worker_name)
-            .outerjoin(taken, taken.c.worker == edge_worker.c.worker_name)
             .order_by(edge_worker.c.worker_name)
             .set_label_style(sa.LABEL_STYLE_TABLENAME_PLUS_COL)
         )
         with self._database.read() as connection:
             rows = connection.execute(query).all()
-        found = [self._worker_record(row, int(row[-1] or 0)) for row in rows]
+        found = [self._worker_record(row) for row in rows]
         return [one for one in found if pattern is None or fnmatchcase(one.name, pattern)]
 
     @staticmethod
-    def _worker_record(row: Row[Any], taken: int) -> WorkerRecord:
+    def _worker_record(row: Row[Any]) -> WorkerRecord:
         sysinfo = row.edge_worker_sysinfo or {}
         # Without our mark an edge3 worker has taken the name over.
         ours = row.edge_ws_worker_worker_name is not None and MARK in sysinfo
         queues = row.edge_ws_worker_applied_queues if ours else split_queues(row.edge_worker_queues)
-        slots = row.edge_ws_worker_applied_concurrency if ours else sysinfo.get("concurrency")
         return WorkerRecord(
             name=WorkerName(row.edge_worker_worker_name),
             kind="edge-ws" if ours else "edge3",
             state=row.edge_worker_state,
             queues=tuple(queues) if queues is not None else None,
             team=row.edge_worker_team_name,
-            concurrency=slots,
-            free_concurrency=max(0, (slots or 0) - taken) if ours else sysinfo.get("free_concurrency"),
+            concurrency=row.edge_ws_worker_applied_concurrency if ours else sysinfo.get("concurrency"),
             wished_concurrency=row.edge_worker_concurrency,
             wish_revision=row.edge_ws_worker_wish_revision or 0,
             applied_revision=row.edge_ws_worker_applied_revision or 0,

@@ -1,4 +1,4 @@
-"""The verbs of a gateway: dispatch, liveness, wishes, what the reaper settles, finished logs, purge.
+"""The verbs of a gateway: dispatch, wishes, what the reaper settles, finished logs, purge.
 
 A gateway acts for no worker, so these take no Principal; what a claim may carry was decided by `Capacity`,
 which holds one.
@@ -51,7 +51,6 @@ from edge_ws.store.records import (
 from edge_ws.store.tables import (
     claim,
     edge_job,
-    edge_worker,
     epoch_now,
     gateway,
     log,
@@ -60,11 +59,10 @@ from edge_ws.store.tables import (
 )
 from edge_ws.store.waiting import queues_of_others, read_waiting
 from edge_ws.store.wishes import admitted, changed_wishes, read_wish
-from edge_ws.store.worker_states import MOVES, Event
-from edge_ws.store.worker_verbs import MARK, SEEN_S, back_to_queue, end_claim, move, open_claims
+from edge_ws.store.worker_verbs import back_to_queue, end_claim, open_claims
 
-_ALIVE_STATES = ("idle", "running", "starting", "unknown")
-"""Worker states that a heartbeat may turn into idle or running; others are an operator's request."""
+FORGOTTEN_S = 3600.0
+"""After this long without a sign of life a gateway's row is deleted."""
 EDGE3_S = 86_400.0
 """How much longer ended rows that edge3's executor wrote are left to its own purge (5 or 60 minutes)."""
 _INSERT_CLAIMS = InsertMany(
@@ -124,11 +122,15 @@ def _take_back(connection: Connection, name: WorkerName, wish: WishRecord) -> tu
     if not offered:
         return ()
     slots, queues = admitted(connection, name, wish)
+
+    def is_unwanted(row: Row[Any]) -> bool:
+        return wish.takes_nothing or (queues is not None and row.queue not in queues)
+
     excess = sum(row.slots for row in rows) - slots
     taken_back = []
-    for row in sorted(offered, key=lambda row: row.created_at, reverse=True):
-        is_unwanted = wish.takes_nothing or (queues is not None and row.queue not in queues)
-        if is_unwanted or excess > 0:
+    # The newest go, but those that cannot stay first.
+    for row in sorted(offered, key=lambda row: (is_unwanted(row), row.created_at), reverse=True):
+        if is_unwanted(row) or excess > 0:
             back_to_queue(connection, row, "expired", "an operator wished otherwise")
             excess -= row.slots
             taken_back.append(ClaimId(row.id))
@@ -139,79 +141,6 @@ class GatewayVerbs:
     """What a gateway does by itself."""
 
     _database: Database
-
-    # Liveness
-
-    def announce(self, gateway_id: GatewayId, hostname: str, pid: int) -> None:
-        """Make a gateway known."""
-        with self._database.write() as connection:
-            connection.execute(
-                gateway.insert().values(
-                    id=gateway_id, hostname=hostname, pid=pid, started_at=epoch_now(), seen_at=epoch_now()
-                )
-            )
-
-    def retire(self, gateway_id: GatewayId) -> None:
-        """Forget a gateway that ends in good order."""
-        with self._database.write() as connection:
-            connection.execute(gateway.delete().where(gateway.c.id == gateway_id))
-
-    def beat(self, gateway_id: GatewayId, connections: Collection[str]) -> frozenset[str]:
-        """Keep the gateway, its connected workers and their running rows fresh, in a few statements.
-
-        Args:
-            gateway_id: the gateway.
-            connections: what `register` gave for each worker that has been heard of lately.
-
-        Returns:
-            Those of the connections that are their workers' last ones.
-        """
-        with self._database.write() as connection:
-            connection.execute(gateway.update().where(gateway.c.id == gateway_id).values(seen_at=epoch_now()))
-            if not connections:
-                return frozenset()
-            mine = worker.c.connection.in_(list(connections))
-            connection.execute(worker.update().where(mine).values(seen_at=epoch_now()))
-            known = frozenset(connection.scalars(sa.select(worker.c.connection).where(mine)))
-            names = sa.select(worker.c.worker_name).where(mine)
-            active = (
-                sa.select(sa.func.count())
-                .select_from(claim.join(edge_job, held))
-                .where(claim.c.worker == edge_worker.c.worker_name)
-                .scalar_subquery()
-            )
-            connection.execute(
-                edge_worker.update()
-                .where(edge_worker.c.worker_name.in_(names))
-                .values(
-                    last_update=utc_now(),
-                    jobs_active=active,
-                    state=sa.case(
-                        (
-                            sa.and_(edge_worker.c.state == "maintenance pending", active == 0),
-                            "maintenance mode",
-                        ),
-                        (edge_worker.c.state.not_in(_ALIVE_STATES), edge_worker.c.state),
-                        (active > 0, "running"),
-                        else_="idle",
-                    ),
-                )
-            )
-            # edge3's executor times out running rows of its team that nobody touches (300 s).
-            running = sa.and_(
-                claim.c.phase == Phase.STARTED.value,
-                claim.c.worker.in_(names),
-                edge_job.c.state.in_(OPEN_STATES),
-            )
-            fresh = sa.select(*key_columns).join(claim, held).where(running)
-            if self._database.dialect == "postgresql":
-                # What a report holds at this moment is fresh by it; waiting for it, out of key order, could
-                # be a deadlock.
-                fresh = fresh.with_for_update(of=edge_job, skip_locked=True)
-            connection.execute(
-                edge_job.update().where(sa.tuple_(*key_columns).in_(fresh)).values(last_update=utc_now())
-            )
-        return known
 
     # Dispatch
 
@@ -336,7 +265,8 @@ class GatewayVerbs:
             # A transaction each: whoever holds the rows of several workers has to take them in order.
             with self._database.write() as connection:
                 wish = read_wish(connection, name)
-                found[name] = NewWish(wish=wish, taken_back=_take_back(connection, name, wish))
+                if wish is not None:
+                    found[name] = NewWish(wish=wish, taken_back=_take_back(connection, name, wish))
         return found
 
     # The reaper
@@ -432,23 +362,6 @@ class GatewayVerbs:
                 edge_job.update().where(never_claimed).values(state=QUEUED, last_update=utc_now())
             )
 
-    def mark_silent(self) -> None:
-        """Show workers that no gateway has seen lately as unknown, or as offline in maintenance."""
-        here = [state.value for state, moves in MOVES.items() if Event.SILENCE in moves]
-        query = sa.select(worker.c.worker_name, worker.c.wish_maintenance, edge_worker.c.sysinfo).join(
-            edge_worker, edge_worker.c.worker_name == worker.c.worker_name
-        )
-        silent = query.where(worker.c.seen_at < epoch_now() - SEEN_S, edge_worker.c.state.in_(here))
-        with self._database.read() as connection:
-            # Without our mark an edge3 worker has the name by now, and edge3's executor an eye on it.
-            if not any(MARK in (row.sysinfo or {}) for row in connection.execute(silent)):
-                return
-        with self._database.write() as connection:
-            for row in connection.execute(silent.order_by(worker.c.worker_name)).all():
-                if MARK in (row.sysinfo or {}):
-                    event = Event.LEAVE_IN_MAINTENANCE if row.wish_maintenance else Event.SILENCE
-                    move(connection, WorkerName(row.worker_name), event)
-
     # Purge
 
     def purge(self, keep_s: float) -> None:
@@ -482,4 +395,4 @@ class GatewayVerbs:
                 connection.execute(claim.delete().where(sa.or_(sa.and_(over, ~carrying), stale)))
             if left is not None:
                 forget_unclaimed(connection, keep_s)
-            connection.execute(gateway.delete().where(gateway.c.seen_at < before))
+            connection.execute(gateway.delete().where(gateway.c.seen_at < epoch_now() - FORGOTTEN_S))

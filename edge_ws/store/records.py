@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -144,6 +145,32 @@ class Accepted:
     subject: str
     """The task instance's id, or the callback's."""
     is_callback: bool
+
+
+NO_JOB_HOST = "no_job_host"
+"""In a worker's `sysinfo`, where it has none: why, as a sentence."""
+_LONGEST_WHY = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What keeps a worker's slots from new jobs, besides its jobs and what is wished of it."""
+
+    ready: bool = True
+    """False: it takes nothing new, though it is neither in maintenance nor leaving: it has no job host."""
+    stale_slots: int = 0
+    """Slots of processes that still run under stale claims."""
+    why: str = ""
+    """Why it is not ready, in the worker's words; empty: it has not said."""
+
+    @classmethod
+    def of(cls, inventory: Inventory, sysinfo: Mapping[str, object]) -> Room:
+        """Return what the worker says of it."""
+        ready = not inventory.draining or inventory.maintenance or inventory.leaving
+        said = "" if ready else str(sysinfo.get(NO_JOB_HOST, ""))
+        # It may come from anybody, and is shown in the middle of a sentence.
+        line = "".join(one if one.isprintable() else " " for one in said)
+        return cls(ready, inventory.stale_slots, " ".join(line.split())[:_LONGEST_WHY])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,7 +346,7 @@ class TokenRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRecord:
-    """A worker as `list-workers` shows it: the wish and what is in force are two things."""
+    """A worker's rows: the wish and what is in force are two things."""
 
     name: WorkerName
     kind: str
@@ -329,8 +356,6 @@ class WorkerRecord:
     team: str | None
     concurrency: int | None
     """In force, as the worker last said."""
-    free_concurrency: int | None
-    """Of those, slots that no open claim takes (of edge3's worker: as it last said)."""
     wished_concurrency: int | None
     wish_revision: int
     applied_revision: int

@@ -6,8 +6,10 @@ and adds what is missing, so running the whole chain again is always safe.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import command
@@ -38,6 +40,7 @@ _TABLE_WAIT_S = 30
 """How long a step waits for a table (PostgreSQL): all that use it queue up behind the waiting step."""
 _BUSY = frozenset({"55P03", "40P01", "SQLITE_BUSY"})
 """Codes of a lock that was not had in time, and of a deadlock."""
+_WHOSE = "is it the centre's? see AIRFLOW_HOME and [database] sql_alchemy_conn"
 _RUN = "run `airflow db migrate` or `edge-ws db migrate`"
 
 
@@ -79,12 +82,14 @@ def check(engine: Engine) -> None:
         SchemaError: they have not; the sentence says what to run.
         UnreachableError: the database does not answer.
     """
+    if _lacks_file(engine):
+        raise SchemaError(f"there is no database {shown_url(engine)} ({_WHOSE})", remedy=_RUN)
     with _told(engine), engine.connect() as connection:
         found = _revisions(connection)
         missing = _missing(connection)
         lost = [] if missing else lost_aids(connection)
     if not found:
-        raise SchemaError(f"the database {shown_url(engine)} has no edge-ws tables", remedy=_RUN)
+        raise SchemaError(f"the database {shown_url(engine)} has no edge-ws tables ({_WHOSE})", remedy=_RUN)
     if not found <= _known():
         if missing:
             raise _newer(engine, found, missing)
@@ -94,6 +99,14 @@ def check(engine: Engine) -> None:
     if missing or lost:
         reason = (missing or lost)[0]
         raise SchemaError(f"edge-ws's tables in {shown_url(engine)} are out of date ({reason})", remedy=_RUN)
+
+
+def _lacks_file(engine: Engine) -> bool:
+    """Tell whether a connection would create an empty file of SQLite."""
+    name = engine.url.database
+    if engine.dialect.name != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
+        return False
+    return os.access(Path(name).parent, os.W_OK | os.X_OK) and not Path(name).exists()
 
 
 def has_all(engine: Engine, tables: Iterable[sa.Table]) -> bool:

@@ -17,6 +17,7 @@ from edge_ws.store.database import Database
 from edge_ws.store.executor_verbs import ExecutorVerbs
 from edge_ws.store.gateway_verbs import GatewayVerbs
 from edge_ws.store.listen import ListenWatch
+from edge_ws.store.liveness_verbs import LivenessVerbs
 from edge_ws.store.log_verbs import LogVerbs
 from edge_ws.store.operator_verbs import OperatorVerbs
 from edge_ws.store.report_verbs import ReportVerbs
@@ -31,6 +32,7 @@ class Store(
     WorkerVerbs,
     ReportVerbs,
     GatewayVerbs,
+    LivenessVerbs,
     LogVerbs,
     AdminVerbs,
     OperatorVerbs,

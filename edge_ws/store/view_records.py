@@ -10,7 +10,7 @@ from datetime import datetime
 
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.protocol.states import Phase
-from edge_ws.store.records import JobKey
+from edge_ws.store.records import JobKey, Room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,8 @@ class JobView:
     team: str | None
     owner: int | None
     """The scheduler that has yet to report it; None: it has, or another executor's row."""
+    reported: bool
+    """A scheduler has taken note of its end. Of another executor's row nobody can tell: False."""
     worker: str | None
     queued_at: datetime | None
     waited_s: float | None
@@ -112,6 +114,7 @@ class WorkerView:
     seen_s: float | None
     """Since it was last heard of."""
     first_online: datetime | None
+    last_update: datetime | None = None
     wishes_maintenance: bool = False
     wishes_shutdown: bool = False
     wish_revision: int = 0
@@ -123,12 +126,18 @@ class WorkerView:
     site: str | None = None
     token: TokenView | None = None
     """None: edge3's worker, or one that came by a credential that is not stored here."""
+    room: Room = field(default_factory=Room)
     sysinfo: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def busy(self) -> int:
+        """Slots that cannot be taken: of what it holds, and of what still runs though it is held no more."""
+        return self.taken + self.room.stale_slots
 
     @property
     def free(self) -> int:
         """Slots that can be taken."""
-        return max(0, (self.concurrency or 0) - self.taken)
+        return max(0, (self.concurrency or 0) - self.busy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

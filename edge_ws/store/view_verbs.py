@@ -14,13 +14,13 @@ from sqlalchemy.engine import Connection
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.protocol.states import Phase
 from edge_ws.store.database import Database
-from edge_ws.store.live import CLAIMED, KEY_COLUMNS, OPEN_STATES, QUEUED, RUNNING, key_of, same_job
+from edge_ws.store.live import CLAIMED, KEY_COLUMNS, OPEN_STATES, QUEUED, REPORTED, RUNNING, key_of, same_job
 from edge_ws.store.records import JobKey
 from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, token, worker
 from edge_ws.store.view_records import Backlog, ClaimView, JobView, Stranded, TokenView, WorkerView
 from edge_ws.store.waiting import age_s
 from edge_ws.store.wishes import split_queues
-from edge_ws.store.worker_verbs import MARK, SEEN_S
+from edge_ws.store.worker_verbs import MARK, SEEN_S, room_of
 
 _Row = Any
 """A row of one of these queries; SQLAlchemy 2.0 and 2.1 write its type in different ways."""
@@ -266,6 +266,7 @@ def _job(row: _Row) -> JobView:
         priority=row.priority_weight,
         team=row.team_name,
         owner=row.edge_ws_owner or None,
+        reported=row.edge_ws_owner == REPORTED,
         worker=row.edge_worker,
         queued_at=row.queued_dttm,
         waited_s=_float(row.waited_s),
@@ -298,6 +299,7 @@ def _common(row: _Row) -> dict[str, Any]:
         "taken": int(row.taken or 0),
         "jobs": row.jobs or 0,
         "first_online": row.first_online,
+        "last_update": row.last_update,
         "sysinfo": row.sysinfo or {},
     }
 
@@ -330,6 +332,7 @@ def _ours(row: _Row) -> WorkerView:
         transport=row.our_transport,
         site=row.our_site,
         token=credential,
+        room=room_of(row.sysinfo or {}),
     )
 
 

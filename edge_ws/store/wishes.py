@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.store.records import WishRecord
 from edge_ws.store.tables import edge_worker, worker
-from edge_ws.store.worker_states import MAINTENANCE, WorkerState, state_of
+from edge_ws.store.worker_states import AWAY, MAINTENANCE, WorkerState, state_of
 
 _WishRow = Any
 """A row of `_query`; SQLAlchemy 2.0 and 2.1 write its type in different ways."""
@@ -29,6 +29,7 @@ _query = sa.select(
     worker.c.asked_number,
     worker.c.wish_revision,
     worker.c.applied_revision,
+    worker.c.life,
     *(worker.c[f"wish_{part}"] for part in _COPY),
     edge_worker.c.concurrency,
     edge_worker.c.queues,
@@ -60,11 +61,19 @@ def _wanted_queues(row: _WishRow) -> list[str] | None:
     return None if row.wish_queues is None and is_own else shown
 
 
+def may_come_back(row: _WishRow, state: WorkerState) -> bool:
+    """Tell whether the worker is silent only, and is to shut down if that life of it is heard again.
+
+    The column cannot say both; a goodbye blanks the life.
+    """
+    return state in AWAY and bool(row.wish_shutdown) and row.life is not None
+
+
 def _wanted(row: _WishRow) -> dict[str, Any]:
     """Return what edge3's columns wish for, by part."""
     state = state_of(row.state)
+    is_leaving = state is WorkerState.SHUTDOWN_REQUEST or may_come_back(row, state)
     # A request to shut down takes the place of what the column said of maintenance.
-    is_leaving = state is WorkerState.SHUTDOWN_REQUEST
     maintenance = row.wish_maintenance if is_leaving else state in MAINTENANCE
     return {
         "concurrency": row.concurrency,
@@ -86,20 +95,19 @@ def _is_unheard(row: _WishRow) -> bool:
     return row.state in requests and bool(row.applied_revision >= row.wish_revision)
 
 
-def _number(connection: Connection, row: _WishRow) -> WishRecord:
-    wanted = _wanted(row)
-    revision = row.wish_revision
+def read_wish(connection: Connection, name: WorkerName) -> WishRecord | None:
+    """Return the wish for one worker, numbering it if it is new; None if the worker has been removed."""
+    here = worker.c.worker_name == name
+    # Locked first: who reads, numbers what nobody else does.
+    connection.execute(sa.select(worker.c.worker_name).where(here).with_for_update())
+    row = connection.execute(_query.where(here)).one_or_none()
+    if row is None:
+        return None
+    wanted, revision = _wanted(row), row.wish_revision
     if _changed(row):
-        connection.execute(
-            worker.update()
-            # Compare-and-set: another gateway may have numbered the same wish.
-            .where(worker.c.worker_name == row.worker_name, worker.c.wish_revision == row.wish_revision)
-            .values(
-                wish_revision=row.wish_revision + 1,
-                **{f"wish_{part}": value for part, value in wanted.items()},
-            )
-        )
         revision += 1
+        copy = {f"wish_{part}": value for part, value in wanted.items()}
+        connection.execute(worker.update().where(here).values(wish_revision=revision, **copy))
     queues = wanted["queues"]
     return WishRecord(
         revision=revision,
@@ -110,12 +118,6 @@ def _number(connection: Connection, row: _WishRow) -> WishRecord:
         shutdown=wanted["shutdown"],
         asked=wanted["asked"],
     )
-
-
-def read_wish(connection: Connection, name: WorkerName) -> WishRecord:
-    """Return the wish for one registered worker, numbering it if it is new."""
-    row = connection.execute(_query.where(worker.c.worker_name == name)).one()
-    return _number(connection, row)
 
 
 def changed_wishes(connection: Connection, sent: Mapping[WorkerName, int]) -> list[WorkerName]:

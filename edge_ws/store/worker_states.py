@@ -50,10 +50,15 @@ class Event(Enum):
 
 _S, _E = WorkerState, Event
 
-_SAYS = {event: _S(event.value) for event in Event if event.name.startswith("SAYS_")}
+_WORKS = {
+    _E.SAYS_IDLE: _S.IDLE,
+    _E.SAYS_RUNNING: _S.RUNNING,
+    _E.SAYS_TERMINATING: _S.TERMINATING,
+}
 _LEAVES = {_E.LEAVE: _S.OFFLINE, _E.LEAVE_IN_MAINTENANCE: _S.OFFLINE_MAINTENANCE}
 _HERE = {
-    **_SAYS,
+    # That it is in maintenance does not begin it: the word may be older than an operator's that has ended it.
+    **_WORKS,
     **_LEAVES,
     _E.SILENCE: _S.UNKNOWN,
     _E.REQUEST_MAINTENANCE: _S.MAINTENANCE_REQUEST,
@@ -83,7 +88,8 @@ MOVES: dict[WorkerState, dict[Event, WorkerState]] = {
     _S.IDLE: _HERE,
     _S.RUNNING: _HERE,
     _S.TERMINATING: {**_HERE, _E.CONNECT: _S.IDLE},
-    _S.UNKNOWN: {**_AWAY, **_SAYS},
+    # Who is heard again without a hello says how it is with its heartbeat (liveness_verbs.beat).
+    _S.UNKNOWN: _AWAY,
     _S.OFFLINE: _AWAY,
     _S.OFFLINE_MAINTENANCE: {
         _E.CONNECT: _S.MAINTENANCE_REQUEST,
@@ -98,9 +104,7 @@ MOVES: dict[WorkerState, dict[Event, WorkerState]] = {
     _S.MAINTENANCE_PENDING: _IN_MAINTENANCE,
     _S.MAINTENANCE_MODE: _IN_MAINTENANCE,
     _S.MAINTENANCE_EXIT: {
-        _E.SAYS_IDLE: _S.IDLE,
-        _E.SAYS_RUNNING: _S.RUNNING,
-        _E.SAYS_TERMINATING: _S.TERMINATING,
+        **_WORKS,
         **_LEAVES,
         _E.LEAVE_IN_MAINTENANCE: _S.OFFLINE,
         _E.SILENCE: _S.UNKNOWN,

@@ -6,6 +6,7 @@ transaction, may be repeated, and changes nothing for a claim that is not live.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,14 +31,15 @@ from edge_ws.store.live import (
 )
 from edge_ws.store.records import (
     CALLBACK_DAG_ID,
+    NO_JOB_HOST,
     OpenClaim,
     Principal,
     Registered,
     Registration,
-    WishRecord,
+    Room,
 )
 from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, utc_now, worker
-from edge_ws.store.wishes import join_queues, read_wish
+from edge_ws.store.wishes import join_queues, may_come_back, read_wish
 from edge_ws.store.worker_states import AWAY, Event, WorkerState, after, said, state_of
 
 SEEN_S = 45.0
@@ -50,6 +52,10 @@ TRANSPORT_SINCE = "transport_since"
 """In `sysinfo`: when the worker first connected by the transport that it has now."""
 COMMENT_LENGTH = 1024
 """Characters of edge3's column."""
+NOT_READY = "not_ready"
+"""In `sysinfo`, where it is so: True (see `records.Room`)."""
+STALE_SLOTS = "stale_slots"
+"""In `sysinfo`, where there are any: how many (see `records.Room`)."""
 MARK = "edge_ws_version"
 """The key in `edge_worker.sysinfo` that tells our workers from edge3's."""
 
@@ -134,16 +140,38 @@ def _says(one: Inventory | Applied, jobs: int) -> Event:
     return said(jobs, maintenance=one.maintenance, leaving=one.leaving)
 
 
-def _note_state(connection: Connection, name: WorkerName, applied: Applied) -> None:
+def _with_room(sysinfo: Mapping[str, Any], room: Room) -> dict[str, Any]:
+    """Return the sysinfo with what keeps slots from new jobs; nothing of it where nothing does."""
+    told = {key: value for key, value in sysinfo.items() if key not in {NOT_READY, NO_JOB_HOST, STALE_SLOTS}}
+    if not room.ready:
+        told[NOT_READY] = True
+    if room.why:
+        told[NO_JOB_HOST] = room.why
+    if room.stale_slots:
+        told[STALE_SLOTS] = room.stale_slots
+    return told
+
+
+def room_of(sysinfo: Mapping[str, Any]) -> Room:
+    """Return what the sysinfo says of it."""
+    return Room(
+        ready=not sysinfo.get(NOT_READY),
+        stale_slots=int(sysinfo.get(STALE_SLOTS) or 0),
+        why=sysinfo.get(NO_JOB_HOST, ""),
+    )
+
+
+def _note_state(connection: Connection, name: WorkerName, applied: Applied, room: Room | None) -> None:
     taken = sa.select(sa.func.count(), sa.func.sum(claim.c.slots)).select_from(claim.join(edge_job, held))
     jobs, slots = connection.execute(taken.where(claim.c.worker == name)).one()
     query = sa.select(edge_worker.c.sysinfo).where(edge_worker.c.worker_name == name)
     sysinfo = connection.scalar(query) or {}
-    values: dict[str, Any] = {}
-    if sysinfo.get("concurrency") != applied.concurrency:
+    told = _with_room(sysinfo, room) if room is not None else dict(sysinfo)
+    if told.get("concurrency") != applied.concurrency:
         # What edge3's CLI and page show.
         free = max(0, applied.concurrency - int(slots or 0))
-        values["sysinfo"] = {**sysinfo, "concurrency": applied.concurrency, "free_concurrency": free}
+        told |= {"concurrency": applied.concurrency, "free_concurrency": free}
+    values: dict[str, Any] = {"sysinfo": told} if told != sysinfo else {}
     move(connection, name, _says(applied, jobs), **values)
 
 
@@ -156,9 +184,15 @@ def _take_in(connection: Connection, name: WorkerName, asked: Asked) -> None:
     if not taken.rowcount:
         return
     if asked.maintenance:
-        move(connection, name, Event.REQUEST_MAINTENANCE, maintenance_comment=asked.comment[:COMMENT_LENGTH])
+        event, comment = Event.REQUEST_MAINTENANCE, asked.comment[:COMMENT_LENGTH]
     else:
-        move(connection, name, Event.EXIT_MAINTENANCE, maintenance_comment=None)
+        event, comment = Event.EXIT_MAINTENANCE, None
+    state = move(connection, name, event, maintenance_comment=comment)
+    if state is WorkerState.SHUTDOWN_REQUEST:
+        # The column cannot say both: it holds for the worker's next life.
+        connection.execute(
+            worker.update().where(worker.c.worker_name == name).values(wish_maintenance=asked.maintenance)
+        )
 
 
 class WorkerVerbs:
@@ -201,6 +235,10 @@ class WorkerVerbs:
                 "applied_queues": list(said.inventory.queues) if said.inventory.queues is not None else None,
                 "life": said.life,
             }
+            if said.inventory.revision > (before.wish_revision if before is not None else 0):
+                # It knows wishes that this database does not, such as a restored one: the numbers go on from
+                # there, and it is told what is wished now.
+                values["wish_revision"] = said.inventory.revision + 1
             if before is None:
                 connection.execute(worker.insert().values(worker_name=name, **values))
             else:
@@ -211,6 +249,7 @@ class WorkerVerbs:
             if said.inventory.asked is not None:
                 _take_in(connection, name, said.inventory.asked)
             wish = read_wish(connection, name)
+            assert wish is not None
             held_here = open_claims(connection, claim.c.worker == name)
         return Registered(connection=this, wish=wish, open=held_here)
 
@@ -250,7 +289,9 @@ class WorkerVerbs:
     @staticmethod
     def _write_edge_worker(connection: Connection, principal: Principal, said: Registration) -> None:
         name = principal.worker
-        sysinfo = {MARK: "", TRANSPORT_SINCE: datetime.now(UTC).isoformat(timespec="seconds"), **said.sysinfo}
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        room = Room.of(said.inventory, said.sysinfo)
+        sysinfo = _with_room({MARK: "", TRANSPORT_SINCE: since, **said.sysinfo}, room)
         values: dict[str, Any] = {
             "last_update": utc_now(),
             "sysinfo": sysinfo,
@@ -265,6 +306,7 @@ class WorkerVerbs:
                 worker.c.local_queues,
                 worker.c.worker_name,
                 worker.c.life,
+                worker.c.wish_shutdown,
                 edge_worker.c.state,
             )
             .outerjoin(worker, worker.c.worker_name == edge_worker.c.worker_name)
@@ -292,7 +334,10 @@ class WorkerVerbs:
             values["queues"] = queues
         state = state_of(row.state)
         if state in AWAY or (said.life is not None and said.life != row.life):
+            comes_back = may_come_back(row, state) and said.life == row.life
             state = after(state, Event.CONNECT) or state
+            if comes_back:
+                state = after(state, Event.REQUEST_SHUTDOWN) or state
         state = after(state, _says(said.inventory, len(said.inventory.claims))) or state
         connection.execute(
             edge_worker.update()
@@ -327,6 +372,7 @@ class WorkerVerbs:
             if left is not None:
                 event = Event.LEAVE_IN_MAINTENANCE if left.maintenance else Event.LEAVE
                 move(connection, name, event, jobs_active=0, last_update=utc_now())
+                connection.execute(worker.update().where(worker.c.worker_name == name).values(life=None))
             query = sa.select(claim).join(edge_job, held)
             offered = query.where(claim.c.worker == name, claim.c.phase == Phase.OFFERED.value)
             for row in connection.execute(locking(offered)).all():
@@ -350,8 +396,14 @@ class WorkerVerbs:
                     set_claim(connection, row.id, result="lost", detail=detail)
         return tuple(ClaimId(row.id) for row in rows)
 
-    def note_applied(self, principal: Principal, applied: Applied) -> None:
-        """Note what the worker has in force; a late word about an older wish changes nothing."""
+    def note_applied(self, principal: Principal, applied: Applied, room: Room | None = None) -> None:
+        """Note what the worker has in force; a late word about an older wish changes nothing.
+
+        Args:
+            principal: the worker's.
+            applied: what is in force.
+            room: what else keeps it from jobs; None: nobody knows, what was noted holds.
+        """
         name = principal.worker
         with self._database.write() as connection:
             noted = connection.execute(
@@ -365,14 +417,9 @@ class WorkerVerbs:
                 )
             )
             if noted.rowcount:
-                _note_state(connection, name, applied)
+                _note_state(connection, name, applied, room)
 
     def take_in(self, principal: Principal, asked: Asked) -> None:
         """Make what the worker's own host has asked for the wish, once."""
         with self._database.write() as connection:
             _take_in(connection, principal.worker, asked)
-
-    def wish(self, principal: Principal) -> WishRecord:
-        """Return what an operator wants of this worker, numbered."""
-        with self._database.write() as connection:
-            return read_wish(connection, principal.worker)

@@ -202,7 +202,7 @@ class TestEdge3LooksAfterLiveness:
         store, worker, connection, key, _ = self.running(centre, ours)
         set_worker(centre, worker.name, last_update=LONG_AGO)
         centre.set_row(key, last_update=LONG_AGO)
-        assert store.beat(GatewayId(worker.gateway), [connection]) == {connection}
+        assert store.beat([connection]) == {connection}
         theirs.sync()
         assert worker_state(centre, worker.name) == "running"
         assert centre.rows()[key].state == "running"
@@ -219,7 +219,7 @@ class TestEdge3LooksAfterLiveness:
         theirs.sync()
         assert worker_state(centre, worker.name) == "unknown"
         assert centre.rows()[key].state == "scheduled"
-        store.beat(GatewayId(worker.gateway), [connection])
+        store.beat([connection])
         store.repair()
         assert worker_state(centre, worker.name) == "running"
         assert centre.rows()[key].state == "running"

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -156,6 +158,22 @@ def execution(status: int = 200) -> Iterator[str]:
 
     with http_server(Starlette(routes=[Route("/execution/health", health)])) as url:
         yield f"{url}/execution/"
+
+
+def test_an_airflow_where_everybody_is_an_admin() -> None:
+    """Its Execution API would try a user's token as a task's, and log a traceback."""
+    sent: list[str] = []
+
+    def health(request: Request) -> Response:
+        # As Airflow's SimpleAllAdminMiddleware does.
+        request.scope["headers"].append((b"authorization", b"Bearer of-a-user"))
+        sent.append(Headers(scope=request.scope)["authorization"])
+        return JSONResponse({"status": "healthy"})
+
+    with http_server(Starlette(routes=[Route("/execution/health", health)])) as url:
+        found = only(check.from_outside(url, f"{url}/execution/"))
+    assert found["execution API"].verdict is Verdict.OK
+    assert sent == ["none"]
 
 
 def test_nobody_answers() -> None:

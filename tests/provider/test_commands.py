@@ -81,6 +81,10 @@ def test_revoking_by_name_and_twice(centre: Centre) -> None:
     unknown = centre.run("token", "revoke", "m")
     assert (unknown.returncode, unknown.stdout) == (2, "")
     assert "there is no token m" in unknown.stderr
+    # A byte that is no character: as Python has it, no database takes it.
+    odd = centre.run("token", "revoke", "\udcff")
+    assert (odd.returncode, odd.stdout) == (2, "")
+    assert "there is no token '\\udcff'" in odd.stderr
 
 
 @pytest.mark.parametrize(
@@ -113,6 +117,7 @@ def test_tables_are_made_and_checked(empty_database_url: str, tmp_path: Path) ->
         "token create press-2",
         "token list",
         "token revoke x",
+        "db check",
         "list-workers",
         "set-worker-concurrency -H w -c 1",
     ],
@@ -121,8 +126,14 @@ def test_without_tables_verbs_refuse_and_name_the_database(words: str, tmp_path:
     centre = Centre(tmp_path, f"sqlite:///{tmp_path}/other.db")
     done = centre.run(*words.split())
     assert (done.returncode, done.stdout) == (5, "")
-    assert centre.url in done.stderr
+    assert f"there is no database {centre.url} (is it the centre's? see AIRFLOW_HOME and" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    # Nor is there an empty one now.
+    assert not (tmp_path / "other.db").exists()
+    (tmp_path / "other.db").touch()
+    done = centre.run(*words.split())
+    assert (done.returncode, done.stdout) == (5, "")
+    assert f"{centre.url} has no edge-ws tables (is it the centre's? see AIRFLOW_HOME and" in done.stderr
 
 
 def test_an_unreachable_database_is_one_sentence_without_the_password(tmp_path: Path) -> None:

@@ -19,13 +19,14 @@ import sqlalchemy as sa
 
 from edge_ws.cli import main
 from edge_ws.protocol.frames import Applied
+from edge_ws.protocol.ids import GatewayId
 from edge_ws.store.records import Principal
 from edge_ws.store.store import Store
-from edge_ws.store.tables import edge_worker
+from edge_ws.store.tables import edge_worker, worker
 from tests.support.centre import Centre
 from tests.support.databases import Databases, using
 from tests.support.programs import clean_environment, run_edge_ws
-from tests.support.rows import enqueue, new_job
+from tests.support.rows import enqueue, new_job, wish_of
 from tests.support.waiting import wait_until
 from tests.support.workers import register_worker
 
@@ -81,8 +82,8 @@ def _applying(store: Store, *principals: Principal) -> Iterator[None]:
     """Acknowledge the next wish of each, as a connected worker does."""
 
     def apply_it(principal: Principal, old: int) -> None:
-        wait_until(lambda: store.wish(principal).revision > old, 30.0)
-        wish = store.wish(principal)
+        wait_until(lambda: wish_of(store, principal.worker).revision > old, 30.0)
+        wish = wish_of(store, principal.worker)
         applied = Applied(
             revision=wish.revision,
             concurrency=8 if wish.concurrency is None else wish.concurrency,
@@ -93,7 +94,7 @@ def _applying(store: Store, *principals: Principal) -> Iterator[None]:
         store.note_applied(principal, applied)
 
     with ThreadPoolExecutor(len(principals)) as pool:
-        begun = [pool.submit(apply_it, one, store.wish(one).revision) for one in principals]
+        begun = [pool.submit(apply_it, one, wish_of(store, one.worker).revision) for one in principals]
         yield
         for one in begun:
             one.result()
@@ -113,6 +114,7 @@ def test_workers_are_listed(run: Run, workers: dict[str, Principal], centre: Cen
     assert "oven" in table
     assert "press-2" not in table
     assert "transport_reason" not in table
+    assert "wished_queues" not in table
     assert "transport_reason" in run("list-workers", "-o", "yaml")[1]
 
 
@@ -121,6 +123,9 @@ def test_nothing_to_list_is_empty_json(run: Run) -> None:
         code, out, err = run(verb, "-o", "json")
         assert (code, json.loads(out)) == (0, [])
         assert "there is no" in err
+        assert "like that" not in err
+    assert run("list-jobs", "--dag-id", "d")[2] == "there is no job like that\n"
+    assert run("list-workers", "-q", "a")[2] == "there is no worker like that\n"
 
 
 def test_a_worker_and_a_job_are_shown(run: Run, workers: dict[str, Principal], centre: Centre) -> None:
@@ -140,6 +145,40 @@ def test_a_worker_and_a_job_are_shown(run: Run, workers: dict[str, Principal], c
     assert verdict.partition(":")[2] == job["verdict"].partition(":")[2]
     assert (advice, nothing) == (job["advice"], "")
     assert "  oven     edge-ws" in "\n".join(details)
+
+
+def test_a_worker_that_can_start_nothing_is_not_called_free(run: Run, store: Store, centre: Centre) -> None:
+    """Its host has no Airflow, say: the usual failure of a first set-up."""
+    store.announce(GatewayId("g"), "api-1", 7)
+    register_worker(store, "oven", queues=("a",), draining=True)
+    enqueue(centre.engine, new_job("press", queue="a"))
+    code, text, _ = run("show-job", "dag", "run", "press")
+    verdict, advice, *_ = text.splitlines()
+    assert code == 0
+    assert "oven is connected, but says that it can start no jobs now" in verdict
+    assert "edge-ws status on the host of oven" in advice
+    worker = _json(run("show-worker", "-H", "oven", "-o", "json"))
+    assert (worker["state"], worker["takes_jobs"], worker["free_slots"]) == ("idle", False, 0)
+    (queue,) = _json(run("list-queues", "-o", "json"))
+    assert (queue["queue"], queue["workers"], queue["free_slots"]) == ("a", 0, 0)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("show-worker", "-H", "\udcff"),
+        ("list-jobs", "--dag-id", "\udcff"),
+        ("show-job", "dag", "run", "\udcff"),
+        ("show-job", "dag", "run", "task", "--map-index", "9" * 19),
+        ("list-jobs", "--limit", "9" * 19),
+        ("remote-edge-worker-request-maintenance", "-H", "oven", "-c", "\udcff"),
+    ],
+)
+@pytest.mark.usefixtures("workers")
+def test_what_no_database_takes_is_a_sentence(run: Run, words: tuple[str, ...]) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert "has a character that no text can have" in err or "the number is not between" in err
 
 
 def test_a_task_that_has_no_job_is_looked_up_in_airflow(run: Run, centre: Centre) -> None:
@@ -220,7 +259,7 @@ def test_who_has_not_applied_it_in_time_is_named(
     assert first == "press-1: concurrency 3"
     assert second.startswith("press-2: concurrency 3; applied in ")
     assert "edge-ws: press-1 has not applied it within 2 s; the wish stands" in err
-    assert store.wish(workers["press-1"]).concurrency == 3
+    assert wish_of(store, workers["press-1"].worker).concurrency == 3
 
 
 def test_the_wish_of_a_worker_that_is_away_is_kept(
@@ -234,21 +273,60 @@ def test_the_wish_of_a_worker_that_is_away_is_kept(
     )
     code, _, err = run("set-worker-concurrency", "-H", "oven", "-c", "4", "-w", "--wait-timeout", "0.1")
     assert code == 1
-    assert err.startswith("oven is offline: waiting until it connects\n")
-    assert store.wish(workers["oven"]).concurrency == 4
+    assert "oven: concurrency 4; it is offline: kept until it connects; waiting up to 0.1 s" in err
+    assert "is offline: waiting" not in err
+    assert wish_of(store, workers["oven"].worker).concurrency == 4
 
 
 @pytest.mark.usefixtures("workers", "_edge3s_worker")
 def test_edge3s_workers_are_not_waited_for(run: Run, store: Store) -> None:
     assert run("set-worker-concurrency", "-H", "theirs", "-c", "3") == (0, "theirs: concurrency 3\n", "")
-    for words in ("-H theirs", "-H * -y"):
-        code, out, err = run("set-worker-concurrency", "-c", "4", "-w", *words.split())
-        assert (code, out) == (2, "")
-        assert "--wait: edge3's workers never say what they have applied: theirs" in err
-    code, _, err = run("shutdown-all-workers", "-y", "-w")
-    assert (code, "theirs" in err) == (2, True)
+    code, out, err = run("set-worker-concurrency", "-H", "theirs", "-c", "4", "-w")
+    assert (code, out) == (2, "")
+    assert "--wait: theirs is an edge3 worker" in err
+    assert "leave --wait out" in err
     assert {one.wished_concurrency for one in store.workers()} == {None, 3}
-    assert {one.state for one in store.workers()} == {"idle"}
+
+
+@pytest.mark.usefixtures("_edge3s_worker")
+def test_an_edge3_worker_keeps_nothing_from_the_others(
+    run: Run, store: Store, workers: dict[str, Principal]
+) -> None:
+    not_waited_for = "not waited for: theirs (edge3's workers never say what they have applied)\n"
+    with _applying(store, *workers.values()):
+        code, out, err = run("set-worker-concurrency", "-H", "*", "-c", "4", "-w", "-y")
+    assert (code, err.startswith(not_waited_for)) == (0, True)
+    assert "3 workers: concurrency 4; waiting up to 30 s until they have applied it\n" in err
+    *ours, theirs = out.splitlines()
+    assert all("concurrency 4; applied in " in line for line in ours)
+    assert theirs == "theirs: concurrency 4"
+    with _applying(store, *workers.values()):
+        code, out, err = run("shutdown-all-workers", "-w", "-y")
+    assert (code, err.startswith(not_waited_for)) == (0, True)
+    assert len(out.splitlines()) == 4
+    assert {one.state for one in store.workers()} == {"shutdown request"}
+
+
+@pytest.mark.usefixtures("workers")
+def test_where_no_gateway_is_alive_who_waits_is_told_at_once(run: Run, store: Store) -> None:
+    words = ("set-worker-concurrency", "-H", "oven", "-c", "3", "-w", "--wait-timeout", "0.1")
+    code, _, err = run(*words)
+    nobody, waiting, late = err.splitlines()
+    assert (code, nobody) == (1, "no gateway is alive, so nobody can tell workers of it; see: edge-ws check")
+    assert waiting == "oven: concurrency 3; waiting up to 0.1 s until it has applied it"
+    assert late.endswith("; no gateway is alive that it could connect to: edge-ws check")
+    store.announce(GatewayId("g"), "api-1", 7)
+    code, _, err = run(*words)
+    assert (code, "no gateway" in err) == (1, False)
+
+
+@pytest.mark.usefixtures("workers")
+def test_of_many_those_that_are_away_are_named(run: Run, centre: Centre) -> None:
+    _set_state(centre, "press-2", "offline")
+    words = ("set-worker-concurrency", "-H", "press-*", "-c", "3", "-y", "-w", "--wait-timeout", "0.1")
+    code, _, err = run(*words)
+    assert (code, err.startswith("press-2 is offline: waiting until it connects\n")) == (1, True)
+    assert "2 workers: told; waiting" in err
 
 
 @pytest.mark.usefixtures("workers")
@@ -259,20 +337,30 @@ def test_one_that_refuses_keeps_nothing_from_the_others(run: Run, centre: Centre
 
 
 @pytest.mark.usefixtures("workers")
-def test_all_are_shut_down_but_those_that_are_away(run: Run, store: Store, centre: Centre) -> None:
-    _set_state(centre, "oven", "offline maintenance")
+def test_all_are_shut_down_but_those_that_have_left(run: Run, store: Store, centre: Centre) -> None:
+    _set_state(centre, "oven", "offline")
+    _set_state(centre, "press-1", "offline maintenance")
     told = _json(run("shutdown-all-workers", "-y", "-o", "json"))
-    assert [row["worker_name"] for row in told] == ["press-1", "press-2"]
+    assert [row["worker_name"] for row in told] == ["press-2"]
     states = {one.name: one.state for one in store.workers()}
-    assert states == {
-        "oven": "offline maintenance",
-        "press-1": "shutdown request",
-        "press-2": "shutdown request",
-    }
-    for name in ("press-1", "press-2"):
-        _set_state(centre, name, "offline")
+    assert states == {"oven": "offline", "press-1": "offline maintenance", "press-2": "shutdown request"}
+    _set_state(centre, "press-2", "offline")
     code, out, err = run("shutdown-all-workers", "-y", "-o", "json")
     assert (code, json.loads(out), err) == (0, [], "there is no worker to shut down\n")
+
+
+@pytest.mark.parametrize("state", ["unknown", "offline maintenance"])
+def test_one_that_was_cut_off_is_shut_down_too(
+    run: Run, store: Store, centre: Centre, workers: dict[str, Principal], state: str
+) -> None:
+    _set_state(centre, "oven", state)
+    with centre.engine.begin() as connection:
+        # It has said no goodbye.
+        connection.execute(worker.update().where(worker.c.worker_name == "oven").values(life="1"))
+    told = _json(run("shutdown-all-workers", "-y", "-o", "json"))
+    assert [row["worker_name"] for row in told] == ["oven", "press-1", "press-2"]
+    assert told[0]["told"] == f"shutdown; it is {state}: kept until it connects"
+    assert wish_of(store, workers["oven"].worker).shutdown
 
 
 @pytest.mark.parametrize(
@@ -282,8 +370,12 @@ def test_all_are_shut_down_but_those_that_are_away(run: Run, store: Store, centr
         ("set-worker-concurrency -H x* -c 3 -y", "no worker's name is like x*"),
         ("set-worker-concurrency -H oven -c 1025", "concurrency: 1025 is not between 0 and 1024"),
         ("set-worker-concurrency -H oven -c -1", "not between 0 and 1024"),
-        ("set-worker-concurrency -H oven -c 3 -w --wait-timeout 0", "--wait-timeout: 0 s is not between"),
-        ("set-worker-concurrency -H oven -c 3 -w --wait-timeout nan", "--wait-timeout: nan s"),
+        (
+            "set-worker-concurrency -H oven -c 3 -w --wait-timeout 0",
+            "--wait-timeout: give more than 0 and at most",
+        ),
+        ("set-worker-concurrency -H oven -c 3 -w --wait-timeout nan", "86400 seconds, not nan"),
+        ("set-worker-concurrency -H oven -c 3 --wait-timeout 3", "--wait-timeout: it is of no use without"),
         ("set-worker-concurrency -H oven -c 3 --token-file x", "--token-file: it is of no use without --url"),
         ("set-worker-concurrency -H oven -c 3 --allow-insecure", "--allow-insecure: it is of no use"),
         ("add-worker-queues -H oven -q a,,b", "queues: '' cannot name a queue"),
@@ -311,15 +403,31 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("words", ["set-worker-concurrency -H press-* -c 3", "shutdown-all-workers"])
+@pytest.mark.parametrize(
+    ("words", "doing"),
+    [
+        ("set-worker-concurrency -H press-* -c 3", "set the concurrency to 3 for 2"),
+        ("add-worker-queues -H press-* -q b,c", "add the queues b,c to 2"),
+        ("remove-worker-queues -H press-* -q b", "remove the queues b from 2"),
+        ("remote-edge-worker-request-maintenance -H press-* -c belt", "begin the maintenance of 2"),
+        ("remote-edge-worker-exit-maintenance -H press-*", "end the maintenance of 2"),
+        (
+            "remote-edge-worker-update-maintenance-comment -H press-* -c belt",
+            "change the maintenance comment of 2",
+        ),
+        ("shutdown-remote-edge-worker -H press-*", "shut down 2"),
+        ("remove-remote-edge-worker -H press-*", "forget 2"),
+        ("shutdown-all-workers", "shut down 3"),
+    ],
+)
 @pytest.mark.usefixtures("workers")
 def test_with_nobody_to_ask_many_are_left_alone(
-    run: Run, store: Store, words: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, store: Store, words: str, doing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     code, out, err = run(*words.split())
     assert (code, out) == (2, "")
-    assert "workers: " in err
+    assert f"this is to {doing} workers: " in err
     assert "press-1, press-2; nobody can be asked here, so say that you mean it: --yes" in err
     assert {(one.wished_concurrency, one.state) for one in store.workers()} == {(None, "idle")}
 
@@ -331,7 +439,7 @@ def test_many_are_asked_for(
 ) -> None:
     monkeypatch.setattr("sys.stdin", Terminal(answer))
     code, out, err = run("set-worker-concurrency", "-H", "press-*", "-c", "3")
-    assert err.startswith("2 workers: press-1, press-2\nProceed? [y/N] ")
+    assert err.startswith("set the concurrency to 3 for 2 workers: press-1, press-2\nProceed? [y/N] ")
     wished = {one.name: one.wished_concurrency for one in store.workers()}
     if is_yes:
         assert (code, out) == (0, "press-1: concurrency 3\npress-2: concurrency 3\n")
@@ -369,7 +477,7 @@ def test_a_terminal_is_asked(program: tuple[str, dict[str, str]]) -> None:
     os.close(ours)
     os.close(theirs)
     assert (done.returncode, done.stdout) == (0, "oven: shutdown\n"), done.stderr
-    assert "1 worker: oven\nProceed? [y/N] " in done.stderr
+    assert "shut down 1 worker: oven\nProceed? [y/N] " in done.stderr
 
 
 def test_on_every_kind_of_database(database_url: str, tmp_path: Path) -> None:

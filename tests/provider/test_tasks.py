@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
+from typing import Any
+
 import pytest
+import sqlalchemy as sa
 
 from edge_ws.errors import UsageError
 from edge_ws.provider.tasks import look_up
@@ -13,11 +17,9 @@ from tests.support.centre import Centre
 
 
 def test_the_present_attempt(centre: Centre) -> None:
-    ti = centre.task(state="running", executor="LocalExecutor", queue="far")
+    ti = centre.task(state="running", executor="LocalExecutor", queue="far", try_number=3)
     found = look_up(ti.dag_id, ti.run_id, ti.task_id, -1)
-    assert found == AirflowTask(state="running", executor="LocalExecutor", queue="far")
-    assert look_up(ti.dag_id, ti.run_id, ti.task_id, 0) is None
-    assert look_up(ti.dag_id, ti.run_id, "no-such-task", -1) is None
+    assert found == AirflowTask(state="running", executor="LocalExecutor", queue="far", try_number=3)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,44 @@ def test_the_verdict(centre: Centre, state: str | None, code: str) -> None:
     assert (row["code"], row["state"]) == (code, state)
 
 
-def test_a_task_that_there_is_not(centre: Centre) -> None:
-    with pytest.raises(UsageError, match="Airflow knows no task nothing in run r of DAG factory"):
-        show_job(Store(centre.engine), "factory", "r", "nothing", look_up=look_up)
+def test_what_is_unknown_is_named(centre: Centre) -> None:
+    ti = centre.task()
+    for names, part in (
+        (("nothing", ti.run_id, ti.task_id, -1), "Airflow knows no DAG nothing"),
+        ((ti.dag_id, "nothing", ti.task_id, -1), "Airflow knows no run nothing of DAG factory"),
+        ((ti.dag_id, ti.run_id, "nothing", -1), f"Airflow knows no task nothing in run {ti.run_id} of DAG"),
+        ((ti.dag_id, ti.run_id, ti.task_id, 0), "has no map index 0 now: leave --map-index out"),
+    ):
+        with pytest.raises(UsageError, match=part):
+            look_up(*names)
+        with pytest.raises(UsageError, match=part):
+            show_job(Store(centre.engine), *names, look_up=look_up)
+
+
+def _map(centre: Centre, ti: Any, count: int) -> None:
+    """Have the task instance mapped over so many values, as the scheduler does."""
+    from airflow.models.taskinstance import TaskInstance
+
+    table = TaskInstance.__table__
+    centre.set_task(ti, map_index=0)
+    with centre.engine.begin() as connection:
+        row = connection.execute(sa.select(table).where(table.c.id == ti.id)).one()._asdict()
+        others = [{**row, "id": uuid.uuid4(), "map_index": index} for index in range(1, count)]
+        connection.execute(table.insert(), others)
+
+
+def test_a_mapped_task_takes_an_index(centre: Centre) -> None:
+    ti = centre.task()
+    _map(centre, ti, 3)
+    named = ti.dag_id, ti.run_id, ti.task_id
+    assert look_up(*named, 2).state == "queued"
+    with pytest.raises(UsageError, match=r"of DAG factory is mapped: give --map-index \(0 to 2\)"):
+        look_up(*named, -1)
+    with pytest.raises(UsageError, match=r"has no map index 3: give --map-index \(0 to 2\)"):
+        look_up(*named, 3)
+
+
+def test_a_try_that_there_has_not_been(centre: Centre) -> None:
+    ti = centre.task(state="queued")
+    with pytest.raises(UsageError, match="there has been no try 4 of the task; the last is 1"):
+        show_job(Store(centre.engine), ti.dag_id, ti.run_id, ti.task_id, try_number=4, look_up=look_up)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
 
 from edge_ws.errors import UsageError
-from edge_ws.protocol.ids import WorkerName
-from edge_ws.server.admin import LONGEST_COMMENT, OPERATIONS, perform, worker_rows
-from edge_ws.store.records import WorkerRecord
+from edge_ws.server.admin import LONGEST_COMMENT, LONGEST_USER, OPERATIONS, perform
 from edge_ws.store.store import Store
-from edge_ws.store.tables import edge_worker
+from edge_ws.store.tables import edge_worker, worker
 from tests.support.workers import register_worker
 
 COMMENT = "remote-edge-worker-request-maintenance"
@@ -33,37 +30,6 @@ def _edge3s_worker(store: Store, sqlite_engine: sa.Engine) -> None:
     row = {"worker_name": "theirs", "state": "idle", "queues": "['a']", "jobs_active": 0}
     with sqlite_engine.begin() as connection:
         connection.execute(edge_worker.insert().values(**row))
-
-
-def _worker(kind: str, wish: int, applied: int) -> WorkerRecord:
-    return WorkerRecord(
-        free_concurrency=8,
-        name=WorkerName("w"),
-        kind=kind,
-        state="idle",
-        queues=None,
-        team=None,
-        concurrency=8,
-        wished_concurrency=3,
-        wish_revision=wish,
-        applied_revision=applied,
-        jobs_active=0,
-        transport=None,
-        first_online=None,
-        last_update=datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC),
-        sysinfo={},
-    )
-
-
-def test_workers_show_the_wish_and_what_is_in_force() -> None:
-    waiting, done, theirs = worker_rows(
-        [_worker("edge-ws", 2, 1), _worker("edge-ws", 2, 2), _worker("edge3", 0, 0)]
-    )
-    assert (waiting["concurrency"], waiting["wished_concurrency"], waiting["applied"]) == (8, 3, False)
-    assert done["applied"] is True
-    assert theirs["applied"] is None
-    assert (done["free_concurrency"], done["last_update"]) == (8, "2026-01-02T03:04:05+00:00")
-    json.dumps([waiting, done, theirs])
 
 
 @pytest.mark.parametrize(
@@ -115,15 +81,25 @@ def test_a_glob_must_be_meant(store: Store) -> None:
     assert perform(store, "set-worker-concurrency", {**asked, "worker": "x*", "yes": True}) == []
 
 
-def test_all_that_are_here_are_shut_down(store: Store, sqlite_engine: sa.Engine) -> None:
+@pytest.mark.usefixtures("_edge3s_worker")
+def test_all_that_are_or_may_be_here_are_shut_down(store: Store, sqlite_engine: sa.Engine) -> None:
+    def be(name: str, state: str) -> None:
+        with sqlite_engine.begin() as connection:
+            here = edge_worker.update().where(edge_worker.c.worker_name == name)
+            connection.execute(here.values(state=state))
+
     with sqlite_engine.begin() as connection:
-        away = edge_worker.update().where(edge_worker.c.worker_name == "oven")
-        connection.execute(away.values(state="offline maintenance"))
+        # It has said no goodbye, as the oven has.
+        connection.execute(worker.update().where(worker.c.worker_name == "any").values(life="1"))
+    be("oven", "offline maintenance")
+    be("any", "unknown")
+    be("theirs", "unknown")
     with pytest.raises(UsageError, match="yes must be true"):
         perform(store, "shutdown-all-workers", {})
     told = perform(store, "shutdown-all-workers", {"yes": True})
     assert [row["worker_name"] for row in told] == ["any", "press-1", "press-2"]
-    assert {row["state"] for row in told} == {"shutdown request"}
+    assert [row["state"] for row in told] == ["unknown", "shutdown request", "shutdown request"]
+    assert told[0]["revision"]
 
 
 @pytest.mark.usefixtures("_edge3s_worker")
@@ -162,6 +138,51 @@ def test_a_comment_by_http_says_whose_it_is(store: Store) -> None:
     assert why == "and oil"
 
 
+UPDATE = "remote-edge-worker-update-maintenance-comment"
+
+
+def test_the_new_comment_is_never_cut(store: Store) -> None:
+    """What is cut is the old first line, and a user's name that fills it all."""
+    user, why = "v" * 2000, "x" * LONGEST_COMMENT
+    perform(store, COMMENT, {"worker": "oven", "comment": why}, user=user)
+    assert (_comment(store) or "").endswith(f" put node into maintenance mode\nComment: {why}")
+    perform(store, COMMENT, {"worker": "oven", "comment": "o" * LONGEST_COMMENT})
+    perform(store, UPDATE, {"worker": "oven", "comment": why}, user=user)
+    first, then, new = (_comment(store) or "").split("\n")
+    assert new == why
+    assert then.endswith(f" - {'v' * LONGEST_USER} updated comment:")
+    assert set(first) == {"o"}
+    assert len(_comment(store) or "") == 1024
+
+
+def test_the_store_refuses_a_comment_that_has_no_room(store: Store) -> None:
+    store.request_maintenance("oven", "belt")
+    with pytest.raises(UsageError, match="is 2 characters too long"):
+        store.update_maintenance_comment("oven", "x" * 1020, "v" * 5)
+    assert _comment(store) == "belt"
+    # With no room for the old line, it goes.
+    store.update_maintenance_comment("oven", "x" * 1018, "v" * 5)
+    assert _comment(store) == "v" * 5 + "\n" + "x" * 1018
+
+
+def test_a_comment_of_many_workers_takes_no_look_at_all_of_them_each(
+    store: Store, sqlite_engine: sa.Engine
+) -> None:
+    names = ["any", "oven", "press-1", "press-2"]
+    perform(store, COMMENT, {"worker": names, "comment": "belt"})
+    looks: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "FROM edge_worker" in statement and "worker_name = " not in statement.partition("WHERE")[2]:
+            looks.append(statement)
+
+    sa.event.listen(sqlite_engine, "before_cursor_execute", note)
+    told = perform(store, UPDATE, {"worker": names, "comment": "oil"}, user="otto")
+    sa.event.remove(sqlite_engine, "before_cursor_execute", note)
+    assert [row["error"] for row in told] == [None] * 4
+    assert looks == []
+
+
 def test_a_worker_that_is_away_can_be_forgotten(store: Store, sqlite_engine: sa.Engine) -> None:
     with pytest.raises(UsageError, match="cannot remove oven"):
         perform(store, "remove-remote-edge-worker", {"worker": "oven"})
@@ -191,6 +212,17 @@ def test_a_worker_that_is_away_can_be_forgotten(store: Store, sqlite_engine: sa.
         (COMMENT, {"worker": "oven", "comment": "  "}, "comment: say why"),
         (COMMENT, {"worker": "oven", "comment": "x" * (LONGEST_COMMENT + 1)}, "801 characters; 800 fit"),
         ("shutdown-all-workers", {"worker": "oven"}, "shutdown-all-workers takes yes, not 'worker'"),
+        ("show-worker", {"worker": "a\0"}, r"worker: 'a\\x00' has a character that no text can have"),
+        ("list-jobs", {"dag": "\udcff"}, r"dag: '\\udcff' has a character"),
+        ("list-workers", {"queues": ["a", "\ud800"]}, "queues: .* has a character"),
+        (
+            "set-worker-concurrency",
+            {"worker": ["oven", "\0"], "concurrency": 1},
+            "worker: .* has a character",
+        ),
+        (COMMENT, {"worker": "oven", "comment": "\0"}, "comment: .* has a character"),
+        ("list-jobs", {"limit": 2**31}, "limit: the number is not between -2147483647 and 2147483647"),
+        ("list-jobs", {"limit": 10**4000}, "limit: the number is not between"),
     ],
 )
 def test_a_wrong_parameter_is_a_sentence(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError
+from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError, UsageError
 from edge_ws.server.admin_routes import MAX_BODY, Admin
 from edge_ws.server.app import _ANY_METHOD
 from edge_ws.server.ports import User
@@ -44,8 +44,9 @@ class KnownUsers:
         )
 
 
-def _no_task(dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
+def _no_task(dag_id: str, run_id: str, task_id: str, map_index: int) -> NoReturn:
     """Airflow knows none."""
+    raise UsageError(f"Airflow knows no DAG {dag_id}")
 
 
 def _client(store: Store, users: KnownUsers | None = None) -> TestClient:
@@ -163,6 +164,11 @@ def _post(client: TestClient, body: bytes, kind: str = "application/json") -> tu
         (b"", 400, "usage", "needs worker"),
         (b'{"worker": "oven", "concurrency": "3"}', 400, "usage", "concurrency must be a whole number"),
         (b'{"worker": "nobody", "concurrency": 3}', 400, "usage", "no worker named nobody"),
+        (b'{"worker": "\\u0000", "concurrency": 3}', 400, "usage", "worker: '\\x00' has a character"),
+        (b'{"worker": "\\ud800", "concurrency": 3}', 400, "usage", "worker: '\\ud800' has a character"),
+        (b'{"worker": ["\\ud800"], "concurrency": 3}', 400, "usage", "worker: '\\ud800' has a character"),
+        (b'{"\\ud800": "oven"}', 400, "usage", "not '\\ud800'"),
+        (b'{"worker": "oven", "concurrency": 99999999999999999999}', 400, "usage", "the number is not"),
         (b" " * (MAX_BODY + 1), 413, "too_large", "over the limit"),
     ],
 )
@@ -196,6 +202,10 @@ def test_a_form_of_a_strange_page_changes_nothing(client: TestClient, store: Sto
         ("GET", "/v1/admin/list-jobs?limit=0", 400, "usage"),
         ("GET", "/v1/admin/list-jobs?limit=" + "9" * 5000, 400, "usage"),
         ("GET", "/v1/admin/show-job?dag_id=d&run_id=r&task_id=t", 400, "usage"),
+        ("GET", "/v1/admin/show-job?dag_id=%00&run_id=r&task_id=t", 400, "usage"),
+        ("GET", "/v1/admin/show-job?dag_id=d&run_id=r&task_id=t&map_index=" + "9" * 19, 400, "usage"),
+        ("GET", "/v1/admin/show-job?dag_id=d&run_id=r&task_id=t&try_number=2147483648", 400, "usage"),
+        ("GET", "/v1/admin/show-worker?worker=%ED%A0%80", 400, "usage"),
     ],
 )
 def test_a_wrong_address_is_a_sentence(

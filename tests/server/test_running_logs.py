@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import pytest
 import sqlalchemy as sa
 
@@ -16,6 +17,7 @@ from edge_ws.server.running_logs import RunningLogs
 from edge_ws.store.store import Store
 from tests.support.gateway import LogFolder, Tasks
 from tests.support.rows import FakeWorker, change_job, enqueue, new_job
+from tests.support.waiting import until
 
 PATH = "t.log"
 
@@ -135,6 +137,52 @@ def test_a_copy_that_was_written_after_the_move_is_removed(
     logs.copy(())
     assert folder.copies == {}
     assert folder.files == {PATH: b"one\n"}
+
+
+@pytest.mark.anyio
+async def test_a_quiet_copy_goes_with_a_move_elsewhere(
+    sqlite_engine: sa.Engine, store: Store, worker: FakeWorker, claim: ClaimId
+) -> None:
+    here, there = LogFolder(), LogFolder()
+    logs = RunningLogs(store, here, look_s=0.05)
+    say(worker, claim, 0, b"one\n")
+    logs.copy({claim})
+    # Nothing has come since.
+    logs.copy(())
+    assert here.copies == {(PATH, claim): b"one\n"}
+    worker.finish(claim)
+    move(store, there)
+    asked: list[str] = []
+    sa.event.listen(sqlite_engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(logs.copy_for_ever)
+        await until(lambda: not here.copies)
+        # With no copy left an idle gateway asks nothing.
+        before = len(asked)
+        assert before
+        await anyio.sleep(1.0)
+        assert len(asked) == before
+        tasks.cancel_scope.cancel()
+
+
+def test_quiet_copies_are_not_asked_about_with_each_that_grows(
+    sqlite_engine: sa.Engine, store: Store, worker: FakeWorker, claim: ClaimId
+) -> None:
+    folder = LogFolder()
+    logs = RunningLogs(store, folder)
+    say(worker, claim, 0, b"one\n")
+    logs.copy({claim})
+    logs.copy(())
+    worker.finish(claim)
+    job = new_job("t2")
+    enqueue(sqlite_engine, job)
+    change_job(sqlite_engine, job.key, edge_ws_owner=None)
+    other = worker.start(job)
+    say(worker, other, 0, b"two\n")
+    logs.copy({other})
+    assert folder.copies.keys() == {(PATH, claim), ("t2.log", other)}
+    logs.copy({other, claim})
+    assert folder.copies.keys() == {("t2.log", other)}
 
 
 def test_of_our_own_rows_there_is_none(sqlite_engine: sa.Engine, store: Store, worker: FakeWorker) -> None:

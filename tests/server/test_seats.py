@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_ws.server.seats import Reason, is_here, lasted, queues_told, seat, takes_jobs
+from edge_ws.store.records import Room
 from edge_ws.store.view_records import WorkerView
 from tests.support.scenes import a_job, a_worker, an_edge3_worker
 
@@ -34,6 +35,8 @@ def test_queues() -> None:
         (a_worker(state="maintenance exit"), True, False),
         (a_worker(state="terminating"), True, False),
         (a_worker(concurrency=0), True, False),
+        (a_worker(room=Room(ready=False)), True, False),
+        (a_worker(room=Room(stale_slots=4)), True, True),
         (an_edge3_worker(seen_s=149.0), True, True),
         (an_edge3_worker(seen_s=151.0), False, False),
         (an_edge3_worker(seen_s=None), False, False),

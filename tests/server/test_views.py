@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
 
 from edge_ws.errors import UsageError
+from edge_ws.protocol.frames import Bye
 from edge_ws.protocol.ids import GatewayId
 from edge_ws.server.scene import AirflowTask
-from edge_ws.server.views import list_jobs, list_queues, show_job, show_worker
+from edge_ws.server.views import list_jobs, list_queues, list_workers, show_job, show_worker
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, utc_now
 from tests.support.rows import FakeWorker, change_job, enqueue, new_job
+
+WISHED = ("wished_concurrency", "wished_queues", "wished_maintenance", "wished_shutdown")
 
 
 @pytest.fixture
@@ -212,12 +217,33 @@ def test_a_job_that_an_edge3_worker_runs(engine: sa.Engine, store: Store) -> Non
     assert (row["code"], row["worker"], row["executor"]) == ("edge3_running", "e1", "another (edge3's)")
 
 
+@pytest.mark.parametrize("ran_by", ["w1", "e1"])
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_who_has_taken_note_of_an_end(engine: sa.Engine, store: Store, ran_by: str, *, is_ours: bool) -> None:
+    """Of our executor's rows we know, whoever ran them; of edge3's nobody does."""
+    one = a_worker(store)
+    add_edge3_worker(engine, "e1", None)
+    job = new_job("t")
+    enqueue(engine, job)
+    if not is_ours:
+        change_job(engine, job.key, edge_ws_owner=None)
+    if ran_by == "w1":
+        one.finish(one.start(job))
+    else:
+        change_job(engine, job.key, state="success", edge_worker="e1")
+    assert show_job(store, "dag", "run", "t")["reported"] is (False if is_ours else None)
+    store.reported(job.owner, [job.key])
+    row = show_job(store, "dag", "run", "t")
+    assert row["reported"] is (True if is_ours else None)
+    assert ("the scheduler has taken note" in row["verdict"]) is is_ours
+
+
 def test_a_task_without_a_row(store: Store) -> None:
     asked: list[tuple[object, ...]] = []
 
     def look_up(*task: object) -> AirflowTask:
         asked.append(task)
-        return AirflowTask(state="running", executor=None, queue="default")
+        return AirflowTask(state="running", executor=None, queue="default", try_number=2)
 
     row = show_job(store, "dag", "run", "t", 3, look_up=look_up)
     assert asked == [("dag", "run", "t", 3)]
@@ -231,6 +257,62 @@ def test_a_task_without_a_row(store: Store) -> None:
     json.dumps(row)
 
 
-def test_a_task_that_airflow_does_not_know(store: Store) -> None:
-    with pytest.raises(UsageError, match="Airflow knows no task t in run run of DAG dag, map index 3"):
-        show_job(store, "dag", "run", "t", 3, look_up=lambda *_: None)
+def test_a_try_without_a_row(engine: sa.Engine, store: Store) -> None:
+    """What Airflow says is of its present try alone."""
+
+    def look_up(*_: object) -> AirflowTask:
+        return AirflowTask(state="queued", executor=None, queue="default", try_number=2)
+
+    enqueue(engine, new_job("t"))
+    with pytest.raises(UsageError, match="there has been no try 4 of the task; the last is 2"):
+        show_job(store, "dag", "run", "t", try_number=4, look_up=look_up)
+    row = show_job(store, "dag", "run", "t", try_number=2, look_up=look_up)
+    assert (row["code"], row["state"], row["try_number"]) == ("another_executors", "queued", 2)
+    row = show_job(store, "dag", "run", "purged", try_number=1, look_up=look_up)
+    assert (row["code"], row["state"], row["queue"], row["try_number"]) == ("over", None, None, 1)
+
+
+def test_workers_are_listed_with_the_wish_beside_what_is_in_force(engine: sa.Engine, store: Store) -> None:
+    one = a_worker(store)
+    job = new_job("runs")
+    enqueue(engine, job)
+    one.start(job)
+    add_edge3_worker(engine, "e1", "['q']")
+    theirs, row = list_workers(store)
+    assert (row["worker_name"], row["kind"], row["queues"], row["jobs_active"]) == ("w1", "edge-ws", ["q"], 1)
+    assert (row["concurrency"], row["free_concurrency"], row["applied"]) == (4, 3, True)
+    assert (row["transport"], datetime.fromisoformat(row["last_update"]).tzinfo) == ("websocket", UTC)
+    assert row["transport_since"]
+    assert [row[name] for name in WISHED] == [None, None, False, False]
+    assert (theirs["kind"], theirs["concurrency"], theirs["free_concurrency"]) == ("edge3", 8, 8)
+    assert (theirs["applied"], theirs["transport"]) == (None, None)
+    assert [theirs[name] for name in WISHED] == [None] * 4
+    store.wish_concurrency("w1", 9)
+    store.add_queues("w1", ["r"])
+    store.request_maintenance("w1", "belt")
+    _, row = list_workers(store)
+    assert [row[name] for name in WISHED] == [9, ["q", "r"], True, False]
+    assert (row["concurrency"], row["queues"], row["applied"]) == (4, ["q"], False)
+    store.request_shutdown("w1")
+    _, row = list_workers(store)
+    assert row["wished_shutdown"] is True
+    json.dumps([theirs, row])
+
+
+@pytest.mark.parametrize("why", ["maintenance", "shutdown", "no job host", "away"])
+def test_a_worker_that_takes_nothing_has_nothing_free(store: Store, why: str) -> None:
+    """As `show-worker` says."""
+    one = a_worker(store)
+    assert list_workers(store)[0]["free_concurrency"] == 4
+    match why:
+        case "maintenance":
+            store.request_maintenance("w1", "belt")
+        case "shutdown":
+            store.request_shutdown("w1")
+        case "no job host":
+            one.register(inventory=replace(one.inventory(), draining=True))
+        case _:
+            store.disconnected(one.principal, one.register().connection, left=Bye(reason="done"))
+    (row,) = list_workers(store)
+    assert (row["concurrency"], row["free_concurrency"]) == (4, 0)
+    assert show_worker(store, "w1")["free_slots"] == 0

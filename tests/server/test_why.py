@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from edge_ws.errors import UsageError
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.states import Phase
 from edge_ws.server.scene import AirflowTask, Code, Scene
 from edge_ws.server.seats import Reason
 from edge_ws.server.why import why, why_absent
+from edge_ws.store.records import Room
 from tests.support.scenes import GATEWAY, a_claim, a_job, a_scene, a_token, a_worker, an_edge3_worker
 
 OFFLINE = {"state": "offline", "gateway": None, "seen_s": 7500.0}
@@ -74,6 +76,34 @@ class TestQueued:
             ("w2", Reason.OTHER_QUEUES),
         ]
 
+    def test_a_queue_is_added_where_it_would_help(self) -> None:
+        """A worker that its token, team or slots keep from the job is not named, nor one that is away first."""
+        job = a_job(slots=2)
+        other = {"queues": ("other",)}
+        useless = (
+            a_worker("by-token", token=a_token(queues=("other",)), **other),
+            a_worker("of-a-team", team="red", **other),
+            a_worker("small", concurrency=1, **other),
+        )
+        away = a_worker("away", **OFFLINE, **other)
+        here = a_worker("here", token=a_token(queues=("gpu", "other")), **other)
+        found = why(a_scene(job, *useless))
+        assert found.code is Code.NO_WORKER_SERVES_QUEUE
+        assert found.advice == (
+            "Start a worker with -q gpu and a token that admits it (edge-ws token create);"
+            " no known worker could serve it, by its token, team or slots; or correct the task's queue."
+        )
+        for workers, name in (
+            ((away, *useless), "away"),
+            ((away, here, *useless), "here"),
+            ((here,), "WORKER"),
+        ):
+            told(
+                a_scene(job, *workers),
+                Code.NO_WORKER_SERVES_QUEUE,
+                f"Start a worker with -q gpu, or: edge-ws add-worker-queues -H {name} -q gpu; or correct",
+            )
+
     def test_only_workers_that_are_away_serve_it(self) -> None:
         told(
             a_scene(a_job(), a_worker(**OFFLINE), a_worker("w2", queues=("other",))),
@@ -107,6 +137,33 @@ class TestQueued:
             Code.ALL_PAUSED,
             "w1 is paused (concurrency 0); w2 is in maintenance",
             "edge-ws set-worker-concurrency -H w1 -c N",
+        )
+
+    def test_not_ready(self) -> None:
+        broken = {"room": Room(ready=False)}
+        told(
+            a_scene(a_job(), a_worker(**broken), a_worker("w2", state="shutdown request")),
+            Code.NONE_READY,
+            "no worker takes jobs of queue gpu now, and the nearest to it can start none:"
+            " w1 is connected, but says that it can start no jobs now; w2 is shutting down",
+            "See edge-ws status on the host of w1",
+        )
+        # What an operator has wished is told first, though it is not all that is amiss.
+        told(a_scene(a_job(), a_worker(**broken, **MAINTENANCE)), Code.IN_MAINTENANCE)
+        told(a_scene(a_job(), a_worker(**broken, concurrency=0)), Code.ALL_PAUSED)
+        told(a_scene(a_job(), a_worker(**broken), a_worker("w2", **FULL)), Code.ALL_FULL, "w2 is full")
+        told(a_scene(a_job(), a_worker(**broken, **OFFLINE)), Code.ALL_OFFLINE)
+
+    def test_slots_of_stale_jobs_are_busy(self) -> None:
+        told(
+            a_scene(a_job(), a_worker(taken=1, room=Room(stale_slots=3))),
+            Code.ALL_FULL,
+            "w1 is full (4 of 4 slots busy, 3 of them with processes of jobs that are no longer its own)",
+        )
+        told(
+            a_scene(a_job(), a_worker(taken=1, room=Room(stale_slots=2))),
+            Code.ABOUT_TO_BE_OFFERED,
+            "w1 has 1 of 4 slots free",
         )
 
     def test_all_full(self) -> None:
@@ -298,7 +355,7 @@ class TestInHand:
 class TestOver:
     def test_success(self) -> None:
         ended = a_claim(Phase.ENDED, result="success", ended_s=3.0)
-        job = a_job(state="success", worker="w1", claim=ended, owner=None, updated_s=3.0)
+        job = a_job(state="success", worker="w1", claim=ended, owner=None, reported=True, updated_s=3.0)
         assert (
             why(a_scene(job)).sentence
             == "Ended as success on worker w1 3 s ago; the scheduler has taken note."
@@ -313,30 +370,60 @@ class TestOver:
             "See the scheduler's log",
         )
 
+    def test_of_a_row_of_edge3s_executor_nobody_knows(self) -> None:
+        ended = a_claim(Phase.ENDED, result="success", ended_s=3.0)
+        job = a_job(state="success", worker="w1", claim=ended, owner=None, updated_s=3.0)
+        assert why(a_scene(job)).sentence == "Ended as success on worker w1 3 s ago."
+
+    def test_ours_that_an_edge3_worker_ran(self) -> None:
+        job = a_job(state="success", worker="e1", owner=None, reported=True, updated_s=3.0)
+        assert (
+            why(a_scene(job)).sentence
+            == "Ended as success on worker e1 3 s ago; the scheduler has taken note."
+        )
+
     def test_removed(self) -> None:
         told(a_scene(a_job(state="removed", owner=None)), Code.REMOVED, "Over, as removed")
+
+
+def an_airflow_task(state: str | None, executor: str | None = None, try_number: int = 2) -> AirflowTask:
+    return AirflowTask(state=state, executor=executor, queue="q", try_number=try_number)
 
 
 @pytest.mark.parametrize(
     ("task", "code", "part"),
     [
         (None, Code.NO_SUCH_JOB, "There is no such job in edge_job: it is another executor's"),
-        (
-            AirflowTask(state="queued", executor=None, queue="q"),
-            Code.ANOTHER_EXECUTORS,
-            "it is the default executor's",
-        ),
-        (AirflowTask(state="running", executor="Local", queue="q"), Code.ANOTHER_EXECUTORS, "it is Local's"),
-        (AirflowTask(state=None, executor=None, queue="q"), Code.NOT_QUEUED_YET, "state is none"),
-        (
-            AirflowTask(state="scheduled", executor=None, queue="q"),
-            Code.NOT_QUEUED_YET,
-            "has not queued it yet",
-        ),
-        (AirflowTask(state="success", executor=None, queue="q"), Code.OVER, "over in Airflow (success)"),
+        (an_airflow_task("queued"), Code.ANOTHER_EXECUTORS, "it is the default executor's"),
+        (an_airflow_task("running", "Local"), Code.ANOTHER_EXECUTORS, "it is Local's"),
+        (an_airflow_task(None), Code.NOT_QUEUED_YET, "state is none"),
+        (an_airflow_task("scheduled"), Code.NOT_QUEUED_YET, "has not queued it yet"),
+        (an_airflow_task("success"), Code.OVER, "over in Airflow (success)"),
     ],
 )
-def test_a_task_without_a_row(task: AirflowTask | None, code: Code, part: str) -> None:
-    found = why_absent(task)
+@pytest.mark.parametrize("try_number", [None, 2])
+def test_a_task_without_a_row(
+    task: AirflowTask | None, code: Code, part: str, try_number: int | None
+) -> None:
+    found = why_absent(task, try_number)
     assert found.code is code
     assert part in found.sentence
+
+
+def test_an_earlier_try_is_not_judged_by_the_present_one() -> None:
+    found = why_absent(an_airflow_task("queued"), 1)
+    assert found.code is Code.OVER
+    assert "Try 1 is over, for the task is at try 2 in Airflow" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("asked", "tries", "part"),
+    [
+        (3, 2, "there has been no try 3 of the task; the last is 2"),
+        (0, 2, "there has been no try 0 of the task; the last is 2"),
+        (1, 0, "there has been no try 1 of the task; there has been none yet"),
+    ],
+)
+def test_a_try_that_there_has_not_been(asked: int, tries: int, part: str) -> None:
+    with pytest.raises(UsageError, match=part):
+        why_absent(an_airflow_task("queued", try_number=tries), asked)

@@ -40,6 +40,7 @@ from edge_ws.store.records import (
     Principal,
     Registered,
     Registration,
+    Room,
     Verdict,
     WishRecord,
 )
@@ -354,7 +355,7 @@ class ModelStore:
                 taken_back.append(claim.id)
         return tuple(taken_back)
 
-    def note_applied(self, principal: Principal, applied: Applied) -> None:
+    def note_applied(self, principal: Principal, applied: Applied, room: Room | None = None) -> None:
         """Nothing that a rule looks at."""
 
     def take_in(self, principal: Principal, asked: Asked) -> None:
@@ -382,7 +383,7 @@ class ModelStore:
         found = self._find_live(claim_id, principal.worker)
         if found is None:
             return Verdict.STALE
-        claim, row = found
+        claim, _ = found
         if claim.result is not None or (claim.phase is Phase.ACCEPTED and claim.host != host):
             return Verdict.STALE
         if claim.phase not in {Phase.OFFERED, Phase.ACCEPTED}:
@@ -390,7 +391,6 @@ class ModelStore:
         claim.phase, claim.host, claim.lease_until = Phase.ACCEPTED, host, self._now() + start_within_s
         if not self._rules.starts_are_waited_for:
             claim.lease_until = self._now()
-        self._set(row, state="restarting")
         return Accepted(subject=claim.subject, is_callback=claim.key.dag_id == CALLBACK_DAG_ID)
 
     def refuse(self, principal: Principal, claim_id: ClaimId, reason: str) -> Verdict:
@@ -517,7 +517,10 @@ class ModelStore:
             del self.claims[claim.id]
             self.purged[claim.id] = claim
 
-    def beat(self, gateway_id: GatewayId, connections: Collection[str]) -> frozenset[str]:
+    def announce(self, gateway_id: GatewayId, hostname: str, pid: int) -> None:
+        """Do nothing: nobody here asks which gateways there are."""
+
+    def beat(self, connections: Collection[str]) -> frozenset[str]:
         for name, row in self.workers.items():
             if row.connection in connections:
                 row.seen_at = self._now()

@@ -12,7 +12,7 @@ from edge_ws.errors import UsageError
 from edge_ws.protocol.frames import Applied, Asked, Bye, Held
 from edge_ws.protocol.ids import ClaimId, GatewayId, LifeId, WorkerName
 from edge_ws.protocol.states import Phase
-from edge_ws.store.records import NewWish, Wished, WishRecord
+from edge_ws.store.records import NewWish, Principal, Registration, Wished, WishRecord
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, utc_now, worker
 from tests.support.rows import FakeWorker, enqueue, job_row, new_job
@@ -100,7 +100,7 @@ def test_a_heartbeat_sees_that_the_last_job_of_a_worker_in_maintenance_is_gone(
 ) -> None:
     connection = one.register(life=LIFE).connection
     _write(engine, state="maintenance pending")
-    store.beat(GatewayId("g"), [connection])
+    store.beat([connection])
     assert _state(store) == "maintenance mode"
 
 
@@ -267,6 +267,35 @@ def test_a_worker_is_removed_once_it_is_away_and_holds_nothing(
     assert one.register(life=NEXT_LIFE).wish.concurrency is None
 
 
+def test_queues_that_the_workers_token_excludes_are_told(store: Store, one: FakeWorker) -> None:
+    def come_by(name: str, queues: list[str] | None) -> None:
+        secret = store.create_token(name, worker_pattern="w*", queues=queues, team=None, expires_in_s=None)
+        token, _ = store.find_token(secret)
+        said = Registration(
+            gateway=GatewayId(one.gateway),
+            transport="websocket",
+            concurrency=4,
+            queues=("q",),
+            inventory=one.inventory(),
+            sysinfo={},
+            life=LIFE,
+        )
+        store.register(Principal(worker=W1, token_id=token.id), said)
+
+    come_by("narrow", ["q", "day"])
+    told = store.add_queues("w1", ["night", "day", "dawn"])
+    assert told.told == (
+        "queues q, night, day, dawn now; its token admits only queues q, day: no jobs of night, dawn"
+    )
+    assert store.add_queues("w1", ["day"]).told == "queues q, night, day, dawn now"
+    come_by("narrower", ["q"])
+    assert store.add_queues("w1", ["night"]).told.endswith(
+        "; its token admits only queue q: no jobs of night"
+    )
+    come_by("wide", None)
+    assert store.add_queues("w1", ["night"]).told == "queues q, night, day, dawn now"
+
+
 def test_edge3s_workers_keep_edge3s_rules(engine: sa.Engine, store: Store) -> None:
     _edge3_worker(engine, "offline")
     for verb in (
@@ -316,6 +345,7 @@ def test_a_hello_tells_what_the_host_asked_for_meanwhile(store: Store, one: Fake
     asked = Asked(number=4, maintenance=True, comment="at sea")
     back = one.register(life=LIFE, inventory=replace(one.inventory(), maintenance=True, asked=asked))
     assert (back.wish.maintenance, back.wish.comment, back.wish.asked) == (True, "at sea", 4)
+    _apply(one, back.wish)
     assert _state(store) == "maintenance mode"
 
 
@@ -363,6 +393,18 @@ def test_fewer_slots_free_the_newest_offers(engine: sa.Engine, store: Store, one
     assert store.open_ids([W1]) == set(claims[:2])
 
 
+def test_what_a_removed_queue_frees_counts_for_the_slots(
+    engine: sa.Engine, store: Store, one: FakeWorker
+) -> None:
+    store.add_queues("w1", ["r"])
+    sent = _news(store, 0).revision
+    of_q, *of_r = _offers(engine, one, "q", "r", "r")
+    store.remove_queues("w1", ["q"])
+    store.wish_concurrency("w1", 2)
+    assert store.new_wishes({W1: sent})[W1].taken_back == (of_q,)
+    assert store.open_ids([W1]) == set(of_r)
+
+
 @pytest.mark.parametrize("how", ["maintenance", "shutdown"])
 def test_nothing_offered_is_left_to_a_worker_that_takes_nothing(
     engine: sa.Engine, store: Store, one: FakeWorker, how: str
@@ -378,7 +420,7 @@ def test_nothing_offered_is_left_to_a_worker_that_takes_nothing(
 
 
 def test_claims_in_a_hello_make_the_maintenance_pending(store: Store, one: FakeWorker) -> None:
+    store.request_maintenance("w1", "why")
     held = Held(claim=ClaimId("c"), phase=Phase.STARTED, log_end=0)
-    asked = Asked(number=1, maintenance=True)
-    one.register(life=LIFE, inventory=replace(one.inventory(), maintenance=True, claims=(held,), asked=asked))
+    one.register(life=LIFE, inventory=replace(one.inventory(), maintenance=True, claims=(held,)))
     assert _state(store) == "maintenance pending"

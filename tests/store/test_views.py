@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
+from edge_ws.protocol.frames import Applied
 from edge_ws.protocol.ids import GatewayId
 from edge_ws.protocol.states import Phase
 from edge_ws.store import view_verbs
-from edge_ws.store.records import JobKey, Principal, Registration
+from edge_ws.store.records import NO_JOB_HOST, JobKey, Principal, Registration, Room
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, epoch_now, gateway, utc_now
 from edge_ws.store.view_records import JobView
+from edge_ws.store.worker_verbs import NOT_READY, STALE_SLOTS
 from tests.support.rows import OWNER, FakeWorker, change_job, enqueue, new_job
 
 
@@ -225,6 +228,24 @@ def test_the_wish_and_what_is_in_force(store: Store) -> None:
     assert (view.state, view.comment, view.wishes_maintenance) == ("maintenance request", "belt change", True)
 
 
+def test_what_keeps_slots_from_jobs(store: Store) -> None:
+    one = FakeWorker(store)
+    told = {NOT_READY: True, STALE_SLOTS: 9, NO_JOB_HOST: "no\nAirflow"}
+    one.register(sysinfo=told)
+    # Only what the inventory says counts.
+    assert store.worker_views()[0].room == Room()
+    one.register(inventory=replace(one.inventory(), draining=True, stale_slots=1), sysinfo=told)
+    (view,) = store.worker_views()
+    assert (view.room, view.busy, view.free) == (Room(ready=False, stale_slots=1, why="no Airflow"), 1, 3)
+    applied = Applied(revision=0, concurrency=4, queues=("q",))
+    store.note_applied(one.principal, applied)
+    assert store.worker_views()[0].room == view.room
+    store.note_applied(one.principal, applied, Room())
+    (view,) = store.worker_views()
+    assert (view.room, view.free) == (Room(), 4)
+    assert not {NOT_READY, NO_JOB_HOST, STALE_SLOTS} & view.sysinfo.keys()
+
+
 def test_a_worker_of_edge3(engine: sa.Engine, store: Store) -> None:
     add_edge3_worker(engine)
     job = new_job()
@@ -305,6 +326,7 @@ def test_mysql_takes_the_queries() -> None:
         priority=1,
         team=None,
         owner=None,
+        reported=False,
         worker=None,
         queued_at=datetime(2026, 1, 1, tzinfo=UTC),
         waited_s=1.0,

@@ -11,7 +11,6 @@ import pytest
 import sqlalchemy as sa
 
 from edge_ws.errors import UsageError
-from edge_ws.protocol.ids import GatewayId
 from edge_ws.store import schema
 from edge_ws.store.listen import CHANNEL, Echoes, ListenWatch
 from edge_ws.store.store import Store
@@ -166,7 +165,7 @@ class TestWhatIsTold:
             worker.register()
             claims = [worker.start(job) for job in jobs]
             store.append_log(worker.principal, claims[0], 0, b"hello")
-            store.beat(GatewayId(worker.gateway), [registered.connection])
+            store.beat([registered.connection])
             for claim in claims:
                 worker.finish(claim)
             store.reported(7, [job.key for job in jobs])

@@ -10,7 +10,16 @@ import sqlalchemy as sa
 
 from edge_ws.protocol.frames import Inventory
 from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, SiteId, WorkerName, new_id
-from edge_ws.store.records import Assignment, Claimed, JobKey, NewJob, Principal, Registered, Registration
+from edge_ws.store.records import (
+    Assignment,
+    Claimed,
+    JobKey,
+    NewJob,
+    Principal,
+    Registered,
+    Registration,
+    WishRecord,
+)
 from edge_ws.store.store import Store
 from edge_ws.store.tables import claim, edge_job, epoch_now
 
@@ -64,6 +73,12 @@ def end_leases(engine: sa.Engine) -> None:
         connection.execute(
             claim.update().where(claim.c.lease_until.is_not(None)).values(lease_until=epoch_now() - 1)
         )
+
+
+def wish_of(store: Store, name: str) -> WishRecord:
+    """Return what operators wish of a worker, numbered, as a gateway reads it."""
+    one = WorkerName(name)
+    return store.new_wishes({one: -1})[one].wish
 
 
 @dataclass

@@ -24,6 +24,7 @@ def a_job(**changes: object) -> JobView:
         priority=1,
         team=None,
         owner=7,
+        reported=False,
         worker=None,
         queued_at=None,
         waited_s=180.0,

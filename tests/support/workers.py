@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edge_ws.protocol.frames import Inventory
 from edge_ws.protocol.ids import GatewayId, SiteId, WorkerName
 from edge_ws.store.records import Principal, Registration
 from edge_ws.store.store import Store
 
 
-def register_worker(store: Store, name: str, *, queues: tuple[str, ...] | None = None) -> Principal:
-    """Register a connected worker with eight free slots."""
+def register_worker(
+    store: Store, name: str, *, queues: tuple[str, ...] | None = None, **changes: object
+) -> Principal:
+    """Register a connected worker with eight free slots; `changes` are its inventory's."""
     inventory = Inventory(
         site=SiteId("5f0c7f0e-0000-4000-8000-000000000001"),
         hosts=(),
@@ -26,7 +30,7 @@ def register_worker(store: Store, name: str, *, queues: tuple[str, ...] | None =
         transport="websocket",
         concurrency=8,
         queues=queues,
-        inventory=inventory,
+        inventory=replace(inventory, **changes),
         sysinfo={"status": 20, "concurrency": 8, "free_concurrency": 8},
     )
     principal = Principal(worker=WorkerName(name))

@@ -1,0 +1,135 @@
+"""The verbs that tell who is there: gateways and workers stay fresh, or are shown as silent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import sqlalchemy as sa
+
+from edge_ws.protocol.ids import GatewayId, WorkerName
+from edge_ws.protocol.states import Phase
+from edge_ws.store.database import Database
+from edge_ws.store.live import OPEN_STATES, held, key_columns
+from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, utc_now, worker
+from edge_ws.store.waiting import age_s
+from edge_ws.store.wishes import read_wish
+from edge_ws.store.worker_states import AWAY, MOVES, Event
+from edge_ws.store.worker_verbs import EDGE3_ALIVE_S, MARK, SEEN_S, move
+
+_AWAY_STATES = [state.value for state in AWAY]
+_ALIVE_STATES = ("idle", "running", "starting", "unknown", "offline")
+"""Worker states that a heartbeat may turn into idle or running; others are an operator's request."""
+ABANDONED_S = 2 * EDGE3_ALIVE_S
+"""An edge3 worker silent for so long is shown so by us; where edge3's executor runs, it did that before."""
+
+
+class LivenessVerbs:
+    """Who is there."""
+
+    _database: Database
+
+    def announce(self, gateway_id: GatewayId, hostname: str, pid: int) -> None:
+        """Make a gateway known, or keep it fresh: it may have been forgotten while it had no database."""
+        with self._database.write() as connection:
+            here = gateway.c.id == gateway_id
+            known = connection.execute(gateway.update().where(here).values(seen_at=epoch_now()))
+            if not known.rowcount:
+                times = {"started_at": epoch_now(), "seen_at": epoch_now()}
+                values = {"id": gateway_id, "hostname": hostname, "pid": pid, **times}
+                connection.execute(gateway.insert().values(values))
+
+    def retire(self, gateway_id: GatewayId) -> None:
+        """Forget a gateway that ends in good order."""
+        with self._database.write() as connection:
+            connection.execute(gateway.delete().where(gateway.c.id == gateway_id))
+
+    def beat(self, connections: Collection[str]) -> frozenset[str]:
+        """Keep a gateway's connected workers and their running rows fresh, in a few statements.
+
+        Args:
+            connections: what `register` gave for each worker that has been heard of lately.
+
+        Returns:
+            Those of the connections that are their workers' last ones.
+        """
+        if not connections:
+            return frozenset()
+        with self._database.write() as connection:
+            mine = worker.c.connection.in_(list(connections))
+            connection.execute(worker.update().where(mine).values(seen_at=epoch_now()))
+            known = frozenset(connection.scalars(sa.select(worker.c.connection).where(mine)))
+            # Whoever has said goodbye meanwhile is not made to be here again.
+            names = sa.select(worker.c.worker_name).where(mine, worker.c.gateway.is_not(None))
+            shall_leave = sa.exists().where(
+                worker.c.worker_name == edge_worker.c.worker_name,
+                worker.c.wish_shutdown,
+                worker.c.life.is_not(None),
+            )
+            active = (
+                sa.select(sa.func.count())
+                .select_from(claim.join(edge_job, held))
+                .where(claim.c.worker == edge_worker.c.worker_name)
+                .scalar_subquery()
+            )
+            connection.execute(
+                edge_worker.update()
+                .where(edge_worker.c.worker_name.in_(names))
+                .values(
+                    last_update=utc_now(),
+                    jobs_active=active,
+                    state=sa.case(
+                        # Taken for silent while this gateway could not write: requests stand, and are told
+                        # again.
+                        (sa.and_(edge_worker.c.state.in_(_AWAY_STATES), shall_leave), "shutdown request"),
+                        (edge_worker.c.state == "offline maintenance", "maintenance request"),
+                        (
+                            sa.and_(edge_worker.c.state == "maintenance pending", active == 0),
+                            "maintenance mode",
+                        ),
+                        (edge_worker.c.state.not_in(_ALIVE_STATES), edge_worker.c.state),
+                        (active > 0, "running"),
+                        else_="idle",
+                    ),
+                )
+            )
+            # edge3's executor times out running rows of its team that nobody touches (300 s).
+            running = sa.and_(
+                claim.c.phase == Phase.STARTED.value,
+                claim.c.worker.in_(names),
+                edge_job.c.state.in_(OPEN_STATES),
+            )
+            fresh = sa.select(*key_columns).join(claim, held).where(running)
+            if self._database.dialect == "postgresql":
+                # What a report holds at this moment is fresh by it; waiting for it, out of key order, could
+                # be a deadlock.
+                fresh = fresh.with_for_update(of=edge_job, skip_locked=True)
+            connection.execute(
+                edge_job.update().where(sa.tuple_(*key_columns).in_(fresh)).values(last_update=utc_now())
+            )
+        return known
+
+    def mark_silent(self) -> None:
+        """Show workers that no gateway has seen lately as unknown, or as offline in maintenance."""
+        here = edge_worker.c.state.in_(
+            [state.value for state, moves in MOVES.items() if Event.SILENCE in moves]
+        )
+        is_silent = worker.c.seen_at < epoch_now() - SEEN_S
+        is_abandoned = age_s(edge_worker.c.last_update) > ABANDONED_S
+        columns = edge_worker.c.worker_name, edge_worker.c.sysinfo, worker.c.site
+        query = sa.select(*columns).outerjoin(worker, worker.c.worker_name == edge_worker.c.worker_name)
+        with self._database.read() as connection:
+            found = connection.execute(query.where(here, sa.or_(is_silent, is_abandoned))).all()
+        for row in found:
+            name = WorkerName(row.worker_name)
+            # Without our mark an edge3 worker has the name by now.
+            is_ours = row.site is not None and MARK in (row.sysinfo or {})
+            table, is_so = (worker, is_silent) if is_ours else (edge_worker, sa.and_(here, is_abandoned))
+            still = sa.select(table.c.worker_name).where(table.c.worker_name == name, is_so)
+            # A transaction each, looked at again in it: the worker may be back, or be coming back.
+            with self._database.write() as connection:
+                if connection.execute(still.with_for_update(skip_locked=True)).one_or_none() is None:
+                    continue
+                # Numbered before the state that says it is overwritten.
+                wish = read_wish(connection, name) if is_ours else None
+                in_maintenance = wish is not None and wish.maintenance
+                move(connection, name, Event.LEAVE_IN_MAINTENANCE if in_maintenance else Event.SILENCE)
