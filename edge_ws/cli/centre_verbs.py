@@ -32,6 +32,7 @@ _TOKEN = Group(
                 Argument(
                     flags=("-q", "--queues"),
                     metavar="A,B",
+                    is_once=True,
                     help="admit jobs of these queues only (default: every queue)",
                 ),
                 Argument(

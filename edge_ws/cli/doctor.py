@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 
+from edge_ws.cli.output import printable
 from edge_ws.worker.config import resolve, this_machine
 from edge_ws.worker.doctor.checks import examine
 from edge_ws.worker.doctor.visit import Found, Status, Visit
@@ -39,4 +40,4 @@ async def _run(visit: Visit, *, as_json: bool) -> int:
 
 def _line(name: str, found: Found) -> str:
     advice = f" -> {found.advice}" if found.advice else ""
-    return f"{_SHOWN[found.status]:<4}  {name:<13}  {found.detail}{advice}"
+    return printable(f"{_SHOWN[found.status]:<4}  {name:<13}  {found.detail}{advice}")

@@ -10,19 +10,24 @@ import math
 import os
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from edge_ws.errors import EdgeWsError, TimedOutError, UsageError
-from edge_ws.worker.config import find_state_dir, this_machine
+from edge_ws.cli.output import printable, tell
+from edge_ws.errors import EdgeWsError, TimedOutError, UnreachableError, UsageError
+from edge_ws.worker.config import Place, find_state_dir, this_machine
 from edge_ws.worker.control import Condition, ask
-from edge_ws.worker.state import daemon_of
+from edge_ws.worker.state import daemon_of, held_beside
+from edge_ws.worker.subject import read, title
 
 COMMENT_LENGTH = 1024
 """Characters of a comment: edge3's column has no more."""
 _LOOK_S = 0.1
+_NAMED = 3
+"""Of many things a sentence names so many."""
 
 
 def status(arguments: Namespace) -> int:
@@ -35,7 +40,7 @@ def maintenance(arguments: Namespace) -> int:
     """Begin or end maintenance."""
     wanted = arguments.maintenance == "on"
     comment = _comment(arguments.comments, wanted=wanted)
-    directory, wait_s = _directory(arguments), _wait_s(arguments)
+    wait_s, directory = _wait_s(arguments), _directory(arguments)
     condition = ask(directory, "maintenance", on=wanted, comment=comment)
     if wait_s is None:
         _show(arguments, condition)
@@ -47,29 +52,69 @@ def maintenance(arguments: Namespace) -> int:
         if condition["maintenance"]["in_force"] is not wanted:
             ended = "ended" if wanted else "begun again"
             raise EdgeWsError(f"maintenance of {condition['worker']} was {ended} meanwhile by somebody else")
-        return not wanted or not condition["jobs"]
+        return not wanted or not _runs_tasks(condition)
 
-    waited_s = _wait(is_done, wait_s, f"{condition['worker']} still runs tasks; it stays in maintenance")
+    def late() -> str:
+        return f"{condition['worker']} still runs tasks: {_tasks(condition)}; it stays in maintenance"
+
+    waited_s = _wait(is_done, wait_s, late)
     _show(arguments, condition, waited_s)
     return 0
 
 
 def stop(arguments: Namespace) -> int:
     """Have the worker leave."""
-    directory, wait_s = _directory(arguments), _wait_s(arguments)
+    wait_s, directory = _wait_s(arguments), _directory(arguments)
     before = _holder(directory)
     condition = ask(directory, "stop", now=arguments.now)
     if wait_s is None:
         _show(arguments, condition)
         return 0
-    late = f"{condition['worker']} still runs tasks; it leaves when they have ended, or: edge-ws stop --now"
+
+    def late() -> str:
+        with suppress(UnreachableError):  # just leaving
+            condition.update(ask(directory, "status"))
+        worker, reports = condition["worker"], len(condition["jobs"])
+        if _runs_tasks(condition):
+            tasks = _tasks(condition)
+            how = "it leaves when they have ended, or: edge-ws stop --now"
+            return f"{worker} still runs tasks: {tasks}; {how}"
+        if reports:
+            return (
+                f"{worker} runs no task any more, and {reports} of its reports wait for the centre; it "
+                "leaves when they are there, or keeps them on disk for its next start: edge-ws stop --now"
+            )
+        return f"{worker} has done all, and is just leaving"
+
     # A service manager may have started the next one already.
     waited_s = _wait(lambda: _holder(directory) != before, wait_s, late)
     if arguments.output == "json":
-        print(json.dumps({"worker": condition["worker"], "left": True, "waited_s": round(waited_s, 3)}))
+        tell(json.dumps({"worker": condition["worker"], "left": True, "waited_s": round(waited_s, 3)}))
     else:
-        print(f"{condition['worker']} has left after {waited_s:.1f} s")
+        tell(f"{condition['worker']} has left after {waited_s:.1f} s")
     return 0
+
+
+def _runs_tasks(condition: Condition) -> bool:
+    return bool(_running(condition))
+
+
+def _running(condition: Condition) -> list[dict[str, Any]]:
+    """Return the jobs that have a process; the others' reports wait for the centre."""
+    return [job for job in condition["jobs"] if job["phase"] not in {"ended", "not started"}]
+
+
+def _tasks(condition: Condition) -> str:
+    return _some([_title(job) for job in _running(condition)])
+
+
+def _title(job: dict[str, Any]) -> str:
+    return printable(title(read(job), job["claim"]))
+
+
+def _some(names: Sequence[object]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(map(str, names[:_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 def _holder(directory: Path) -> int | None:
@@ -81,7 +126,36 @@ def _holder(directory: Path) -> int | None:
 
 
 def _directory(arguments: Namespace) -> Path:
-    return find_state_dir(vars(arguments), os.environ, this_machine())
+    place = find_state_dir(vars(arguments), os.environ, this_machine())
+    return directory_of(place, arguments.edge_hostname)
+
+
+def directory_of(place: Place, name: str | None) -> Path:
+    """Return the state directory of the worker that is meant: of that name, if -H gives one.
+
+    Raises:
+        UnreachableError: no worker runs there; the sentence names those that run beside it.
+        UsageError: the worker there has another name.
+    """
+    directory, is_default = place
+    if is_default and _is_free(directory) and (others := held_beside(directory)):
+        raise UnreachableError(
+            f"no worker runs with the state directory {directory}; workers run here with {_some(others)}: "
+            "give -H or --state-dir"
+        )
+    if name is not None and (found := ask(directory, "status")["worker"]) != name:
+        raise UsageError(f"-H: the worker with the state directory {directory} is {found}, not {name}")
+    return directory
+
+
+def _is_free(directory: Path) -> bool:
+    try:
+        return daemon_of(directory) is None
+    except FileNotFoundError:
+        return True
+    except OSError:
+        # `ask` will tell.
+        return False
 
 
 def _comment(text: str | None, *, wanted: bool) -> str:
@@ -112,11 +186,11 @@ def _wait_s(arguments: Namespace) -> float | None:
     return given
 
 
-def _wait(is_done: Callable[[], bool], wait_s: float, late: str) -> float:
+def _wait(is_done: Callable[[], bool], wait_s: float, late: Callable[[], str]) -> float:
     begun = time.monotonic()
     while not is_done():
         if time.monotonic() - begun >= wait_s:
-            raise TimedOutError(f"not within {wait_s:g} s: {late}")
+            raise TimedOutError(f"not within {wait_s:g} s: {late()}")
         time.sleep(_LOOK_S)
     return time.monotonic() - begun
 
@@ -127,13 +201,13 @@ def _wait(is_done: Callable[[], bool], wait_s: float, late: str) -> float:
 def _show(arguments: Namespace, condition: Condition, waited_s: float | None = None) -> None:
     if arguments.output == "json":
         more = {} if waited_s is None else {"waited_s": round(waited_s, 3)}
-        print(json.dumps({**condition, **more}))
+        tell(json.dumps({**condition, **more}))
         return
     rows = _rows(condition)
     if waited_s is not None:
         rows.append(("waited", f"{waited_s:.1f} s"))
     wide = max(len(name) for name, _ in rows)
-    print("\n".join(f"{name:<{wide}}  {text}" for name, text in rows))
+    tell("\n".join(f"{name:<{wide}}  {printable(text)}" for name, text in rows))
 
 
 def _rows(told: Condition) -> list[tuple[str, str]]:
@@ -146,7 +220,7 @@ def _rows(told: Condition) -> list[tuple[str, str]]:
         ("jobs", _jobs(told["jobs"])),
         ("slots", f"{in_force} ({_sources(slots, str)})"),
         ("queues", f"{_names(told['queues']['in_force'])} ({_sources(told['queues'], _names)})"),
-        ("maintenance", _maintenance(told["maintenance"])),
+        ("maintenance", _maintenance(told)),
         ("takes jobs", _takes_jobs(told)),
         ("process", process),
         ("state dir", told["state_dir"]),
@@ -173,7 +247,7 @@ def _connection(told: dict[str, Any]) -> str:
 def _jobs(jobs: list[dict[str, Any]]) -> str:
     if not jobs:
         return "none"
-    each = (f"{job['claim']} {job['phase']}{', stale' if job['stale'] else ''}" for job in jobs)
+    each = (f"{_title(job)} {job['phase']}{', stale' if job['stale'] else ''}" for job in jobs)
     return f"{len(jobs)}: {'; '.join(each)}"
 
 
@@ -186,9 +260,11 @@ def _names(names: list[str] | None) -> str:
     return "all" if names is None else ", ".join(names)
 
 
-def _maintenance(told: dict[str, Any]) -> str:
+def _maintenance(condition: Condition) -> str:
+    told = condition["maintenance"]
     if not told["in_force"]:
-        return "off"
+        is_heard = condition["centre_versions"] is not None
+        return "off" if is_heard else "off, but the centre's wish is not known yet"
     who = "on this host" if told["asked_by"] == "host" else "at the centre"
     return f"on, asked for {who}: {told['comment'] or 'no reason given'}"
 
@@ -200,6 +276,10 @@ def _takes_jobs(told: Condition) -> str:
         return f"no: draining ({told['leaving']['why']})"
     if told["maintenance"]["in_force"]:
         return "no: maintenance"
+    if told["slots"]["in_force"] == 0:
+        return "no: paused (0 slots)"
+    if not told["no_job_host"] and not told["connection"]["connected"]:
+        return "no: not connected"
     return f"no: {told['no_job_host'] or 'the job host is starting'}"
 
 

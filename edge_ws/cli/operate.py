@@ -1,4 +1,4 @@
-"""The operators' verbs: reads their arguments, asks first where many workers are meant, waits, shows.
+"""The operators' verbs that change: read their arguments, ask first where many workers are meant, wait, tell.
 
 What they do is `edge_ws.server.admin`'s, on the database or, with `--url`, at a gateway. Loads neither
 Airflow nor the store: with `--url` there may be none.
@@ -7,214 +7,155 @@ Airflow nor the store: with `--url` there may be none.
 from __future__ import annotations
 
 import json
-import math
-import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from edge_ws.cli.output import render_one, show
+from edge_ws.cli.output import printable, tell
+from edge_ws.cli.reach import Centre, reach, split
 from edge_ws.errors import EdgeWsError, TimedOutError, UsageError
-from edge_ws.store.worker_states import AWAY, state_of
+from edge_ws.store.worker_states import AWAY, WorkerState, state_of
 
+WAIT_S = 30.0
 LONGEST_WAIT_S = 86400.0
-_ABSENT = {"queues": "all", "team_name": "any"}
 
 Outcome = dict[str, Any]
 """What became of one worker's change; see `edge_ws.server.admin`."""
 
 
-class Centre(Protocol):
-    """The data centre, near or far."""
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What became of a change."""
 
-    def __call__(self, operation: str, given: dict[str, object], *, changes: bool) -> Any:  # noqa: ANN401 - JSON
-        """Return the operation's result as plain data; parameters that are None are left out."""
-        ...
+    told: Outcome | list[Outcome]
+    """As the centre has told it: one, or a list where many were meant."""
+    late: str = ""
+    """Who has not applied it in time, as a sentence."""
 
-
-@contextmanager
-def _centre(arguments: Namespace) -> Iterator[Centre]:
-    if arguments.url:
-        from edge_ws.cli.remote import gateway
-
-        with gateway(arguments, os.environ) as centre:
-            yield centre
-        return
-    for name in ("token_file", "ca_file", "allow_insecure"):
-        if getattr(arguments, name):
-            raise UsageError(f"--{name.replace('_', '-')}: it is of no use without --url")
-    from edge_ws.provider.commands import database
-
-    with database() as centre:
-        yield centre
-
-
-def _split(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",")]
-
-
-# To see
-
-
-def list_workers(arguments: Namespace) -> int:
-    """List the workers."""
-    given = {
-        "state": arguments.state,
-        "worker_name_pattern": arguments.worker_name_pattern,
-        "queues": _split(arguments.queues),
-    }
-    with _centre(arguments) as centre:
-        rows = centre("list-workers", given, changes=False)
-    hidden = ("transport_since", "transport_reason")
-    show(rows, arguments.output, _ABSENT, "there is no such worker", hidden)
-    return 0
-
-
-def list_queues(arguments: Namespace) -> int:
-    """List the queues."""
-    with _centre(arguments) as centre:
-        rows = centre("list-queues", {}, changes=False)
-    show(rows, arguments.output, {}, "there is no queue: no job, and no worker that names one")
-    return 0
-
-
-def list_jobs(arguments: Namespace) -> int:
-    """List the jobs."""
-    given = {
-        "state": arguments.state,
-        "queue": arguments.queue,
-        "worker": arguments.edge_hostname,
-        "dag": arguments.dag_id,
-        "limit": arguments.limit,
-    }
-    with _centre(arguments) as centre:
-        rows = centre("list-jobs", given, changes=False)
-    show(rows, arguments.output, {"team_name": "none"}, "there is no such job")
-    return 0
-
-
-def show_worker(arguments: Namespace) -> int:
-    """Show one worker."""
-    with _centre(arguments) as centre:
-        row = centre("show-worker", {"worker": arguments.edge_hostname}, changes=False)
-    print(render_one(row, arguments.output))
-    return 0
-
-
-def show_job(arguments: Namespace) -> int:
-    """Show one job, the verdict first."""
-    names = ("dag_id", "run_id", "task_id", "map_index", "try_number")
-    with _centre(arguments) as centre:
-        row = centre("show-job", {name: getattr(arguments, name) for name in names}, changes=False)
-    if arguments.output == "text":
-        print(row.pop("verdict"))
-        if (advice := row.pop("advice")) is not None:
-            print(advice)
-        print()
-    print(render_one(row, arguments.output))
-    return 0
-
-
-# To change
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """All of them, as a list."""
+        return self.told if isinstance(self.told, list) else [self.told]
 
 
 def set_worker_concurrency(arguments: Namespace) -> int:
     """Wish for workers' concurrency."""
-    return _change(arguments, "set-worker-concurrency", concurrency=arguments.concurrency)
+    wanted = arguments.concurrency
+    return _change(
+        arguments, "set-worker-concurrency", f"set the concurrency to {wanted} for", concurrency=wanted
+    )
 
 
 def add_worker_queues(arguments: Namespace) -> int:
     """Wish for more queues."""
-    return _change(arguments, "add-worker-queues", queues=_split(arguments.queues))
+    queues = split(arguments.queues)
+    return _change(arguments, "add-worker-queues", f"add the queues {arguments.queues} to", queues=queues)
 
 
 def remove_worker_queues(arguments: Namespace) -> int:
     """Wish for fewer queues."""
-    return _change(arguments, "remove-worker-queues", queues=_split(arguments.queues))
+    doing = f"remove the queues {arguments.queues} from"
+    return _change(arguments, "remove-worker-queues", doing, queues=split(arguments.queues))
 
 
 def remote_edge_worker_request_maintenance(arguments: Namespace) -> int:
     """Wish for maintenance."""
-    return _change(arguments, "remote-edge-worker-request-maintenance", comment=arguments.comments)
+    operation = "remote-edge-worker-request-maintenance"
+    return _change(arguments, operation, "begin the maintenance of", comment=arguments.comments)
 
 
 def remote_edge_worker_exit_maintenance(arguments: Namespace) -> int:
     """Wish for an end of maintenance."""
-    return _change(arguments, "remote-edge-worker-exit-maintenance")
+    return _change(arguments, "remote-edge-worker-exit-maintenance", "end the maintenance of")
 
 
 def remote_edge_worker_update_maintenance_comment(arguments: Namespace) -> int:
     """Say anew why there is maintenance."""
-    return _change(arguments, "remote-edge-worker-update-maintenance-comment", comment=arguments.comments)
+    operation = "remote-edge-worker-update-maintenance-comment"
+    return _change(arguments, operation, "change the maintenance comment of", comment=arguments.comments)
 
 
 def shutdown_remote_edge_worker(arguments: Namespace) -> int:
     """Wish that workers leave."""
-    return _change(arguments, "shutdown-remote-edge-worker")
+    return _change(arguments, "shutdown-remote-edge-worker", "shut down")
 
 
 def shutdown_all_workers(arguments: Namespace) -> int:
-    """Wish that all workers leave that are there."""
+    """Wish that all workers leave that are there, or may be: those that were cut off without a goodbye."""
     wait_s = _wait_s(arguments)
-    with _centre(arguments) as centre:
+    done = _Done([])
+    with reach(arguments) as centre:
         rows = centre("list-workers", {}, changes=False)
-        here = [row for row in rows if state_of(row["state"]) not in AWAY]
-        if here:
-            _must_ack(here, wait_s)
-            _ask_first([row["worker_name"] for row in here], arguments)
-        else:
-            print("there is no worker to shut down", file=sys.stderr)
-        names = [row["worker_name"] for row in here]
-        told, late = _do(centre, "shutdown-remote-edge-worker", {"worker": names}, wait_s)
-    return _report(arguments, told, late)
+        names = [row["worker_name"] for row in rows if _may_be_there(row)]
+        if names:
+            _ask_first("shut down", names, arguments)
+            done = _do(centre, "shutdown-remote-edge-worker", {"worker": names}, wait_s)
+    # What is left away has said goodbye: there was nothing to shut down.
+    done = _Done([one for one in done.outcomes if one["error"] or _is_told(one)], done.late)
+    if not done.told:
+        _say("there is no worker to shut down")
+    return _report(arguments, done)
+
+
+def _may_be_there(row: Outcome) -> bool:
+    state = state_of(row["state"])
+    return state not in AWAY or (row["kind"] == "edge-ws" and state is not WorkerState.OFFLINE)
+
+
+def _is_told(outcome: Outcome) -> bool:
+    return bool(outcome["revision"]) or state_of(outcome["state"]) not in AWAY
 
 
 def remove_remote_edge_worker(arguments: Namespace) -> int:
     """Forget workers that are away."""
-    return _change(arguments, "remove-remote-edge-worker")
+    return _change(arguments, "remove-remote-edge-worker", "forget")
 
 
-def _change(arguments: Namespace, operation: str, **given: object) -> int:
+def _change(arguments: Namespace, operation: str, doing: str, **given: object) -> int:
+    """Do it with the worker of that name, or with those whose names are like that.
+
+    `doing` is the same in words, for the question.
+    """
     wait_s = _wait_s(arguments)
     meant: str | list[str] = arguments.edge_hostname
-    with _centre(arguments) as centre:
-        is_glob = any(sign in meant for sign in "*?")
-        if is_glob or wait_s is not None:
+    with reach(arguments) as centre:
+        if any(sign in meant for sign in "*?"):
             rows = centre("list-workers", {"worker_name_pattern": meant}, changes=False)
-            if is_glob:
-                if not rows:
-                    raise UsageError(f"no worker's name is like {meant}; see: edge-ws list-workers")
-                meant = [row["worker_name"] for row in rows]
-            _must_ack(rows, wait_s)
-        if is_glob:
-            _ask_first(meant, arguments)
-        told, late = _do(centre, operation, {"worker": meant, **given}, wait_s)
-    return _report(arguments, told, late)
+            if not rows:
+                raise UsageError(f"no worker's name is like {meant}; see: edge-ws list-workers")
+            meant = [row["worker_name"] for row in rows]
+            _ask_first(doing, meant, arguments)
+        elif wait_s is not None:
+            rows = centre("list-workers", {"worker_name_pattern": meant}, changes=False)
+            if any(row["kind"] == "edge3" for row in rows):
+                raise UsageError(
+                    f"--wait: {meant} is an edge3 worker, which never says what it has applied;"
+                    " leave --wait out"
+                )
+        done = _do(centre, operation, {"worker": meant, **given}, wait_s)
+    return _report(arguments, done)
 
 
 def _wait_s(arguments: Namespace) -> float | None:
     """Return for how long to wait, None for not at all."""
+    given: float | None = getattr(arguments, "wait_timeout", None)
     if not getattr(arguments, "wait", False):
+        if given is not None:
+            raise UsageError("--wait-timeout: it is of no use without --wait")
         return None
-    wait_s: float = arguments.wait_timeout
-    if not (math.isfinite(wait_s) and 0 < wait_s <= LONGEST_WAIT_S):
-        raise UsageError(f"--wait-timeout: {wait_s:g} s is not between 0 and {LONGEST_WAIT_S:g} s")
+    wait_s = WAIT_S if given is None else given
+    if not 0 < wait_s <= LONGEST_WAIT_S:
+        raise UsageError(
+            f"--wait-timeout: give more than 0 and at most {LONGEST_WAIT_S:g} seconds, not {wait_s:g}"
+        )
     return wait_s
 
 
-def _must_ack(rows: Sequence[Outcome], wait_s: float | None) -> None:
-    silent = [row["worker_name"] for row in rows if row["kind"] == "edge3"]
-    if silent and wait_s is not None:
-        raise UsageError(
-            f"--wait: edge3's workers never say what they have applied: {', '.join(silent)}; leave it out"
-        )
-
-
-def _ask_first(names: Sequence[str], arguments: Namespace) -> None:
-    """Have the operator confirm that these workers are meant.
+def _ask_first(doing: str, names: Sequence[str], arguments: Namespace) -> None:
+    """Have the operator confirm that this is to be done with these workers.
 
     Raises:
         UsageError: there is nobody to ask.
@@ -222,68 +163,67 @@ def _ask_first(names: Sequence[str], arguments: Namespace) -> None:
     """
     if arguments.yes:
         return
-    which = f"{len(names)} worker{'' if len(names) == 1 else 's'}: {', '.join(names)}"
+    question = printable(f"{doing} {_count(names)}: {', '.join(names)}")
     if not sys.stdin.isatty():
-        raise UsageError(f"this is for {which}; nobody can be asked here, so say that you mean it: --yes")
+        raise UsageError(f"this is to {question}; nobody can be asked here, so say that you mean it: --yes")
     # What reads our output is not to get the question.
-    print(f"{which}\nProceed? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"{question}\nProceed? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         raise EdgeWsError("nothing was changed")
 
 
-def _do(
-    centre: Centre, operation: str, given: dict[str, object], wait_s: float | None
-) -> tuple[Outcome | list[Outcome], list[str]]:
-    """Do it and wait if asked to; return what became of it, and who has not applied it in time."""
+def _count(names: Sequence[str]) -> str:
+    return f"{len(names)} worker{'' if len(names) == 1 else 's'}"
+
+
+def _say(sentence: str) -> None:
+    print(printable(sentence), file=sys.stderr, flush=True)
+
+
+def _do(centre: Centre, operation: str, given: dict[str, object], wait_s: float | None) -> _Done:
+    """Do it, and wait if asked to."""
     begun = time.monotonic()
-    told: Any = centre(operation, given, changes=True) if given["worker"] else []
-    outcomes = _listed(told)
-    for outcome in outcomes:
+    done = _Done(centre(operation, given, changes=True))
+    for outcome in done.outcomes:
         outcome["applied_ms"] = None
-    return told, [] if wait_s is None else _wait(centre, outcomes, begun, wait_s)
-
-
-def _listed(told: Outcome | list[Outcome]) -> list[Outcome]:
-    return told if isinstance(told, list) else [told]
-
-
-def _report(arguments: Namespace, told: Outcome | list[Outcome], late: Sequence[str]) -> int:
-    """Print what became of it.
-
-    Raises:
-        TimedOutError: some workers have not applied it in time.
-    """
-    if arguments.output == "json":
-        print(json.dumps(told))
-    outcomes = _listed(told)
-    for outcome in outcomes:
         if outcome["error"]:
-            print(outcome["error"], file=sys.stderr)
-        elif arguments.output == "plain":
-            print(_line(outcome))
-    if late:
-        which = f"{', '.join(late)} {'has' if len(late) == 1 else 'have'}"
-        raise TimedOutError(
-            f"{which} not applied it within {arguments.wait_timeout:g} s; the wish stands, and a worker that"
-            " is away applies it when it connects"
-        )
-    return UsageError.exit_code if any(outcome["error"] for outcome in outcomes) else 0
+            _say(outcome["error"])
+    if wait_s is None:
+        return done
+    silent = [one["worker_name"] for one in done.outcomes if one["kind"] == "edge3"]
+    if silent:
+        _say(f"not waited for: {', '.join(silent)} (edge3's workers never say what they have applied)")
+    pending = [outcome for outcome in done.outcomes if outcome["revision"]]
+    if not pending:
+        return done
+    try:
+        _say_what_is_waited_for(centre, pending, wait_s)
+        return _Done(done.told, _wait(centre, pending, begun, wait_s))
+    except KeyboardInterrupt:
+        _say("stopped waiting; the wish stands")
+        raise
 
 
-def _line(outcome: Outcome) -> str:
-    took = "" if outcome["applied_ms"] is None else f"; applied in {outcome['applied_ms']:.0f} ms"
-    return f"{outcome['worker_name']}: {outcome['told']}{took}"
+def _say_what_is_waited_for(centre: Centre, pending: Sequence[Outcome], wait_s: float) -> None:
+    names = [outcome["worker_name"] for outcome in pending]
+    for outcome in pending:
+        # What a single one is told says so as well.
+        if len(pending) > 1 and state_of(outcome["state"]) in AWAY:
+            _say(f"{outcome['worker_name']} is {outcome['state']}: waiting until it connects")
+    if not centre.has_gateway():
+        _say("no gateway is alive, so nobody can tell workers of it; see: edge-ws check")
+    who, until = (names[0], "it has") if len(names) == 1 else (_count(names), "they have")
+    told = {outcome["told"] for outcome in pending}
+    what = told.pop() if len(told) == 1 else "told"
+    _say(f"{who}: {what}; waiting up to {wait_s:g} s until {until} applied it")
 
 
-def _wait(centre: Centre, outcomes: Sequence[Outcome], begun: float, wait_s: float) -> list[str]:
-    """Wait until the workers have applied it and note how long each took; return those that have not.
+def _wait(centre: Centre, outcomes: Sequence[Outcome], begun: float, wait_s: float) -> str:
+    """Wait until the workers have applied it and note how long each took; return a sentence on those left.
 
     `begun` is the moment before it was wished.
     """
-    pending = {outcome["worker_name"]: outcome for outcome in outcomes if outcome["revision"]}
-    for name, outcome in pending.items():
-        if state_of(outcome["state"]) in AWAY:
-            print(f"{name} is {outcome['state']}: waiting until it connects", file=sys.stderr)
+    pending = {outcome["worker_name"]: outcome for outcome in outcomes}
     while pending:
         applied = centre(
             "applied", {"worker": next(iter(pending)) if len(pending) == 1 else None}, changes=False
@@ -298,4 +238,32 @@ def _wait(centre: Centre, outcomes: Sequence[Outcome], begun: float, wait_s: flo
         if pending:
             # Ask often at first, when each millisecond counts in the answer, and seldom later.
             time.sleep(min(max(0.005, waited_s / 10), 0.25, wait_s - waited_s))
-    return list(pending)
+    if not pending:
+        return ""
+    return (
+        f"{', '.join(pending)} {'has' if len(pending) == 1 else 'have'} not applied it within {wait_s:g} s;"
+        " the wish stands, and a worker that is away applies it when it connects"
+        + ("" if centre.has_gateway() else "; no gateway is alive that it could connect to: edge-ws check")
+    )
+
+
+def _report(arguments: Namespace, done: _Done) -> int:
+    """Print what became of it.
+
+    Raises:
+        TimedOutError: some workers have not applied it in time.
+    """
+    if arguments.output == "json":
+        tell(json.dumps(done.told))
+    else:
+        for outcome in done.outcomes:
+            if not outcome["error"]:
+                tell(_line(outcome))
+    if done.late:
+        raise TimedOutError(done.late)
+    return UsageError.exit_code if any(outcome["error"] for outcome in done.outcomes) else 0
+
+
+def _line(outcome: Outcome) -> str:
+    took = "" if outcome["applied_ms"] is None else f"; applied in {outcome['applied_ms']:.0f} ms"
+    return printable(f"{outcome['worker_name']}: {outcome['told']}{took}")

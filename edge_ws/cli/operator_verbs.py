@@ -5,10 +5,19 @@ Each runs on Airflow's database, or at a gateway's `v1/admin/` with `--url`, whi
 
 from __future__ import annotations
 
+import argparse
+
 from edge_ws.cli.verb import Argument, Side, Verb
 
 TOKEN_VARIABLE = "EDGE_WS_ADMIN_TOKEN"  # noqa: S105 - a variable's name
-_MODULE = "edge_ws.cli.operate"
+
+
+def _name(text: str) -> str:
+    # As of a shell's variable that is not set.
+    if not text.strip():
+        raise argparse.ArgumentTypeError("name a worker")
+    return text
+
 
 OUTPUT = Argument(
     flags=("-o", "--output"),
@@ -57,10 +66,17 @@ _WORKER = Argument(
     flags=("-H", "--edge-hostname"),
     metavar="WORKER",
     required=True,
+    type=_name,
+    is_once=True,
     help="the worker's name; with * and ? many, which asks first",
 )
 _ONE_WORKER = Argument(
-    flags=("-H", "--edge-hostname"), metavar="WORKER", required=True, help="the worker's name"
+    flags=("-H", "--edge-hostname"),
+    metavar="WORKER",
+    required=True,
+    type=_name,
+    is_once=True,
+    help="the worker's name",
 )
 _YES = Argument(flags=("-y", "--yes"), is_switch=True, help="do not ask first")
 _WAIT = (
@@ -69,13 +85,14 @@ _WAIT = (
         flags=("--wait-timeout",),
         metavar="SECONDS",
         type=float,
-        default=30.0,
         help="give up waiting after this time, with exit code 1; it stays wished (default: 30)",
     ),
 )
 _COMMENT = Argument(flags=("-c", "--comments"), metavar="COMMENT", required=True, help="the reason")
-_QUEUES = Argument(flags=("-q", "--queues"), metavar="A,B", required=True, help="the queues")
-_OF_QUEUES = Argument(flags=("-q", "--queues"), metavar="A,B", help="only those of one of these queues")
+_QUEUES = Argument(flags=("-q", "--queues"), metavar="A,B", required=True, is_once=True, help="the queues")
+_OF_QUEUES = Argument(
+    flags=("-q", "--queues"), metavar="A,B", is_once=True, help="only those of one of these queues"
+)
 _PATTERN = Argument(
     flags=("--worker-name-pattern",), metavar="PATTERN", help="only workers of these names, e.g. 'prod-*'"
 )
@@ -87,7 +104,7 @@ def _reads(name: str, what: str, description: str, *arguments: Argument, output:
         help=what,
         description=description,
         side=Side.CENTRE,
-        implementation=f"{_MODULE}:{name.replace('-', '_')}",
+        implementation=f"edge_ws.cli.look:{name.replace('-', '_')}",
         extra="server",
         works_bare="url",
         arguments=(*arguments, output, *_WAY),
@@ -102,7 +119,7 @@ def _changes(
         help=what,
         description=description,
         side=Side.CENTRE,
-        implementation=f"{_MODULE}:{name.replace('-', '_')}",
+        implementation=f"edge_ws.cli.operate:{name.replace('-', '_')}",
         extra="server",
         works_bare="url",
         arguments=(*arguments, *waits, _YES, ONE_RESULT, *_WAY),
@@ -114,7 +131,11 @@ _LIST_WORKERS = _reads(
     "list the workers, edge-ws's and edge3's",
     "An operator's wish stands beside what is in force; json and yaml show more than the table.",
     Argument(
-        flags=("-s", "--state"), metavar="STATE", is_list=True, help="only in these states, e.g. idle running"
+        flags=("-s", "--state"),
+        metavar="STATE",
+        is_list=True,
+        is_once=True,
+        help="only in these states, e.g. idle running",
     ),
     _PATTERN,
     _OF_QUEUES,
@@ -137,7 +158,13 @@ _LIST_JOBS = _reads(
         flags=("-s", "--state"), metavar="STATE", help="only in this state, e.g. queued, offered, running"
     ),
     Argument(flags=("-q", "--queue"), metavar="QUEUE", help="only of this queue"),
-    Argument(flags=("-H", "--edge-hostname"), metavar="WORKER", help="only of this worker"),
+    Argument(
+        flags=("-H", "--edge-hostname"),
+        metavar="WORKER",
+        type=_name,
+        is_once=True,
+        help="only of this worker",
+    ),
     Argument(flags=("--dag-id",), metavar="DAG", help="only of this DAG"),
     Argument(
         flags=("--limit",), metavar="N", type=int, default=1000, help="no more than so many (default: 1000)"

@@ -1,10 +1,13 @@
-"""Rows as a table, plain columns, JSON or YAML. Knows nothing of what the rows are about."""
+"""Rows as a table, plain columns, JSON or YAML, and the way to stdout. Knows not what the rows are about."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
+
+from edge_ws.errors import EdgeWsError
 
 Row = Mapping[str, object]
 """Column -> a string, number, truth value, list of strings, or None."""
@@ -23,7 +26,38 @@ def show(
         rows = [{name: value for name, value in row.items() if name not in hidden} for row in rows]
     text = render(rows, form, absent)
     if text:
-        print(text)
+        tell(text)
+
+
+def tell(text: str, end: str = "\n") -> None:
+    """Write the text to stdout, now, with all that waits there.
+
+    Raises:
+        EdgeWsError: stdout is closed, or takes nothing more: a full disk, say.
+        BrokenPipeError: its reader has left.
+    """
+    if sys.stdout is None:
+        raise EdgeWsError("the result cannot be shown: standard output is closed")
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard()
+        raise EdgeWsError(f"the result cannot be written to standard output: {error.strerror}") from error
+
+
+def discard() -> None:
+    """Have stdout take whatever comes: Python writes what is left at its exit, and would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def printable(text: str) -> str:
+    """Return the text with a blank for what would move the cursor, or break the line.
+
+    It may come from a worker, and is to do nothing to an operator's terminal.
+    """
+    return "".join(one if one.isprintable() else " " for one in text)
 
 
 def render(rows: Sequence[Row], form: str, absent: Mapping[str, str]) -> str:
@@ -35,8 +69,7 @@ def render(rows: Sequence[Row], form: str, absent: Mapping[str, str]) -> str:
         case "json":
             return json.dumps([dict(row) for row in rows])
         case "yaml":
-            # A JSON value is a YAML value too.
-            items = ("\n  ".join(f"{key}: {json.dumps(value)}" for key, value in row.items()) for row in rows)
+            items = ("\n  ".join(f"{key}: {_yaml(value)}" for key, value in row.items()) for row in rows)
             return "\n".join(f"- {item}" for item in items) or "[]"
         case _:
             return _columns(rows, absent, framed=form == "table")
@@ -48,11 +81,17 @@ def render_one(row: Row, form: str) -> str:
         case "json":
             return json.dumps(dict(row))
         case "yaml":
-            return "\n".join(f"{name}: {json.dumps(value)}" for name, value in row.items())
+            return "\n".join(f"{name}: {_yaml(value)}" for name, value in row.items())
         case _:
             wide = max(map(len, row), default=0)
             there = {name: value for name, value in row.items() if value not in (None, [], {})}
             return "\n".join(_line(name, value, wide) for name, value in there.items())
+
+
+def _yaml(value: object) -> str:
+    """Return the value as JSON, which is YAML, but for characters that JSON writes as two."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in text)
 
 
 def _line(name: str, value: object, wide: int) -> str:
@@ -60,7 +99,9 @@ def _line(name: str, value: object, wide: int) -> str:
         table = _columns(value, {}, framed=False).replace("\n", "\n  ")
         return f"{name}\n  {table}"
     if isinstance(value, Mapping):
-        value = [f"{key} {_cell(one, '-')}" for key, one in value.items()]
+        inner = max(map(len, value))
+        parts = (f"  {printable(key):<{inner}}  {_cell(one, '-')}" for key, one in value.items())
+        return "\n".join([name, *parts])
     return f"{name:<{wide}}  {_cell(value, '-')}"
 
 
@@ -85,5 +126,4 @@ def _cell(value: object, absent: str) -> str:
         return absent
     if isinstance(value, bool):
         return "yes" if value else "no"
-    # A line break would break the table.
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value).replace("\n", " ")
+    return printable(",".join(map(str, value)) if isinstance(value, list) else str(value))

@@ -48,9 +48,15 @@ class Gateway:
                 answer = self._client.post(url, json=told)
             else:
                 answer = self._client.get(url, params=_query(told))
+        except httpx2.InvalidURL as error:
+            raise UsageError(f"--url: {error}") from error
         except httpx2.HTTPError as error:
             raise UnreachableError(f"{url} cannot be reached: {error or type(error).__name__}") from error
         return _result(url, answer)
+
+    def has_gateway(self) -> bool:
+        """Say yes: this one answers."""
+        return True
 
 
 def _query(told: Mapping[str, object]) -> httpx2.QueryParams:
@@ -96,7 +102,8 @@ def gateway(arguments: Namespace, environ: Mapping[str, str]) -> Iterator[Gatewa
     # It tells of each request; where `airflow` has started us, on stdout.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     headers = {"authorization": f"Bearer {_token(arguments.token_file, environ)}"}
-    way = proxy.find(url, None, environ).url
+    past_it = f"to go past it, name {urlsplit(url).hostname} in NO_PROXY"
+    way = proxy.find(url, None, environ, remedy=past_it).url
     context = _context(arguments.ca_file)
     timeout = httpx2.Timeout(ANSWER_WITHIN_S, connect=CONNECT_WITHIN_S)
     with httpx2.Client(
@@ -114,6 +121,7 @@ def is_base_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
         fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        fits = fits and proxy.can_be_looked_up(parts.hostname or "")
     except ValueError:
         return False
     return fits and parts.username is None and not parts.query and not parts.fragment
@@ -122,7 +130,8 @@ def is_base_url(text: str) -> bool:
 def _base(text: str) -> str:
     if not is_base_url(text):
         raise UsageError("--url: it must be Airflow's URL, such as https://airflow.example.com")
-    return text.rstrip("/")
+    # The gateway's own URL is taken, too.
+    return text.rstrip("/").removesuffix(network.PREFIX)
 
 
 def _token(file: str | None, environ: Mapping[str, str]) -> str:
@@ -134,7 +143,11 @@ def _token(file: str | None, environ: Mapping[str, str]) -> str:
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--token-file: {file} cannot be read: {error}") from error
     if not token or not token.isascii() or not token.isprintable():
-        where = f"--token-file: {file}" if file is not None else f"--url: {TOKEN_VARIABLE}"
+        where = (
+            f"--url: there is no --token-file, and {TOKEN_VARIABLE}"
+            if file is None
+            else f"--token-file: {file}"
+        )
         raise UsageError(f"{where} holds no token; Airflow's POST /auth/token gives one")
     return token
 

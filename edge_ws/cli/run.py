@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Mapping
 from importlib.machinery import PathFinder
 from typing import cast
 
+from edge_ws.cli.output import discard, printable, tell
 from edge_ws.cli.verb import Verb
 from edge_ws.errors import EdgeWsError, MissingExtraError
 
@@ -27,19 +27,22 @@ _BROUGHT: Mapping[str, tuple[tuple[str, str], ...]] = {
 def run(verb: Verb, arguments: argparse.Namespace, program: str) -> int:
     """Run the verb and return the exit code; an expected fault is one sentence on stderr."""
     try:
-        if verb.extra and not (verb.works_bare and getattr(arguments, verb.works_bare)):
+        # An empty --url is wrong, not absent.
+        if verb.extra and getattr(arguments, verb.works_bare or "", None) in {None, False}:
             require(verb.extra)
         module, _, function = verb.implementation.partition(":")
         code = cast("int", getattr(importlib.import_module(module), function)(arguments))
-        sys.stdout.flush()
+        # There is no stdout where somebody has closed it (`>&-`): who has something to tell, says so.
+        if sys.stdout is not None:
+            tell("", end="")
     except EdgeWsError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(printable(f"{program}: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has left (`| head`). Python flushes stdout once more at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output has left (`| head`).
+        discard()
         return 1
     return code
 

@@ -5,6 +5,7 @@ Builds nothing and runs nothing: `parsers` makes argparse's parser of it, `airfl
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +18,22 @@ class Side(Enum):
     REMOTE = "on a remote host"
     CENTRE = "in the data centre, on Airflow's database (also: airflow edge-ws ...)"
     ANYWHERE = "anywhere"
+
+
+class Once(argparse.Action):
+    """Takes a value, but no second one: the first would be lost without a word."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002 - argparse's signature
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Set the value."""
+        if getattr(namespace, self.dest, None) is not self.default:
+            raise argparse.ArgumentError(self, "give it once: only the last one would count")
+        setattr(namespace, self.dest, values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +50,8 @@ class Argument:
     is_list: bool = False
     """One value or more after the flag."""
     type: Callable[[str], object] | None = None
+    is_once: bool = False
+    """To give it twice is a mistake."""
 
     def options(self) -> dict[str, Any]:
         """Return the keyword arguments of `add_argument`."""
@@ -44,6 +63,8 @@ class Argument:
         for name in ("metavar", "choices", "type"):
             if getattr(self, name) is not None:
                 told[name] = getattr(self, name)
+        if self.is_once:
+            told["action"] = Once
         if self.is_list:
             told["nargs"] = "+"
         return told

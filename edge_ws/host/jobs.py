@@ -247,9 +247,9 @@ class Jobs:
         self._log(job, "warning", f"Stopping the task ({job.stop.reason}): SIGTERM to its process group")
         is_sent = signal_group(job.task_pid, job.task_start_time, signal.SIGTERM)
         if not is_sent and group_is_there(job.task_pid, job.task_start_time):
-            # With run_as_user, sudo leads the group. Without its supervisor the task can tell nobody anything.
-            sentence = "The task runs as another user, whom this worker may not signal: its supervisor is stopped"
-            self._log(job, "warning", sentence)
+            # With run_as_user, sudo leads the group. Without a supervisor the task can report nothing.
+            why = "The task runs as another user, whom this worker may not signal: its supervisor is stopped"
+            self._log(job, "warning", why)
 
     def _harden(self, job: Job, stop: _Stop, now: float) -> None:
         stop.signal_at = now + self._supervisor_s

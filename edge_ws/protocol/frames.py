@@ -74,7 +74,7 @@ class Inventory:
     leaving: bool = False
     """Finishes what it runs, then leaves."""
     asked: Asked | None = None
-    """None: nothing was ever asked for on the host."""
+    """None: nothing was asked for on the host, or a wish has taken the last of it in."""
 
 
 # Worker to server
@@ -259,7 +259,7 @@ class Offer:
     claim: ClaimId
     slots: Count
     payload: str
-    """The workload's JSON, token blanked; opaque to the daemon."""
+    """The workload's JSON, token blanked; opaque to the daemon, but for the names that it shows to people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

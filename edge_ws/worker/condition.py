@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -17,7 +17,10 @@ from edge_ws.worker.config import WorkerConfig
 from edge_ws.worker.control import Condition
 from edge_ws.worker.jobs import Job, Jobs
 from edge_ws.worker.link import Link
+from edge_ws.worker.subject import Subject
 from edge_ws.worker.wishes import Wishes
+
+_UNKNOWN = dict.fromkeys(one.name for one in fields(Subject))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +68,7 @@ def describe(parts: Parts) -> Condition:
             "asked_by": wishes.maintained_by or None,
         },
         "leaving": {"in_force": bool(wishes.leaving), "why": wishes.leaving or None},
-        "takes_jobs": jobs.accepting,
+        "takes_jobs": jobs.accepting and parts.link.ready and wishes.concurrency > 0,
         "no_job_host": parts.no_host or None,
         "jobs": [_job(job, jobs.slots.of(job.claim)) for job in jobs.all()],
         "versions": dict(parts.versions),
@@ -74,8 +77,8 @@ def describe(parts: Parts) -> Condition:
 
 
 def _state(parts: Parts) -> str:
-    """Return the worker's state in edge3's words, as the centre will show it."""
-    busy = len(parts.jobs) > 0
+    """Return the worker's state in edge3's words, as the centre will show it when it has had all reports."""
+    busy = parts.jobs.have_processes
     if parts.wishes.leaving:
         return "terminating"
     if parts.wishes.maintenance:
@@ -102,6 +105,7 @@ def _connection(parts: Parts) -> dict[str, object]:
 def _job(job: Job, slots: int) -> dict[str, object]:
     return {
         "claim": job.claim,
+        **(_UNKNOWN if job.subject is None else asdict(job.subject)),
         "phase": job.phase.value if job.not_started is None else "not started",
         "slots": slots,
         "stale": job.stale,

@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from edge_ws.errors import RefusedError, UsageError
 from edge_ws.protocol.frames import Refusal
@@ -133,9 +133,17 @@ def resolve(flags: Mapping[str, str | bool | None], environ: Mapping[str, str], 
     return Resolved(WorkerConfig(**values), origins, file, in_force)
 
 
+class Place(NamedTuple):
+    """Where a worker keeps its state."""
+
+    directory: Path
+    is_default: bool
+    """Nobody has named it: it follows from the worker's name, or the machine's."""
+
+
 def find_state_dir(
     flags: Mapping[str, str | bool | None], environ: Mapping[str, str], machine: Machine
-) -> Path:
+) -> Place:
     """Return the state directory of the worker that these make, whether or not the rest makes sense.
 
     Raises:
@@ -145,7 +153,7 @@ def find_state_dir(
     file, from_file, _ = _settings_file(flags, environ, machine)
     found = _gather(some, flags, environ, file, from_file)
     _settle_place(found, environ, machine)
-    return cast("Path", found["state_dir"].value)
+    return Place(found["state_dir"].value, found["state_dir"].origin == "default")
 
 
 def _settings_file(

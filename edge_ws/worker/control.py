@@ -197,6 +197,7 @@ def ask(directory: Path, do: str, *, within_s: float = ANSWER_S, **words: object
 
     Raises:
         UnreachableError: no daemon runs there, or it does not answer.
+        UsageError: it is no directory.
         EdgeWsError: it has refused.
     """
     try:
@@ -205,6 +206,10 @@ def ask(directory: Path, do: str, *, within_s: float = ANSWER_S, **words: object
         pid = None
     except PermissionError as error:
         raise _not_permitted(directory) from error
+    except OSError as error:
+        raise UsageError(
+            f"the state directory {directory} cannot be used: {error.strerror}; see --state-dir"
+        ) from error
     if pid is None:
         raise UnreachableError(
             f"no worker runs with the state directory {directory}; if one runs here with another, give that"
@@ -225,7 +230,7 @@ def ask(directory: Path, do: str, *, within_s: float = ANSWER_S, **words: object
         ) from error
     except OSError:
         line = b""
-    if not line:
+    if not line.endswith(b"\n"):
         # It has the lock and no socket: it is at one of its ends, or knows none.
         raise UnreachableError(
             f"the worker (process {pid}) does not listen in {directory}: it is just starting or leaving, or "

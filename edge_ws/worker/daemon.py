@@ -11,14 +11,13 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 import anyio
 
 from edge_ws.errors import EdgeWsError, UsageError
 from edge_ws.protocol.frames import (
     Ack,
-    Asked,
     Beat,
     Bye,
     Cancel,
@@ -45,15 +44,8 @@ from edge_ws.worker.config import WorkerConfig, read_token
 from edge_ws.worker.control import Condition, ControlServer
 from edge_ws.worker.conversation import flat
 from edge_ws.worker.departure import Departure, Patience
-from edge_ws.worker.host_client import (
-    HostEvent,
-    HostFailed,
-    HostGone,
-    Hosts,
-    HostSettings,
-    HostUp,
-    Prepared,
-)
+from edge_ws.worker.diary import Diary
+from edge_ws.worker.host_client import HostEvent, HostFailed, HostGone, Hosts, HostSettings, HostUp, Prepared
 from edge_ws.worker.host_news import JobEvent, about_job, ends, host_up
 from edge_ws.worker.jobs import (
     Action,
@@ -78,21 +70,12 @@ from edge_ws.worker.state import StateDirectory
 from edge_ws.worker.transports.base import Transport
 from edge_ws.worker.transports.longpoll import LongPollTransport
 from edge_ws.worker.transports.websocket import WebSocketTransport
-from edge_ws.worker.wishes import Wishes
+from edge_ws.worker.wishes import Standing, Wishes
 
 log = logging.getLogger("edge_ws.worker")
 
 RESEND_EVERY_S = 10.0
 """What the server has not confirmed for so long is said again: it may have lost its database for a moment."""
-
-
-class Standing(NamedTuple):
-    """What the centre is told of at once when it changes."""
-
-    accepting: bool = False
-    maintenance: bool = False
-    leaving: bool = False
-    asked: Asked | None = None
 
 
 class Daemon:
@@ -105,7 +88,7 @@ class Daemon:
         self._started_at = datetime.now(UTC)
         self._life = LifeId(new_id())
         self._slots = Slots(config.concurrency)
-        self._wishes = Wishes(config.concurrency, config.queues, state.asked())
+        self._wishes = Wishes(config.concurrency, config.queues, state.request())
         self._timers = Timers()
         self._environment = environment
         way = network.resolve(config, environment)
@@ -113,6 +96,7 @@ class Daemon:
         self._task_proxy = way.proxy
         self._jobs = Jobs(self._slots)
         self._outbox = Outbox(state.path / "outbox")
+        self._diary = Diary()
         self._retiring = False
         self._told = Standing()
         self._pending: list[WorkerFrame] = []
@@ -169,8 +153,11 @@ class Daemon:
         )
 
     def _sysinfo(self) -> dict[str, str | int | float]:
-        told = {"transport_reason": reason} if (reason := self._link.mode.reason) else {}
-        return told | sysinfo.gather(
+        why = {
+            "transport_reason": self._link.mode.reason,
+            "no_job_host": " ".join(self._no_host.split())[:200],
+        }
+        return {name: text for name, text in why.items() if text} | sysinfo.gather(
             versions=self._versions,
             started_at=self._started_at,
             concurrency=self._slots.concurrency,
@@ -266,6 +253,7 @@ class Daemon:
         is_new = wish.revision != self._wishes.wish.revision
         # By long-poll a newer gateway may speak after an older one's welcome.
         self._controls = self._controls or wish.maintenance or wish.asked > 0
+        request = self._wishes.request
         self._wishes.hear(wish, in_full=self._controls)
         self._slots.concurrency = self._wishes.concurrency
         if is_new:
@@ -276,6 +264,16 @@ class Daemon:
             )
         self._stand()
         self._link.send(self._wishes.applied())
+        if self._wishes.request != request:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Keep that the host's request has been taken in: a later life is not to repeat it."""
+        assert self._wishes.request is not None
+        try:
+            self._state.keep_request(self._wishes.request)
+        except EdgeWsError as error:
+            log.warning("%s", error)
 
     # What is wished here, by signal or by the local socket
 
@@ -295,11 +293,10 @@ class Daemon:
 
     def ask_maintenance(self, *, wanted: bool, comment: str) -> None:
         """Begin or end maintenance; see `control.Controlled`."""
-        if not wanted and not self._wishes.maintenance:
-            return
-        asked = self._wishes.request(maintenance=wanted, comment=comment)
-        self._state.keep_asked(asked)
-        self._wishes.ask(asked)
+        # To end what is not in force, too: the centre may wish for it, and that has not come through yet.
+        request = self._wishes.next_request(maintenance=wanted, comment=comment)
+        self._state.keep_request(request)
+        self._wishes.ask(request)
         self._stand()
 
     def drain(self, why: str) -> None:
@@ -386,6 +383,7 @@ class Daemon:
                     self._link.send(action.frame)
                 case Keep():
                     self._outbox.save(action.record)
+                    self._diary.kept(action.record)
                 case KeepDead():
                     self._outbox.save_dead(action.hosts)
                 case TailLog():
@@ -414,10 +412,13 @@ class Daemon:
             case Stop():
                 grace_s = self._timers.cancel_grace_s if action.grace_s is None else action.grace_s
                 self._hosts.cancel(action.claim, grace_s, action.reason)
+                if (job := self._jobs.get(action.claim)) is not None:
+                    self._diary.stopping(job, action.reason)
             case Forget():
                 self._hosts.forget(action.claim)
                 self._logs.drop(action.claim)
                 self._outbox.drop(action.claim)
+                self._diary.forgotten(action.claim)
             case _:
                 assert_never(action)
 

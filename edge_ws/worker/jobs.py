@@ -40,6 +40,7 @@ from edge_ws.worker.actions import (
 )
 from edge_ws.worker.outbox import Record
 from edge_ws.worker.slots import Slots
+from edge_ws.worker.subject import Subject, of_payload
 
 __all__ = [
     "Action",
@@ -70,6 +71,7 @@ class Job:
 
     claim: ClaimId
     slots: int
+    subject: Subject | None = None
     phase: Phase = Phase.OFFERED
     host: HostId | None = None
     log_path: str | None = None
@@ -105,6 +107,7 @@ class Job:
             log_uploaded=self.log_uploaded,
             not_started=self.not_started,
             stale=self.stale,
+            subject=self.subject,
         )
 
     def report(self) -> WorkerFrame | None:
@@ -188,7 +191,8 @@ class Jobs:
         reason = self._why_not(offer, host)
         if reason is not None:
             return [Send(Refuse(claim=offer.claim, reason=reason))]
-        self._jobs[offer.claim] = Job(claim=offer.claim, slots=offer.slots, host=host)
+        subject = of_payload(offer.payload)
+        self._jobs[offer.claim] = Job(claim=offer.claim, slots=offer.slots, subject=subject, host=host)
         return [Prepare(offer.claim, offer.payload)]
 
     def _why_not(self, offer: Offer, host: HostId | None) -> str | None:
@@ -373,6 +377,7 @@ class Jobs:
             job = Job(
                 claim=record.claim,
                 slots=record.slots,
+                subject=record.subject,
                 phase=record.phase,
                 host=record.host,
                 log_path=record.log_path,

@@ -182,19 +182,19 @@ class Link:
         first, *others = self._choice.begin()
         self._start(tasks, first)
         with anyio.move_on_after(self._choice.head_start_s):
-            while self._current is None and self._open:
+            while self._current is None and self._open and self._leaving is None:
                 self._changed = anyio.Event()
                 await self._changed.wait()
         for other in others:
             if self._current is None and self._is_worth_another_way():
                 self._start(tasks, other)
         while self._open and self._fatal is None:
-            with anyio.move_on_after(self._renew(tasks)):
-                self._changed = anyio.Event()
-                await self._changed.wait()
             if self._leaving is not None and self._current is None:
                 # What is being opened only now would be told goodbye at once.
                 break
+            with anyio.move_on_after(self._renew(tasks)):
+                self._changed = anyio.Event()
+                await self._changed.wait()
         is_over = self._leaving is not None or self._fatal is not None
         return 0.0 if is_over else self._pause_s()
 

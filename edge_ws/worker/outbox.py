@@ -18,6 +18,7 @@ import orjson
 from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
 from edge_ws.worker.files import write_durably
+from edge_ws.worker.subject import Subject, read
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class Record:
     """Why it never ran."""
     stale: bool = False
     """The server wants to hear no more of it; its process runs on and holds its slots."""
+    subject: Subject | None = None
+    """For people; an older release writes none."""
 
 
 class Outbox:
@@ -102,6 +105,6 @@ def _read(path: Path) -> Record | None:
     try:
         body = orjson.loads(path.read_bytes())
         known = {name: body[name] for name in Record.__slots__ if name in body}
-        return Record(**{**known, "phase": Phase(body["phase"])})
+        return Record(**{**known, "phase": Phase(body["phase"]), "subject": read(body.get("subject"))})
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return None

@@ -29,7 +29,13 @@ class Found:
     """What said so: a setting, a variable, or `none`."""
 
 
-def find(url: str, setting: str | None, environ: Mapping[str, str]) -> Found:
+def find(
+    url: str,
+    setting: str | None,
+    environ: Mapping[str, str],
+    *,
+    remedy: str = f"`--proxy {OFF}` ignores it",
+) -> Found:
     """Return the proxy for an http or https URL.
 
     The setting (as `check` returns it) decides alone if there is one. Otherwise the variables do, as curl
@@ -37,7 +43,7 @@ def find(url: str, setting: str | None, environ: Mapping[str, str]) -> Found:
     first, and one that is set but empty means none.
 
     Raises:
-        UsageError: a variable holds no proxy's URL; the sentence names it.
+        UsageError: a variable holds no proxy's URL; the sentence names it, and ends with the remedy.
     """
     if setting is not None:
         return Found(None if setting == OFF else setting, "proxy")
@@ -54,7 +60,7 @@ def find(url: str, setting: str | None, environ: Mapping[str, str]) -> Found:
         try:
             proxy = check(environ[name])
         except ValueError as error:
-            raise UsageError(f"{name}: {error}; `--proxy {OFF}` ignores it") from error
+            raise UsageError(f"{name}: {error}; {remedy}") from error
         return Found(None if proxy == OFF else proxy, name)
     return Found(None, "none")
 
@@ -86,14 +92,27 @@ def check(text: str) -> str:
 
 
 def _has_only_an_address(parts: SplitResult) -> bool:
+    if not parts.hostname or not can_be_looked_up(parts.hostname):
+        return False
     extra = parts.query or parts.fragment or parts.path not in {"", "/"}
-    return parts.scheme in _PORTS and bool(parts.hostname) and " " not in parts.netloc and not extra
+    return parts.scheme in _PORTS and " " not in parts.netloc and not extra
 
 
 def _no_proxy_url() -> ValueError:
     return ValueError(
         f"it is not a proxy's URL such as {_SHAPE} (in name and password write / ? # @ : % as %2F and so on)"
     )
+
+
+def can_be_looked_up(host: str) -> bool:
+    """Tell whether that may be a host's name or address; to look others up is a UnicodeError, no OSError."""
+    try:
+        host.encode("idna")
+        if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", host):
+            ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def masked(proxy: str) -> str:

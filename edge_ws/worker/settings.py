@@ -80,6 +80,8 @@ def _check_url(text: str) -> str:
         raise ValueError(f"{text!r} has no http:// or https:// in front")
     if not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"{text!r} is not a base URL such as https://airflow.example.com/sub/path")
+    if not proxy.can_be_looked_up(parts.hostname):
+        raise ValueError(f"{parts.hostname} is no host's name or address")
     if parts.port == 0:  # raises ValueError itself for what is no port
         raise ValueError("port 0 cannot be connected to")
     return (parts.scheme + text[len(parts.scheme) :]).rstrip("/")

@@ -16,6 +16,7 @@ from edge_ws.errors import EdgeWsError, UsageError
 from edge_ws.protocol.frames import Asked
 from edge_ws.protocol.ids import SiteId, new_id
 from edge_ws.worker.files import lock_holder, write_durably
+from edge_ws.worker.wishes import Request
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,17 @@ _ASKED = "asked"
 def daemon_of(directory: Path) -> int | None:
     """Return the process id of the daemon that holds a state directory; see `files.lock_holder`."""
     return lock_holder(directory / _LOCK)
+
+
+def held_beside(directory: Path) -> list[Path]:
+    """Return the directories beside that one which daemons hold; those of other users cannot be seen."""
+    found = []
+    with suppress(OSError):
+        for one in sorted(directory.parent.iterdir()):
+            with suppress(OSError):
+                if one != directory and daemon_of(one) is not None:
+                    found.append(one)
+    return found
 
 
 class StateDirectory:
@@ -81,16 +93,18 @@ class StateDirectory:
         except FileNotFoundError:
             return set()
 
-    def asked(self) -> Asked | None:
+    def request(self) -> Request | None:
         """Return what was last asked for on this host; a file that cannot be read is kept as `.bad`."""
         path = self.path / _ASKED
         try:
             told = orjson.loads(path.read_bytes())
-            return Asked(
+            asked = Asked(
                 number=int(told["number"]),
                 maintenance=bool(told["maintenance"]),
                 comment=str(told["comment"]),
             )
+            # An older release writes no such mark.
+            return Request(asked, settled=bool(told.get("settled")))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, LookupError, TypeError):
@@ -99,14 +113,16 @@ class StateDirectory:
                 path.replace(path.with_suffix(".bad"))
             return None
 
-    def keep_asked(self, asked: Asked) -> None:
+    def keep_request(self, request: Request) -> None:
         """Keep it across restarts.
 
         Raises:
             EdgeWsError: the disk does not take it.
         """
         try:
-            write_durably(self.path / _ASKED, orjson.dumps(asdict(asked)))
+            write_durably(
+                self.path / _ASKED, orjson.dumps({**asdict(request.asked), "settled": request.settled})
+            )
         except OSError as error:
             raise EdgeWsError(
                 f"{self.path} does not take what was asked for ({error.strerror}); nothing has changed"

@@ -6,7 +6,8 @@ request is kept.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from edge_ws.protocol.frames import Applied, Asked, Wish
 
@@ -14,20 +15,40 @@ CENTRE = "centre"
 HOST = "host"
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The last request on this host, as it is kept across restarts."""
+
+    asked: Asked
+    settled: bool = False
+    """A wish has taken it in: from then on only its number counts."""
+
+
+class Standing(NamedTuple):
+    """What the centre is told of at once when it changes."""
+
+    accepting: bool = False
+    maintenance: bool = False
+    leaving: bool = False
+    asked: Asked | None = None
+
+
 class Wishes:
     """The local defaults, the centre's last wish and the host's last request."""
 
-    def __init__(self, concurrency: int, queues: tuple[str, ...] | None, asked: Asked | None = None) -> None:
+    def __init__(
+        self, concurrency: int, queues: tuple[str, ...] | None, request: Request | None = None
+    ) -> None:
         """Make it.
 
         Args:
             concurrency: the local default.
             queues: likewise; None: every queue.
-            asked: what was last asked for on this host, in whichever life of the daemon.
+            request: what was last asked for on this host, in whichever life of the daemon.
         """
         self._concurrency = concurrency
         self._queues = queues
-        self.asked = asked
+        self.request = request
         self.wish = Wish(revision=0, concurrency=None, queues=None)
         """The last that was heard."""
         self.leaving = ""
@@ -46,21 +67,21 @@ class Wishes:
         return self._queues if self.wish.queues is None else self.wish.queues
 
     @property
-    def _by_host(self) -> Asked | None:
+    def asked(self) -> Asked | None:
         """The host's request, as long as no wish has taken it in or come after it."""
-        return self.asked if self.asked is not None and self.asked.number > self.wish.asked else None
+        return self.request.asked if self.request is not None and not self.request.settled else None
 
     @property
     def maintenance(self) -> bool:
         """Whether nothing new is taken, though the worker stays."""
-        return self.wish.maintenance if self._by_host is None else self._by_host.maintenance
+        return self.wish.maintenance if self.asked is None else self.asked.maintenance
 
     @property
     def comment(self) -> str:
         """Why there is maintenance; empty if there is none."""
         if not self.maintenance:
             return ""
-        return self.wish.comment if self._by_host is None else self._by_host.comment
+        return self.wish.comment if self.asked is None else self.asked.comment
 
     @property
     def maintained_by(self) -> str:
@@ -68,9 +89,9 @@ class Wishes:
         if not self.maintenance:
             return ""
         # A wish that has taken the host's request in repeats it.
-        asked = self.asked
-        is_taken_in = asked is not None and asked.maintenance and asked.comment == self.wish.comment
-        return HOST if self._by_host is not None or is_taken_in else CENTRE
+        last = self.request.asked if self.request is not None else None
+        is_taken_in = last is not None and last.maintenance and last.comment == self.wish.comment
+        return HOST if self.asked is not None or is_taken_in else CENTRE
 
     @property
     def takes_new(self) -> bool:
@@ -101,18 +122,21 @@ class Wishes:
             known = self.wish
             wish = replace(wish, maintenance=known.maintenance, comment=known.comment, asked=known.asked)
         self.wish = wish
+        if self.asked is not None and wish.asked >= self.asked.number:
+            self.request = Request(self.asked, settled=True)
         if wish.shutdown:
             self.leave("an operator's wish")
 
-    def request(self, *, maintenance: bool, comment: str) -> Asked:
+    def next_request(self, *, maintenance: bool, comment: str) -> Request:
         """Return what a request on this host is written down as; `ask` puts it in force."""
-        last = 0 if self.asked is None else self.asked.number
+        last = 0 if self.request is None else self.request.asked.number
         # Above the wish's too: this directory may have forgotten what it asked for before.
-        return Asked(number=max(last, self.wish.asked) + 1, maintenance=maintenance, comment=comment)
+        number = max(last, self.wish.asked) + 1
+        return Request(Asked(number=number, maintenance=maintenance, comment=comment))
 
-    def ask(self, asked: Asked) -> None:
+    def ask(self, request: Request) -> None:
         """Put a request of this host in force."""
-        self.asked = asked
+        self.request = request
 
     def leave(self, why: str) -> None:
         """Finish what runs and leave; never taken back."""

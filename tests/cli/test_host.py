@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_ws.cli.host import directory_of
+from edge_ws.errors import UnreachableError
+from edge_ws.worker.config import Place
 from tests.support.programs import clean_environment, run_edge_ws
 from tests.support.waiting import free_port, wait_until
 
@@ -57,13 +60,15 @@ def test_status_of_a_worker_without_a_connection(environment: dict[str, str], po
     assert told["jobs"] == "none"
     assert told["slots"] == "0 of 3 in use (wish none, default here 3)"
     assert told["queues"] == "a, b (wish none, default here a, b)"
-    assert told["maintenance"] == "off"
+    assert told["maintenance"] == "off, but the centre's wish is not known yet"
+    assert told["takes jobs"] == "no: not connected"
     assert told["centre"] == "not reached yet"
 
     done = run_edge_ws("status", "-o", "json", environment=environment)
     condition = json.loads(done.stdout)
     assert condition["slots"] == {"in_force": 3, "used": 0, "wish": None, "default": 3}
     assert condition["centre_versions"] is None
+    assert condition["takes_jobs"] is False
 
 
 @pytest.mark.usefixtures("_worker")
@@ -77,9 +82,22 @@ def test_maintenance_as_it_is_shown(environment: dict[str, str]) -> None:
     assert "maintenance  on, asked for on this host: a 'new' disk\n" in done.stdout
     assert "takes jobs   no: maintenance\n" in done.stdout
     done = run_edge_ws("maintenance", "off", environment=environment)
-    assert "maintenance  off\n" in done.stdout
+    assert "maintenance  off, " in done.stdout
     # Nothing to end is no fault.
     assert run_edge_ws("maintenance", "off", environment=environment).returncode == 0
+
+
+@pytest.mark.usefixtures("_worker")
+@pytest.mark.parametrize("words", [["status"], ["stop", "--now"], ["maintenance", "on", "-c", "x"]])
+def test_another_worker_than_that_of_the_name_is_left_alone(
+    words: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = run_edge_ws(*words, "-H", "press-3", environment=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    there = f"the worker with the state directory {tmp_path / 'state'} is press-2, not press-3"
+    assert done.stderr == f"edge-ws: -H: {there}\n"
+    told = json.loads(run_edge_ws("status", "-H", "press-2", "-o", "json", environment=environment).stdout)
+    assert (told["leaving"]["in_force"], told["maintenance"]["in_force"]) == (False, False)
 
 
 @pytest.mark.usefixtures("_worker")
@@ -99,6 +117,41 @@ def test_where_no_worker_runs(words: list[str], environment: dict[str, str], tmp
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.fixture
+def folders(tmp_path: Path) -> Iterator[Path]:
+    """A folder of state directories; four have a daemon, one had one, and one thing is none."""
+    (tmp_path / "a file").touch()
+    held = [tmp_path / f"press-{number}" for number in range(4)]
+    code = "import sys, time, pathlib; from edge_ws.worker.state import StateDirectory as S;"
+    code += "held = [S(pathlib.Path(one)) for one in sys.argv[1:]]; print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, held)],
+        env=clean_environment(tmp_path),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout.read(1)
+        (tmp_path / "gone").mkdir()
+        (tmp_path / "gone" / "lock").touch()
+        yield tmp_path
+        holder.stdin.close()
+
+
+@pytest.mark.parametrize("name", ["gone", "absent"])
+def test_where_no_worker_has_the_default_name_those_that_run_are_told(folders: Path, name: str) -> None:
+    with pytest.raises(UnreachableError) as fault:
+        directory_of(Place(folders / name, is_default=True), None)
+    beside = ", ".join(str(folders / f"press-{number}") for number in range(3))
+    assert str(fault.value) == (
+        f"no worker runs with the state directory {folders / name}; workers run here with {beside}"
+        " and 1 more: give -H or --state-dir"
+    )
+    # Where somebody has named it, that is what was meant.
+    named = Place(folders / name, is_default=False)
+    assert directory_of(named, None) == named.directory
+    assert directory_of(Place(folders / "press-1", is_default=True), None) == folders / "press-1"
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -110,6 +163,11 @@ def test_where_no_worker_runs(words: list[str], environment: dict[str, str], tmp
         (["stop", "-w", "--wait-timeout", "nan"], "--wait-timeout: nan is no number of seconds to wait"),
         (["stop", "-w", "--wait-timeout", "-1"], "--wait-timeout: -1 is no number of seconds to wait"),
         (["maintenance", "perhaps"], "invalid choice"),
+        (
+            ["status", "--state-dir", "/dev/null"],
+            "the state directory /dev/null cannot be used: Not a directory",
+        ),
+        (["stop", "-w", "--state-dir", "x" * 300], "cannot be used: File name too long; see --state-dir"),
     ],
 )
 def test_wrong_words(words: list[str], sentence: str, environment: dict[str, str]) -> None:

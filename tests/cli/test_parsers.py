@@ -62,6 +62,28 @@ def test_a_flag_is_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unrecognized arguments" in _refused(capsys, "worker", "--conc", "3")
 
 
+@pytest.mark.parametrize("words", ["set-worker-concurrency -c 3", "shutdown-remote-edge-worker", "list-jobs"])
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_no_name(capsys: pytest.CaptureFixture[str], words: str, name: str) -> None:
+    assert "-H/--edge-hostname: name a worker" in _refused(capsys, *words.split(), "-H", name)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "set-worker-concurrency -c 3 -H a -H a",
+        "show-worker --edge-hostname a -H b",
+        "list-jobs -H a -H b",
+        "add-worker-queues -H a -q a -q b",
+        "list-workers -q a -q b",
+        "list-workers -s idle -s running",
+        "token create n -q a -q b",
+    ],
+)
+def test_what_would_be_lost_without_a_word_is_refused(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    assert ": give it once: only the last one would count" in _refused(capsys, *words.split())
+
+
 def test_values_reach_the_verb() -> None:
     found = build().parse_args(
         ["set-worker-concurrency", "-H", "w", "-c", "3", "-w", "--wait-timeout", "1.5"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from edge_ws.cli import main
+from edge_ws.cli.run import INTERRUPTED
 from tests.support.certificates import Authority
 from tests.support.entrances import Entrance, open_entrance, server_context
 from tests.support.http import http_server
@@ -137,6 +141,11 @@ def test_each_refusal_has_its_code(
         ("--url nonsense", "--url: it must be Airflow's URL"),
         ("--url http://me:geheim@localhost", "--url: it must be Airflow's URL"),
         ("--url http://airflow.example.com", "airflow.example.com is plain http, and leads to another"),
+        ("--url https://a..b.example", "--url: it must be Airflow's URL"),
+        (f"--url https://{'a' * 64}.example", "--url: it must be Airflow's URL"),
+        ("--url https://1.2.3.999", "--url: it must be Airflow's URL"),
+        ("--url https://\u200d.example", "--url: "),
+        (f"--url https://airflow.example.com/{'x' * 70_000}", "--url: URL too long"),
         ("--url http://localhost --token-file /nowhere", "--token-file: /nowhere cannot be read"),
         ("--url http://localhost --token-file {empty}", "holds no token"),
         ("--url http://localhost --ca-file {empty}", "--ca-file: there is no certificate in PEM form"),
@@ -154,20 +163,94 @@ def test_a_wrong_flag_is_a_sentence(
     assert "geheim" not in told
 
 
+def test_an_empty_url_is_not_taken_for_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SET, "--url", ""]) == 2
+    assert "--url: it must be Airflow's URL" in capsys.readouterr().err
+
+
+def test_a_wrong_proxy_says_how_to_go_past_it(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "socks5://proxy:1080")
+    assert main([*SET, "--url", gateway.url]) == 2
+    told = capsys.readouterr().err
+    assert "HTTP_PROXY: a SOCKS proxy" in told
+    assert "to go past it, name 127.0.0.1 in NO_PROXY" in told
+    assert "--proxy" not in told
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert main([*SET, "--url", gateway.url]) == 0
+
+
+NASTY = "x\rw2 | running \x1b[2J\u202e\x85"
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["show-job", "d", "r", "t"], {"verdict": NASTY, "advice": NASTY, "worker": NASTY}),
+        (["show-worker", "-H", "w"], {"worker_name": "w", "sysinfo": {NASTY: NASTY}}),
+        (["list-workers"], [{"worker_name": "w", "maintenance_comment": NASTY, "queues": [NASTY]}]),
+        ([*SET], {**TOLD, "told": NASTY}),
+        ([*SET], {**TOLD, "error": NASTY}),
+        (["set-worker-concurrency", "-H", "*", "-c", "3"], [{"worker_name": NASTY, "kind": "edge-ws"}]),
+    ],
+)
+def test_a_workers_words_do_nothing_to_the_terminal(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str], words: list[str], answer: object
+) -> None:
+    for name in (words[0], "list-workers"):
+        gateway.answers[name] = JSONResponse(answer)
+    main([*words, "--url", gateway.url])
+    told = capsys.readouterr()
+    assert "w2 | running  [2J" in told.out + told.err
+    assert all(one.isprintable() for one in (told.out + told.err).replace("\n", ""))
+
+
 def test_without_a_token_nobody_is_asked(
     gateway: Gateway, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("EDGE_WS_ADMIN_TOKEN")
     assert main([*SET, "--url", gateway.url]) == 2
-    assert "EDGE_WS_ADMIN_TOKEN holds no token; Airflow's POST /auth/token gives one" in (
-        capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert "--url: there is no --token-file, and EDGE_WS_ADMIN_TOKEN holds no token; Airflow's POST" in told
     assert gateway.asked == []
 
 
 def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SET, "--url", f"http://127.0.0.1:{free_port()}"]) == 4
     assert "cannot be reached" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", ["edge-ws", "edge-ws/"])
+def test_the_gateways_own_url_is_taken_too(gateway: Gateway, more: str) -> None:
+    assert main([*SET, "--url", f"{gateway.url}{more}"]) == 0
+    assert len(gateway.asked) == 1
+
+
+def test_ctrl_c_stops_the_waiting_and_says_so(gateway: Gateway, tmp_path: Path) -> None:
+    gateway.answers["list-workers"] = JSONResponse([{"worker_name": "oven", "kind": "edge-ws"}])
+    gateway.answers["applied"] = JSONResponse({"oven": 6})
+    program = (
+        "import signal, sys; from edge_ws.cli import main\n"
+        # A shell has its background jobs ignore it, and their children.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *SET, "-w", "--url", gateway.url],
+        env=clean_environment(tmp_path, EDGE_WS_ADMIN_TOKEN="x.y.z"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        told = process.stderr.readline()
+        assert told == "oven: concurrency 3; waiting up to 30 s until it has applied it\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "stopped waiting; the wish stands\n"
+        assert process.stdout.read() == ""
+    assert process.returncode == INTERRUPTED
 
 
 def test_a_private_authority(gateway: Gateway, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,9 +59,24 @@ def test_an_error_is_one_sentence_and_a_code(
     assert (told.out, told.err) == ("", "prog: it failed\n")
 
 
+def test_an_error_does_nothing_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(_raise(errors.EdgeWsError("x\r\x1b[2J\ny"))) == 1
+    assert capsys.readouterr().err == "prog: x  [2J y\n"
+
+
 def test_a_missing_extra_says_which(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(_raise(errors.MissingExtraError("worker", "apache-airflow-task-sdk"))) == 6
     assert "pip install 'edge-ws[worker]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "is_needed"), [(None, True), (False, True), (True, False), ("http://x", False), ("", False)]
+)
+def test_with_its_switch_a_verb_needs_no_extra(value: object, is_needed: bool) -> None:
+    verb = replace(VERB, extra="one that there is not", works_bare="url")
+    arguments = Namespace(what=lambda: 0, url=value)
+    with pytest.raises(KeyError) if is_needed else nullcontext():
+        assert run(verb, arguments, "prog") == 0
 
 
 def test_a_bug_is_not_hidden() -> None:
@@ -172,6 +189,49 @@ def test_a_reader_that_leaves_is_no_traceback(tmp_path: Path) -> None:
         process.stdin.close()
         assert process.stderr.read() == ""
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("to", "part"),
+    [
+        (">/dev/full", "the result cannot be written to standard output: No space left on device"),
+        (">&-", "the result cannot be shown: standard output is closed"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_what_cannot_be_written_is_a_sentence(tmp_path: Path, to: str, part: str, size: int) -> None:
+    program = (
+        "import sys; from argparse import Namespace; from edge_ws.cli.output import tell\n"
+        "from edge_ws.cli.run import run; from edge_ws.cli.verb import Side, Verb\n"
+        "verb = Verb(name='do', help='', side=Side.ANYWHERE, implementation='tests.support.verbs:do')\n"
+        f"sys.exit(run(verb, Namespace(what=lambda: tell({size} * 'x')), 'prog'))"
+    )
+    done = _shell(tmp_path, program, to)
+    assert (done.returncode, done.stderr) == (1, f"prog: {part}\n")
+
+
+@pytest.mark.parametrize(("to", "code"), [(">/dev/full", 1), (">&-", 0)])
+def test_nor_is_what_a_verb_has_left_to_be_written(tmp_path: Path, to: str, code: int) -> None:
+    program = (
+        "import sys; from argparse import Namespace\n"
+        "from edge_ws.cli.run import run; from edge_ws.cli.verb import Side, Verb\n"
+        "verb = Verb(name='do', help='', side=Side.ANYWHERE, implementation='tests.support.verbs:do')\n"
+        "sys.exit(run(verb, Namespace(what=lambda: print('x') or 0), 'prog'))"
+    )
+    done = _shell(tmp_path, program, to)
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, code)
+
+
+def _shell(folder: Path, program: str, to: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {to}', sys.executable, program],
+        env=clean_environment(folder),
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def test_ctrl_c_ends_with_its_code(tmp_path: Path) -> None:

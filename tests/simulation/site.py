@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge_ws.protocol.frames import Asked
 from edge_ws.protocol.ids import ClaimId, HostId, SiteId, WorkerName
 from edge_ws.worker.host_events import (
     Dropped,
@@ -22,6 +21,7 @@ from edge_ws.worker.host_events import (
     PrepareRefused,
 )
 from edge_ws.worker.outbox import Record
+from edge_ws.worker.wishes import Request
 from tests.simulation.airflow import Airflow
 from tests.simulation.world import Violation, World
 
@@ -63,7 +63,7 @@ class Site:
         """Those whose files lie in the hosts' directory, living or not."""
         self.processes: dict[ClaimId, Process] = {}
         self.api_cut_off = False
-        self.asked: Asked | None = None
+        self.request: Request | None = None
         self.proven = False
         """A gateway has let its worker in before."""
         self.on_write: Callable[[], None] = lambda: None
@@ -71,8 +71,8 @@ class Site:
     def prove(self) -> None:
         self.proven = True
 
-    def keep_asked(self, asked: Asked) -> None:
-        self.asked = asked
+    def keep_request(self, request: Request) -> None:
+        self.request = request
 
     def used(self) -> int:
         """Slots of processes that run (a waiting one that is dropped is as good as gone)."""

@@ -19,8 +19,9 @@ from edge_ws.protocol.session import Close
 from edge_ws.worker import logs as real_logs
 from edge_ws.worker.choice import AUTO
 from edge_ws.worker.conversation import Conversation
-from edge_ws.worker.daemon import Daemon, JobEvent, Standing
+from edge_ws.worker.daemon import Daemon, JobEvent
 from edge_ws.worker.departure import Departure, Patience
+from edge_ws.worker.diary import Diary
 from edge_ws.worker.host_events import Prepared
 from edge_ws.worker.jobs import Action, Jobs, Prepare
 from edge_ws.worker.link import Link
@@ -28,7 +29,7 @@ from edge_ws.worker.logs import Logs
 from edge_ws.worker.slots import Slots
 from edge_ws.worker.transports.base import Channel
 from edge_ws.worker.transports.longpoll import LongPollChannel, LongPollTransport
-from edge_ws.worker.wishes import Wishes
+from edge_ws.worker.wishes import Standing, Wishes
 from tests.simulation.network import Network, Said, Wire
 from tests.simulation.site import Hosts, Site
 from tests.simulation.world import Violation, World
@@ -301,15 +302,16 @@ class SimDaemon(Daemon):
         self._config = SimpleNamespace(  # type: ignore[assignment]
             name=site.worker, concurrency=concurrency, queues=None, team=None
         )
-        self._state = SimpleNamespace(site=site.id, keep_asked=site.keep_asked)  # type: ignore[assignment]
+        self._state = SimpleNamespace(site=site.id, keep_request=site.keep_request)  # type: ignore[assignment]
         self._versions = {}
         self._life = LifeId(world.id("l"))
         self._slots = Slots(concurrency)
-        self._wishes = Wishes(concurrency, None, site.asked)
+        self._wishes = Wishes(concurrency, None, site.request)
         self._timers = Timers()
         self._execution_api_url, self._task_proxy = "", None
         self._jobs = Jobs(self._slots)
         self._outbox = site.outbox  # type: ignore[assignment]
+        self._diary = Diary()
         self._retiring = self._controls = False
         self._told = Standing()
         self._pending = []

@@ -209,6 +209,9 @@ def test_relative_paths_are_meant_from_the_file_or_from_here(machine: Machine, t
         ("url", "https://x:0", "port 0"),
         ("url", "https://[::1", "IPv6"),
         ("url", "https://a b", "spaces"),
+        ("url", "https://a..b.example", "no host's name"),
+        ("url", f"https://{'a' * 64}.example", "no host's name"),
+        ("url", "https://1.2.3.999", "no host's name or address"),
         ("edge_hostname", "no spaces", "cannot name a worker"),
         ("edge_hostname", "x" * 65, "cannot name a worker"),
         ("edge_hostname", "-x", "cannot name a worker"),
@@ -407,14 +410,14 @@ def test_shows_each_value_and_its_source(machine: Machine, tmp_path: Path) -> No
 
 
 def test_the_state_directory_is_found_without_the_rest(machine: Machine, tmp_path: Path) -> None:
-    assert find_state_dir({}, {}, machine) == Path.home() / ".local/state/edge-ws/box-1"
+    assert find_state_dir({}, {}, machine) == (Path.home() / ".local/state/edge-ws/box-1", True)
     file = _file(
         tmp_path / "worker.toml", 'edge_hostname = "press-2"\nstate_dir = "there"\nconcurrency = -1\n'
     )
-    assert find_state_dir({"config": str(file)}, {}, machine) == tmp_path / "there"
+    assert find_state_dir({"config": str(file)}, {}, machine) == (tmp_path / "there", False)
     environ = {"EDGE_WS_EDGE_HOSTNAME": "press-3", "XDG_STATE_HOME": "/state"}
-    assert find_state_dir({}, environ, machine) == Path("/state/edge-ws/press-3")
-    assert find_state_dir({"state_dir": "/here"}, environ, machine) == Path("/here")
+    assert find_state_dir({}, environ, machine) == (Path("/state/edge-ws/press-3"), True)
+    assert find_state_dir({"state_dir": "/here"}, environ, machine) == (Path("/here"), False)
     with pytest.raises(UsageError, match="cannot name a worker"):
         find_state_dir({"edge_hostname": "a b"}, {}, machine)
 

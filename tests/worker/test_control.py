@@ -16,7 +16,7 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from edge_ws.errors import EdgeWsError, UnreachableError
+from edge_ws.errors import EdgeWsError, UnreachableError, UsageError
 from edge_ws.worker.control import CONNECTIONS, LONGEST, NAME, Condition, ControlServer, ask
 from tests.support.programs import clean_environment
 from tests.support.services import missing
@@ -261,6 +261,30 @@ def test_no_directory_and_no_daemon(tmp_path: Path) -> None:
     for folder in (tmp_path / "absent", tmp_path):
         with pytest.raises(UnreachableError, match="no worker runs with the state directory"):
             ask(folder, "status")
+
+
+@pytest.mark.parametrize("name", ["file", "x" * 300])
+def test_what_is_no_directory(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot be used: .*; see --state-dir"):
+        ask(tmp_path / name, "status")
+
+
+@pytest.mark.usefixtures("_held")
+async def test_an_answer_that_breaks_off_is_none(folder: Path) -> None:
+    def die_while_answering() -> None:
+        with listener, listener.accept()[0] as one:
+            one.recv(LONGEST)
+            one.sendall(b'{"condition": {"wor')
+
+    with _Short(folder) as path:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen(1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(to_thread.run_sync, die_while_answering)
+        with pytest.raises(UnreachableError, match="just starting or leaving"):
+            await to_thread.run_sync(ask, folder, "status")
 
 
 @pytest.mark.usefixtures("_held")

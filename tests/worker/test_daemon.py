@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
+from edge_ws.protocol.frames import Timers
+from edge_ws.server.config import GatewaySettings
 from edge_ws.store.store import Store
 from tests.support.gateway import RunningGateway, make_token, serving
-from tests.support.programs import clean_environment, run_python
+from tests.support.programs import PACKAGE, clean_environment, run_python
 from tests.support.rows import FakeWorker
 from tests.support.waiting import free_port, wait_until
 
@@ -44,10 +47,11 @@ def flags(folder: Path, url: str, token: str) -> list[str]:
 
 
 @contextmanager
-def daemon(folder: Path, url: str, token: str) -> Iterator[subprocess.Popen[str]]:
+def daemon(folder: Path, url: str, token: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, *flags(folder, url, token)]
+    environment = clean_environment(folder, **settings)
     process = subprocess.Popen(
-        command, env=clean_environment(folder), stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+        command, env=environment, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
     )
     try:
         yield process
@@ -90,6 +94,23 @@ def test_it_connects_is_light_and_leaves_nothing_behind(
     assert not any(
         str(tmp_path) in " ".join(one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"])
     )
+
+
+def test_it_says_why_it_has_no_job_host(tmp_path: Path, store: Store) -> None:
+    """Airflow is broken on the host: the centre is told what `edge-ws status` says there."""
+    for package in ("airflow", "airflow/sdk"):
+        (tmp_path / "broken" / package).mkdir(parents=True)
+        (tmp_path / "broken" / package / "__init__.py").touch()
+    path = os.pathsep.join([str(PACKAGE.parent), str(tmp_path / "broken")])
+    settings = GatewaySettings(hostname="test", timers=Timers(heartbeat_s=0.5))
+    with (
+        serving(store, settings) as gateway,
+        daemon(tmp_path, gateway.base_url, make_token(store), PYTHONPATH=path),
+    ):
+        wait_until(lambda: any(one.room.why for one in store.worker_views()))
+        (found,) = store.worker_views()
+    assert not found.room.ready
+    assert found.room.why.startswith("Airflow cannot be loaded on this worker: ")
 
 
 @pytest.mark.parametrize(

@@ -303,9 +303,10 @@ def _web_server(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[s
         thread.join()
 
 
-def _answering(body: object) -> type[http.server.BaseHTTPRequestHandler]:
+def _answering(body: object, shown: list[str | None]) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            shown.append(self.headers["authorization"])
             data = json.dumps(body).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))
@@ -325,10 +326,17 @@ async def test_the_execution_api(visit: Visit, gateway: RunningGateway) -> None:
     assert f"{gateway.base_url}/execution/health answered with HTTP status 404" in told.detail
     assert "[edge_ws] execution_api_url" in told.advice
     for body, status in (({"status": "healthy"}, Status.OK), ({"hello": "x"}, Status.FAILED)):
-        with _web_server(_answering(body)) as url:
+        shown: list[str | None] = []
+        with _web_server(_answering(body, shown)) as url:
             elsewhere = replace(visit, whoami={"execution_api_url": f"{url}/execution/"})
             told = await centre.execution_api(elsewhere)
             assert told.status is status, told
+        # Neither a token nor room for one that Airflow itself would put there.
+        assert shown == ["none"]
+    for host, sentence in (("a..b", "cannot be found"), ("1.2.3.999", "cannot be reached")):
+        elsewhere = replace(visit, whoami={"execution_api_url": f"http://{host}/execution/"})
+        told = await centre.execution_api(elsewhere)
+        assert (told.status, sentence in told.detail) == (Status.FAILED, True), told
 
 
 # This machine

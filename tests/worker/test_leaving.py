@@ -20,6 +20,7 @@ from edge_ws.errors import EdgeWsError
 from edge_ws.server.config import GatewaySettings
 from edge_ws.store.records import NewJob
 from edge_ws.store.store import Store
+from edge_ws.store.tables import worker
 from edge_ws.worker.control import ask
 from tests.support.execution_api import ExecutionApi, execution_api
 from tests.support.gateway import RunningGateway, make_token, serving
@@ -29,6 +30,7 @@ from tests.support.rows import enqueue, job_row, new_job
 from tests.support.waiting import free_port, wait_until
 
 PATIENCE_S = 60.0
+NAME = "jobs r1 wait try 1"
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +210,8 @@ def test_stop_waits_for_what_runs_and_takes_nothing_new(stand: Stand) -> None:
     stopping = stand.in_background("stop", "-w")
     stand.until(lambda: stand.condition()["leaving"] == {"in_force": True, "why": "edge-ws stop"})
     late = stand.cli("stop", "-w", "--wait-timeout", "0.2")
-    assert (late.returncode, "not within 0.2 s: w1 still runs tasks" in late.stderr) == (1, True)
+    sentence = f"not within 0.2 s: w1 still runs tasks: {NAME}; it leaves when they have ended"
+    assert (late.returncode, sentence in late.stderr) == (1, True), late.stderr
     waiting = stand.queue("hello")
     # One signal more is no haste: a service manager may send it.
     daemon.send_signal(signal.SIGTERM)
@@ -279,8 +282,15 @@ def test_the_second_signal_leaves_tasks_running(stand: Stand) -> None:
     assert daemon.wait(10) == 0
     assert lives(process)
     stand.start()
+    # The next life knows what it is.
+    assert f"jobs         1: {NAME} started\n" in stand.cli("status").stdout
+    (told,) = json.loads(stand.cli("status", "-o", "json").stdout)["jobs"]
+    names = {"dag_id": "jobs", "run_id": "r1", "task_id": "wait", "map_index": -1, "try_number": 1}
+    assert told.items() >= names.items()
     stand.let_go()
     stand.until(lambda: stand.state_of(job) == "success")
+    assert stand.told.count(f"INFO started: {NAME}\n") == 1
+    assert stand.told.count(f"INFO ended: {NAME}, exit code 0") == 1
 
 
 @pytest.mark.usefixtures("gateway")
@@ -305,7 +315,8 @@ def test_maintenance_from_the_host(stand: Stand) -> None:
         running = stand.queue("wait")
         stand.note("wait")
         late = stand.cli("maintenance", "on", "-c", "new disk", "-w", "--wait-timeout", "0")
-        assert (late.returncode, "it stays in maintenance" in late.stderr) == (1, True)
+        sentence = f"w1 still runs tasks: {NAME}; it stays in maintenance"
+        assert (late.returncode, sentence in late.stderr) == (1, True), late.stderr
         stand.until(lambda: stand.worker_state() == "maintenance pending")
         assert stand.store.workers()[0].maintenance_comment == "new disk"
         waiting = stand.queue("hello")
@@ -319,16 +330,18 @@ def test_maintenance_from_the_host(stand: Stand) -> None:
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(PATIENCE_S) == 0
         assert stand.worker_state() == "offline maintenance"
-    # It holds without a connection, and in the next life.
+    # In the next life it is the centre's to say, which may have ended it.
     daemon = stand.start()
     stand.until(lambda: stand.condition()["connection"]["reason"])
     told = json.loads(stand.cli("status", "-o", "json").stdout)
-    assert (told["state"], told["maintenance"]["asked_by"]) == ("maintenance mode", "host")
+    assert (told["state"], told["maintenance"]["in_force"]) == ("starting", False)
     assert "cannot be reached" in told["connection"]["reason"]
     with stand.gateway():
         daemon.send_signal(signal.SIGHUP)
         stand.until(lambda: stand.condition()["connection"]["connected"])
         stand.until(lambda: stand.worker_state() == "maintenance mode")
+        told = stand.condition()["maintenance"]
+        assert told == {"in_force": True, "comment": "new disk", "asked_by": "host"}
         assert stand.state_of(waiting) == "queued"
         assert stand.cli("maintenance", "off", "-w").returncode == 0
         stand.until(lambda: stand.state_of(waiting) == "success")
@@ -361,6 +374,54 @@ def test_a_request_that_was_made_without_a_connection_counts_later(stand: Stand)
     os.kill(daemon.pid, signal.SIGKILL)
     daemon.wait(10)
     with stand.gateway():
-        stand.start()
+        daemon = stand.start()
         stand.until(lambda: stand.worker_state() == "maintenance mode")
         assert stand.store.workers()[0].maintenance_comment == "new disk"
+        os.kill(daemon.pid, signal.SIGKILL)
+        daemon.wait(10)
+    # Ended before the next life has heard that it stands at the centre.
+    stand.start()
+    assert stand.cli("maintenance", "off").returncode == 0
+    with stand.gateway():
+        stand.until(lambda: stand.worker_state() == "idle")
+        assert not stand.condition()["maintenance"]["in_force"]
+
+
+def test_what_was_taken_in_is_not_asked_for_again(stand: Stand) -> None:
+    with stand.gateway():
+        daemon = stand.start()
+        assert stand.cli("maintenance", "on", "-c", "new disk").returncode == 0
+        stand.until(lambda: stand.worker_state() == "maintenance mode")
+        os.kill(daemon.pid, signal.SIGKILL)
+        daemon.wait(10)
+    # The centre ends it, and forgets how it numbered this host's requests.
+    stand.store.exit_maintenance("w1")
+    with stand.engine.begin() as connection:
+        connection.execute(worker.update().values(asked_number=0))
+    with stand.gateway():
+        stand.start()
+        stand.until(lambda: stand.worker_state() == "idle")
+        assert not stand.condition()["maintenance"]["in_force"]
+
+
+def test_a_report_that_waits_for_the_centre_is_no_running_task(stand: Stand) -> None:
+    with stand.gateway():
+        daemon = stand.start()
+        stand.until(lambda: stand.worker_state() == "idle")
+        stand.store.wish_concurrency("w1", 0)
+        stand.until(lambda: "takes jobs   no: paused (0 slots)" in stand.cli("status").stdout)
+        stand.store.wish_concurrency("w1", 1)
+        stand.until(lambda: "takes jobs   yes" in stand.cli("status").stdout)
+        job = stand.queue("wait")
+        stand.note("wait")
+        stand.until(lambda: stand.state_of(job) == "running")
+    stand.until(lambda: not stand.condition()["connection"]["connected"])
+    stand.let_go()
+    stand.until(lambda: [one["phase"] for one in stand.condition()["jobs"]] == ["ended"])
+    done = stand.cli("maintenance", "on", "-c", "x", "-w", "--wait-timeout", "5")
+    assert (done.returncode, "w1: maintenance mode" in done.stdout) == (0, True), done.stderr
+    late = stand.cli("stop", "-w", "--wait-timeout", "0.2")
+    assert late.returncode == 1
+    assert "w1 runs no task any more, and 1 of its reports wait for the centre; it leaves" in late.stderr
+    assert stand.cli("stop", "--now", "-w").returncode == 0
+    assert daemon.wait(10) == 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import anyio
 import anyio.lowlevel
@@ -16,7 +17,7 @@ from edge_ws.store.store import Store
 from edge_ws.worker.link import Link
 from edge_ws.worker.network import Network
 from edge_ws.worker.transports.longpoll import LongPollTransport
-from edge_ws.worker.transports.websocket import WebSocketTransport
+from edge_ws.worker.transports.websocket import WebSocketChannel, WebSocketTransport
 from tests.support.gateway import RunningGateway, inventory, make_token, serving
 from tests.support.rows import enqueue, new_job
 from tests.support.waiting import free_port, until
@@ -161,6 +162,35 @@ async def test_leaving_before_a_connection_ends_at_once(transport: str) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(link.run)
             await anyio.lowlevel.checkpoint()
+            link.leave(Bye(reason="stop"))
+
+
+class _NeverOpen:
+    """A way on which nothing comes back, be it a refusal."""
+
+    where = "http://nowhere"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.begun = anyio.Event()
+
+    @asynccontextmanager
+    async def open(self, worker: WorkerName, token: str) -> AsyncIterator[WebSocketChannel]:
+        self.begun.set()
+        await anyio.sleep_forever()
+        yield
+
+
+@pytest.mark.parametrize("names", [["websocket", "longpoll"], ["websocket"]])
+async def test_leaving_while_a_way_is_being_opened_ends_at_once(names: list[str]) -> None:
+    ways = [_NeverOpen(name) for name in names]
+    worker = Worker()
+    link = Link(W, ways, worker, read_token=lambda: "t", proven=True, on_proven=lambda: None)
+    # Less than the first way's head start, and than the time to open one.
+    with anyio.fail_after(1.5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(link.run)
+            await ways[0].begun.wait()
             link.leave(Bye(reason="stop"))
 
 

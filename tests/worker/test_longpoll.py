@@ -225,13 +225,17 @@ async def test_an_older_gateways_wish_leaves_what_it_does_not_know() -> None:
     wish = replace(WISH, maintenance=True, comment="audit", asked=3)
     first = replace(WELCOME, wish=wish, capabilities=(CONTROL,))
     older = replace(WELCOME, wish=Wish(revision=2, concurrency=5, queues=("a",)))
-    newer = replace(first, wish=Wish(revision=3, concurrency=5, queues=None))
+    its_next = Wish(revision=3, concurrency=6, queues=("a",))
+    newer = replace(first, wish=Wish(revision=4, concurrency=5, queues=None))
+    its_last = replace(wish, revision=5)
     marks = {"edge-ws-connection": "c1", "edge-ws-answer": "1"}
-    answers = [Answer(frames=[one], headers=marks) for one in (first, older, newer)]
+    answers = [Answer(frames=[one], headers=marks) for one in (first, older, its_next, newer, its_last)]
     async with answering(*answers) as server, channel_to(server) as (_, channel):
         assert await channel.receive() == [first]
         assert await channel.receive() == [replace(wish, revision=2, concurrency=5, queues=("a",))]
+        assert await channel.receive() == [replace(wish, revision=3, concurrency=6, queues=("a",))]
         assert await channel.receive() == [newer.wish]
+        assert await channel.receive() == [its_last]
 
 
 async def test_a_time_out_on_the_way_makes_polls_shorter() -> None:

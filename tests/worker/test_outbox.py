@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
 from edge_ws.worker.outbox import Outbox, Record
+from edge_ws.worker.subject import Subject
 
 RECORD = Record(
     claim=ClaimId("c"),
@@ -21,6 +23,7 @@ RECORD = Record(
     log_start=5,
     exit_code=3,
     detail="why",
+    subject=Subject(dag_id="d", run_id="r", task_id="t", map_index=2, try_number=3),
 )
 
 
@@ -66,6 +69,16 @@ def test_a_newer_format_is_read(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_bytes(path.read_bytes().replace(b'{"format":1', b'{"format":2,"later":[1]'))
     assert outbox.load() == [RECORD]
+
+
+def test_an_older_format_names_no_subject(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.save(RECORD)
+    path = tmp_path / "c.json"
+    told = json.loads(path.read_bytes())
+    del told["subject"]
+    path.write_text(json.dumps(told))
+    assert outbox.load() == [replace(RECORD, subject=None)]
 
 
 def test_a_disk_that_takes_nothing_is_said_and_survived(

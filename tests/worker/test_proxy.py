@@ -61,6 +61,12 @@ def test_what_is_none_is_refused_and_not_repeated(text: str, part: str) -> None:
     assert "geheim" not in str(caught.value)
 
 
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example", "1.2.3.999"])
+def test_a_host_that_cannot_be_looked_up(host: str) -> None:
+    with pytest.raises(ValueError, match="not a proxy's URL"):
+        check(f"http://{host}:3128")
+
+
 def test_no_password_is_shown() -> None:
     assert masked(check("http://me:geh@eim@proxy:1")) == "http://me:***@proxy:1"
     assert masked(check("http://proxy:1")) == "http://proxy:1"

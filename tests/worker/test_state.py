@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ import pytest
 from edge_ws.errors import EdgeWsError, UsageError
 from edge_ws.protocol.frames import Asked
 from edge_ws.worker.state import StateDirectory, daemon_of
+from edge_ws.worker.wishes import Request
 from tests.support.programs import clean_environment
 
-ASKED = Asked(number=3, maintenance=True, comment="new disk, 'äöü'")
+REQUEST = Request(Asked(number=3, maintenance=True, comment="new disk, 'äöü'"))
 
 _HOLD = """
 import sys
@@ -28,9 +30,15 @@ sys.stdin.read()
 
 def test_what_was_asked_for_is_kept(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
-    assert state.asked() is None
-    state.keep_asked(ASKED)
-    assert state.asked() == ASKED
+    assert state.request() is None
+    for request in (REQUEST, replace(REQUEST, settled=True)):
+        state.keep_request(request)
+        assert state.request() == request
+
+
+def test_what_an_older_release_kept_is_not_settled(tmp_path: Path) -> None:
+    (tmp_path / "asked").write_text('{"number": 3, "maintenance": true, "comment": "x"}')
+    assert StateDirectory(tmp_path).request() == Request(Asked(number=3, maintenance=True, comment="x"))
 
 
 @pytest.mark.parametrize(
@@ -39,19 +47,19 @@ def test_what_was_asked_for_is_kept(tmp_path: Path) -> None:
 def test_a_torn_file_is_put_aside(tmp_path: Path, torn: bytes) -> None:
     state = StateDirectory(tmp_path)
     (tmp_path / "asked").write_bytes(torn)
-    assert state.asked() is None
+    assert state.request() is None
     assert (tmp_path / "asked.bad").read_bytes() == torn
-    state.keep_asked(ASKED)
-    assert state.asked() == ASKED
+    state.keep_request(REQUEST)
+    assert state.request() == REQUEST
 
 
 def test_a_disk_that_does_not_take_it_is_said(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
-    state.keep_asked(ASKED)
+    state.keep_request(REQUEST)
     (tmp_path / "asked.tmp").mkdir()
     with pytest.raises(EdgeWsError, match="nothing has changed"):
-        state.keep_asked(Asked(number=4, maintenance=False))
-    assert state.asked() == ASKED
+        state.keep_request(Request(Asked(number=4, maintenance=False)))
+    assert state.request() == REQUEST
 
 
 def test_who_holds_it(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ async def _get(
         if status.isdigit() and used.proxy is not None:
             raise proxy_refused(used, url, int(status)) from error
         raise failure(used, url, error) from error
-    except (httpx2.HTTPError, OSError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
         # httpx2 lets a TLS fault after the handshake pass as it is.
         raise failure(used, url, error) from error
     return _object(used, url, response)

@@ -127,6 +127,8 @@ class LongPollChannel:
         self._timers = Timers()
         self._wish: Wish | None = None
         """The last one; None: not greeted yet."""
+        self._controls = False
+        """The gateway that is polled knows maintenance and shutdown."""
         self._retired = False
 
     # What the link calls; see `base.Channel`
@@ -239,12 +241,15 @@ class LongPollChannel:
 
     def _known(self, frame: ServerFrame) -> ServerFrame:
         """Return the frame; of another gateway's welcome only the wish can be news."""
-        if isinstance(frame, Wish):
-            self._wish = frame
-        if not isinstance(frame, Welcome):
+        if isinstance(frame, Welcome):
+            wish, self._timers = frame.wish, frame.timers
+            self._controls = CONTROL in frame.capabilities
+        elif isinstance(frame, Wish):
+            wish = frame
+        else:
             return frame
-        wish, before, self._timers = frame.wish, self._wish, frame.timers
-        if before is not None and CONTROL not in frame.capabilities:
+        before = self._wish
+        if before is not None and not self._controls:
             # A gateway of an older release: what was wished of what it does not know stands.
             wish = replace(before, revision=wish.revision, concurrency=wish.concurrency, queues=wish.queues)
         self._wish = wish

@@ -1,0 +1,60 @@
+"""The log's lines about jobs: one for the start of each, one for its end, one if it is stopped.
+
+It is told what the table of claims wants written to disk: each change of a job once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from edge_ws.protocol.ids import ClaimId
+from edge_ws.protocol.states import Phase
+from edge_ws.worker.jobs import Job
+from edge_ws.worker.outbox import Record
+from edge_ws.worker.subject import title
+
+log = logging.getLogger("edge_ws.worker")
+
+
+class Diary:
+    """Remembers what this life of the daemon has seen begin, and not yet end."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._open: dict[ClaimId, tuple[str, float | None]] = {}
+        self._stopping: set[ClaimId] = set()
+
+    def kept(self, record: Record) -> None:
+        """Tell of the change that the record is of."""
+        claim, name = record.claim, title(record.subject, record.claim)
+        if record.stale:
+            self._open.setdefault(claim, (name, None))
+            log.info("stale: %s: the centre counts it no more; it runs to its end", name)
+        elif record.not_started is not None:
+            log.info("not started: %s: %s", name, record.not_started)
+        elif record.phase is Phase.STARTED:
+            self._open[claim] = name, self._clock()
+            log.info("started: %s", name)
+        elif record.phase is Phase.ENDED:
+            _, begun = self._open.pop(claim, (name, None))
+            why = f": {record.detail}" if record.detail else ""
+            log.info("ended: %s, exit code %s%s%s", name, record.exit_code, self._after(begun), why)
+
+    def stopping(self, job: Job, reason: str) -> None:
+        """Tell that a running job is being stopped; the centre asks for it again until that is reported."""
+        if job.claim not in self._stopping:
+            self._stopping.add(job.claim)
+            log.info("stopping: %s: %s", title(job.subject, job.claim), reason)
+
+    def forgotten(self, claim: ClaimId) -> None:
+        """Tell the end of what has not reported one: it was stale, or its job host has died."""
+        self._stopping.discard(claim)
+        name, begun = self._open.pop(claim, ("", None))
+        if name:
+            log.info("gone: %s%s, without a report", name, self._after(begun))
+
+    def _after(self, begun: float | None) -> str:
+        # Unknown of what began in an earlier life.
+        return "" if begun is None else f" after {self._clock() - begun:.1f} s"

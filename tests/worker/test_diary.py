@@ -1,0 +1,127 @@
+"""A job's start, stop and end in the worker's log: a line each, whatever is said twice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from edge_ws.protocol.frames import Offer
+from edge_ws.protocol.ids import ClaimId, HostId
+from edge_ws.protocol.states import Phase
+from edge_ws.worker.diary import Diary
+from edge_ws.worker.jobs import Action, Forget, Jobs, Keep, Stop
+from edge_ws.worker.slots import Slots
+from tests.support.jobs import task_workload
+
+C, HOST = ClaimId("c"), HostId("h")
+OFFER = Offer(claim=C, slots=1, payload=task_workload("hello").payload)
+NAME = "jobs r1 hello try 1"
+
+
+class Worker:
+    """A table of claims whose actions are told to a diary, as the daemon tells them; each twice."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.diary = Diary(lambda: self.now)
+        self.jobs = Jobs(Slots(2))
+        self.jobs.accepting = True
+
+    def do(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Keep():
+                    self.diary.kept(action.record)
+                case Stop():
+                    job = self.jobs.get(action.claim)
+                    assert job is not None
+                    self.diary.stopping(job, action.reason)
+                case Forget():
+                    self.diary.forgotten(action.claim)
+
+    def accept(self) -> None:
+        self.do(self.jobs.offered(OFFER, HOST))
+        self.do(self.jobs.prepared(C, HOST, None, 0))
+        self.do(self.jobs.go(C, "token"))
+
+    def start(self) -> None:
+        self.accept()
+        for _ in range(2):
+            self.do(self.jobs.started(C, HOST))
+        self.now += 12
+
+    def cancel(self) -> None:
+        for _ in range(2):
+            self.do(self.jobs.cancel(C, "an operator's wish"))
+
+    def end(self, code: int, detail: str = "") -> None:
+        for _ in range(2):
+            self.do(self.jobs.ended(C, code, detail, log_uploaded=False))
+        self.do(self.jobs.acked(C, Phase.ENDED))
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return Worker()
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    with caplog.at_level(logging.INFO, "edge_ws.worker"):
+        yield caplog
+
+
+def test_a_start_and_an_end_are_a_line_each(worker: Worker, told: pytest.LogCaptureFixture) -> None:
+    worker.accept()
+    assert told.messages == []
+    worker.start()
+    worker.end(0)
+    assert told.messages == [f"started: {NAME}", f"ended: {NAME}, exit code 0 after 12.0 s"]
+
+
+def test_so_is_a_cancel(worker: Worker, told: pytest.LogCaptureFixture) -> None:
+    worker.start()
+    worker.cancel()
+    worker.end(1, "cancelled")
+    assert told.messages == [
+        f"started: {NAME}",
+        f"stopping: {NAME}: an operator's wish",
+        f"ended: {NAME}, exit code 1 after 12.0 s: cancelled",
+    ]
+
+
+def test_what_never_ran(worker: Worker, told: pytest.LogCaptureFixture) -> None:
+    worker.accept()
+    worker.do(worker.jobs.did_not_start(C, "Airflow did not take its start"))
+    assert told.messages == [f"not started: {NAME}: Airflow did not take its start"]
+
+
+def test_what_began_in_an_earlier_life(worker: Worker, told: pytest.LogCaptureFixture) -> None:
+    worker.start()
+    record = worker.jobs.all()[0].record()
+    told.clear()
+    later = Worker()
+    later.do(later.jobs.restore([record]))
+    later.cancel()
+    later.end(0)
+    assert told.messages == [f"stopping: {NAME}: an operator's wish", f"ended: {NAME}, exit code 0"]
+
+
+def test_a_stale_job_ends_without_a_report(worker: Worker, told: pytest.LogCaptureFixture) -> None:
+    worker.start()
+    worker.do(worker.jobs.stale(C))
+    worker.now += 1
+    worker.end(0)
+    assert told.messages == [
+        f"started: {NAME}",
+        f"stale: {NAME}: the centre counts it no more; it runs to its end",
+        f"gone: {NAME} after 13.0 s, without a report",
+    ]
+
+
+def test_so_does_one_whose_host_died(worker: Worker, told: pytest.LogCaptureFixture) -> None:
+    worker.start()
+    worker.do(worker.jobs.host_dead(HOST))
+    assert told.messages[1:] == [f"gone: {NAME} after 12.0 s, without a report"]
