@@ -1,15 +1,17 @@
-"""Where the demo lies and what its processes are told: one temporary folder, a port, two environments.
+"""Where the demo lies and what its processes are told: one temporary folder, a port, an Airflow's settings.
 
 Starts nothing. The environments hold nothing that could lead to an Airflow of the user's.
 """
 
 from __future__ import annotations
 
+import base64
 import secrets
 import shutil
 import socket
 import tempfile
 from collections.abc import Mapping
+from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +73,7 @@ class Place:
 
 
 def make_place() -> Place:
-    """Make the folder and put the example's DAG into both homes, as a deployment would.
+    """Make the folder; put the example's DAG into both homes and the centre's settings into its own.
 
     Raises:
         EdgeWsError: no folder can be made, or the package's examples are missing.
@@ -83,6 +85,7 @@ def make_place() -> Place:
         place.logs.mkdir()
         for home in (place.centre, place.worker):
             shutil.copytree(dags, home / "dags", ignore=shutil.ignore_patterns("__pycache__"))
+        _write_settings(place)
     except OSError as error:
         raise EdgeWsError(
             f"the demo cannot write to {tempfile.gettempdir()}: {error.strerror or error}; "
@@ -107,36 +110,53 @@ def scrubbed(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def centre_environment(place: Place, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what Airflow's processes are started with."""
-    return {
-        **_common(place.centre, environ),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{place.database}",
-        "AIRFLOW__CORE__EXECUTOR": "edge_ws.provider.executor.EdgeWsExecutor",
-        "AIRFLOW__EDGE_WS__API_ENABLED": "True",
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        # Nobody has to log in; the server listens on loopback only.
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__API__HOST": "127.0.0.1",
-        "AIRFLOW__API__PORT": str(place.port),
-        "AIRFLOW__API__BASE_URL": place.url,
-        "AIRFLOW__API__SECRET_KEY": secrets.token_urlsafe(48),
-        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(48),
+def _write_settings(place: Place) -> None:
+    """Write the centre's airflow.cfg: who sets AIRFLOW_HOME, in whatever shell, has what the parts have."""
+    settings = {
+        "database": {"sql_alchemy_conn": f"sqlite:///{place.database}"},
+        "core": {
+            "executor": "edge_ws.provider.executor.EdgeWsExecutor",
+            "dags_folder": str(place.centre / "dags"),
+            "load_examples": "False",
+            "dags_are_paused_at_creation": "False",
+            # Nobody has to log in; the server listens on loopback only.
+            "simple_auth_manager_all_admins": "True",
+            "fernet_key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        },
+        "edge_ws": {"api_enabled": "True"},
+        "api": {
+            "host": "127.0.0.1",
+            "port": str(place.port),
+            "base_url": place.url,
+            "secret_key": secrets.token_urlsafe(48),
+        },
+        "api_auth": {"jwt_secret": secrets.token_urlsafe(48)},
         # Airflow's default is a second, which is for a scheduler with more to do.
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        "scheduler": {"scheduler_idle_sleep_time": "0.2"},
     }
+    parser = ConfigParser(interpolation=None)
+    for section, options in settings.items():
+        # Airflow reads it with interpolation: a folder's name may have a percent sign.
+        parser[section] = {name: value.replace("%", "%%") for name, value in options.items()}
+    file = place.centre / "airflow.cfg"
+    file.touch(mode=0o600)
+    with file.open("w", encoding="utf-8") as stream:
+        parser.write(stream)
+
+
+def centre_environment(place: Place, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what Airflow's processes are started with; all else is in the centre's airflow.cfg."""
+    return _common(place.centre, environ)
 
 
 def worker_environment(place: Place, environ: Mapping[str, str]) -> dict[str, str]:
     """Return what the worker is started with: its DAGs, no database and no secret of the centre."""
-    return _common(place.worker, environ)
+    return {
+        **_common(place.worker, environ),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(place.worker / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    }
 
 
 def _common(home: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    return {
-        **scrubbed(environ),
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "PYTHONUNBUFFERED": "1",
-    }
+    return {**scrubbed(environ), "AIRFLOW_HOME": str(home), "PYTHONUNBUFFERED": "1"}

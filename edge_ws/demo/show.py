@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edge_ws.demo import paste
 from edge_ws.demo import place as places
 from edge_ws.demo.parts import Part, Parts
 from edge_ws.demo.place import DAG, QUEUE, WORKER, Place
@@ -72,13 +73,13 @@ def show(*, as_json: bool, keep: bool) -> int:
             if as_json:
                 print(json.dumps(asdict(summary)), flush=True)
             if keep:
-                screen.say(f"\nAirflow: {place.url} (nobody has to log in). Ctrl-C stops all.")
+                screen.say(_kept(place))
                 _stay(parts)
         except (KeyboardInterrupt, SystemExit):
             with suppress(OSError):  # A closed terminal is one way to be told.
                 screen.say(f"\nstopping; logs: {place.logs}")
             raise
-    screen.step("all processes have ended")
+    screen.step(f"all processes have ended; left to read: {place.root}")
     return 0
 
 
@@ -232,6 +233,16 @@ def _told(summary: Summary, place: Place) -> str:
         f"concurrency:   applied {summary.concurrency_applied_ms:.0f} ms after the command wrote it\n"
         f"logs:          {place.logs} (processes)\n"
         f"               {place.centre / 'logs'} (tasks)"
+    )
+
+
+def _kept(place: Place) -> str:
+    return "\n".join(
+        (
+            f"\nAirflow: {place.url} (nobody has to log in). In another shell:\n",
+            *paste.lines(place, os.environ, sys.argv[0], sys.executable),
+            "\nCtrl-C ends all processes; what they have written stays.",
+        )
     )
 
 

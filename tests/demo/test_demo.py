@@ -28,8 +28,8 @@ DEMO_S = 240.0
 
 
 @pytest.fixture(scope="session")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter with our wheel installed, and all else from where the tests run."""
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`edge-ws` as an installer puts it there: from our wheel, and all else from where the tests run."""
     folder = tmp_path_factory.mktemp("installed")
     build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(folder)]
     done = subprocess.run([*build, str(PACKAGE.parent)], capture_output=True, text=True, check=False)
@@ -40,7 +40,12 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         wheel.extractall(packages)
     # Its .pth files are not read from there, so that an editable edge-ws is not found.
     (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return folder / "venv" / "bin" / "python"
+    program = folder / "venv" / "bin" / "edge-ws"
+    program.write_text(
+        f"#!{program.parent / 'python'}\nimport sys\nfrom edge_ws.cli import main\nsys.exit(main())\n"
+    )
+    program.chmod(0o755)
+    return program
 
 
 class _Production:
@@ -81,14 +86,15 @@ class _Production:
 class _Demo:
     """A demo that runs in the background, all its files below `folder`."""
 
-    def __init__(self, python: Path, folder: Path, *words: str, **more: str) -> None:
+    def __init__(self, program: Path, folder: Path, *words: str, **more: str) -> None:
         self.folder = folder / "tmp"
         self.folder.mkdir()
+        self.environment = {**os.environ, "TMPDIR": str(self.folder), **more}
         self._out, self._err = folder / "out", folder / "err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [str(python), "-m", "edge_ws.cli", "demo", *words],
-                env={**os.environ, "TMPDIR": str(self.folder), **more},
+                [str(program), "demo", *words],
+                env=self.environment,
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -134,14 +140,50 @@ class _Demo:
         return found
 
 
-def test_an_installed_wheel_runs_it(python: Path, tmp_path: Path) -> None:
+_NEXT = "-- the next command --"
+
+
+def _paste(demo: _Demo) -> list[str]:
+    """Run the lines that the demo offers, in a shell as another terminal would have it; return what each said."""
+    head, _, rest = demo.err.partition("In another shell:\n\n")
+    assert head, demo.err
+    lines = rest.partition("\n\n")[0].splitlines()
+    done = subprocess.run(
+        ["/bin/sh", "-ec", "".join(f"{line}\necho '{_NEXT}'\n" for line in lines)],
+        env=demo.environment,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEMO_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    said = done.stdout.split(_NEXT + "\n")[:-1]
+    assert len(said) == len(lines)
+    return [words for line, words in zip(lines, said, strict=True) if line.startswith("edge-ws ")]
+
+
+def test_an_installed_wheel_runs_it(program: Path, tmp_path: Path) -> None:
     with (
         closing(_Production(tmp_path)) as production,
-        _Demo(python, tmp_path, "-o", "json", **production.environment()) as demo,
+        _Demo(program, tmp_path, "--keep", "-o", "json", **production.environment()) as demo,
     ):
+        demo.wait_for("\n")
+        wait_until(lambda: "Ctrl-C ends all processes" in demo.err)
+        # What it offers to paste leads to it, and to nothing else that the shell may know.
+        listed, changed, status, by_http = _paste(demo)
+        demo.process.send_signal(signal.SIGINT)
         assert demo.end() == 0, demo.err
         assert demo.left() == []
         assert production.is_untouched()
+
+    assert _row(listed)["concurrency"] == "12"
+    assert changed.startswith(f"{WORKER}: concurrency 4; applied in ")
+    assert status.startswith(f"worker       {WORKER}: idle\n")
+    assert "0 of 4 in use" in status
+    assert _row(by_http)["concurrency"] == "4"
 
     told: dict[str, Any] = json.loads(demo.out)
     assert demo.out.count("\n") == 1
@@ -161,6 +203,7 @@ def test_an_installed_wheel_runs_it(python: Path, tmp_path: Path) -> None:
     assert "transform [press-3]" in demo.err
     assert "\x1b" not in demo.err
     (root,) = demo.folder.glob("edge-ws-demo-*")
+    assert demo.err.endswith(f"all processes have ended; left to read: {root}\n")
     for folder in (root / "logs", root / "centre" / "logs"):
         assert str(folder) in demo.err
     # The worker ran with --log-level debug: neither its token nor those of the tasks are in what it says.
@@ -173,8 +216,14 @@ def test_an_installed_wheel_runs_it(python: Path, tmp_path: Path) -> None:
     assert "Traceback" not in demo.err
 
 
-def test_a_part_that_fails_is_named(python: Path, tmp_path: Path) -> None:
-    with _Demo(python, tmp_path) as demo:
+def _row(table: str) -> dict[str, str]:
+    """Read a table of one row."""
+    head, _, row = ([cell.strip() for cell in line.split("|")] for line in table.splitlines())
+    return dict(zip(head, row, strict=True))
+
+
+def test_a_part_that_fails_is_named(program: Path, tmp_path: Path) -> None:
+    with _Demo(program, tmp_path) as demo:
         demo.wait_for("migrating the database")
         (migrate,) = wait_until(
             lambda: [one for one in psutil.Process(demo.process.pid).children() if "migrate" in one.cmdline()]
@@ -193,8 +242,8 @@ def test_a_part_that_fails_is_named(python: Path, tmp_path: Path) -> None:
     assert any(line.startswith("  | ") for line in shown)
 
 
-def test_ctrl_c_amid_the_run(python: Path, tmp_path: Path) -> None:
-    with _Demo(python, tmp_path) as demo:
+def test_ctrl_c_amid_the_run(program: Path, tmp_path: Path) -> None:
+    with _Demo(program, tmp_path) as demo:
         demo.wait_for("triggered a run")
         wait_until(lambda: list(demo.folder.rglob("task_id=transform/**/attempt=1.log")), 60.0)
         demo.process.send_signal(signal.SIGINT)

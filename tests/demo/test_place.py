@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -29,18 +30,11 @@ def test_scrubbed_keeps_the_rest() -> None:
     assert scrubbed({**EXPORTED, "PATH": "/bin", "LANG": "C"}) == {"PATH": "/bin", "LANG": "C"}
 
 
-def test_the_centre_has_a_database_of_its_own() -> None:
-    told = centre_environment(PLACE, EXPORTED)
-    assert not set(EXPORTED.values()) & set(told.values())
-    assert told["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == "sqlite:////demo/centre/airflow.db"
-    assert told["AIRFLOW_HOME"] == "/demo/centre"
-
-
-def test_the_worker_is_told_no_secret_of_the_centre() -> None:
+def test_nothing_of_the_users_is_passed_on() -> None:
     centre, worker = centre_environment(PLACE, EXPORTED), worker_environment(PLACE, EXPORTED)
-    assert not set(EXPORTED.values()) & set(worker.values())
-    assert [name for name in worker if "DATABASE" in name or "SECRET" in name or "API" in name] == []
-    assert centre["AIRFLOW_HOME"] != worker["AIRFLOW_HOME"]
+    assert not set(EXPORTED.values()) & {*centre.values(), *worker.values()}
+    assert centre["AIRFLOW_HOME"] == "/demo/centre"
+    assert worker["AIRFLOW_HOME"] == "/demo/worker"
 
 
 @pytest.fixture
@@ -57,6 +51,29 @@ def test_both_homes_get_the_example(temporary: Path) -> None:
     for home in (place.centre, place.worker):
         assert {path.name for path in (home / "dags").iterdir()} == {"factory.py", "data"}
         assert len(list((home / "dags" / "data").glob("*.csv"))) == 8
+
+
+def test_the_centres_settings_are_all_in_its_home(temporary: Path) -> None:
+    (temporary / "100% new").mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(temporary / "100% new"))
+        place = make_place()
+    file = place.centre / "airflow.cfg"
+    assert file.stat().st_mode & 0o777 == 0o600
+    # As Airflow reads it.
+    told = ConfigParser()
+    told.read(file)
+    assert told["database"]["sql_alchemy_conn"] == f"sqlite:///{place.centre}/airflow.db"
+    assert told["api"]["base_url"] == place.url
+    assert len(told["api_auth"]["jwt_secret"]) >= 32
+
+
+def test_the_worker_has_no_secret_of_the_centre(temporary: Path) -> None:
+    temporary.mkdir()
+    place = make_place()
+    told = worker_environment(place, EXPORTED)
+    assert [name for name in told if "DATABASE" in name or "SECRET" in name or "API" in name] == []
+    assert list(place.worker.rglob("*.cfg")) == []
 
 
 def test_a_folder_that_cannot_be_made_is_named(temporary: Path) -> None:
