@@ -327,6 +327,8 @@ def test_maintenance_from_the_host(stand: Stand) -> None:
         assert "on, asked for on this host: new disk" in told
         stand.until(lambda: stand.worker_state() == "maintenance mode")
         assert stand.state_of(running) == "success"
+        # The second request, which changed nothing, has been answered, too.
+        stand.until(lambda: json.loads((stand.state_dir / "asked").read_text())["settled"])
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(PATIENCE_S) == 0
         assert stand.worker_state() == "offline maintenance"
