@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
+from edge_ws.store.store import Store
 from tests.support.databases import KINDS, POSTGRES_KINDS, Databases, using
+from tests.support.rows import LIFE, FakeWorker
 
 
 @pytest.fixture(params=KINDS)
@@ -29,3 +31,16 @@ def postgres_engine(request: pytest.FixtureRequest, databases: Databases) -> Ite
     """Engine of a new, migrated database, of each kind of PostgreSQL in turn."""
     with databases.new(request.param, migrated=True) as url, using(url) as engine:
         yield engine
+
+
+@pytest.fixture
+def store(engine: sa.Engine) -> Store:
+    return Store(engine)
+
+
+@pytest.fixture
+def one(store: Store) -> FakeWorker:
+    """A worker that is registered."""
+    fake = FakeWorker(store)
+    fake.register(life=LIFE)
+    return fake

@@ -10,27 +10,14 @@ import sqlalchemy as sa
 
 from edge_ws.errors import UsageError
 from edge_ws.protocol.frames import Applied, Asked, Bye, Held
-from edge_ws.protocol.ids import ClaimId, GatewayId, LifeId, WorkerName
+from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.protocol.states import Phase
 from edge_ws.store.records import NewWish, Principal, Registration, Wished, WishRecord
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, utc_now, worker
-from tests.support.rows import FakeWorker, enqueue, job_row, new_job
+from tests.support.rows import LIFE, NEXT_LIFE, FakeWorker, enqueue, job_row, new_job
 
 W1 = WorkerName("w1")
-LIFE, NEXT_LIFE = LifeId("life-1"), LifeId("life-2")
-
-
-@pytest.fixture
-def store(engine: sa.Engine) -> Store:
-    return Store(engine)
-
-
-@pytest.fixture
-def one(store: Store) -> FakeWorker:
-    fake = FakeWorker(store)
-    fake.register(life=LIFE)
-    return fake
 
 
 def _state(store: Store) -> str:

@@ -17,22 +17,8 @@ from edge_ws.store.liveness_verbs import ABANDONED_S
 from edge_ws.store.records import WishRecord
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, gateway, utc_now, worker
-from tests.support.rows import FakeWorker, wish_of
+from tests.support.rows import LIFE, NEXT_LIFE, FakeWorker, wish_of
 from tests.support.waiting import wait_until
-
-LIFE, NEXT_LIFE = LifeId("life-1"), LifeId("life-2")
-
-
-@pytest.fixture
-def store(engine: sa.Engine) -> Store:
-    return Store(engine)
-
-
-@pytest.fixture
-def one(store: Store) -> FakeWorker:
-    fake = FakeWorker(store)
-    fake.register(life=LIFE)
-    return fake
 
 
 def _state(store: Store) -> str:

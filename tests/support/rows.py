@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import sqlalchemy as sa
 
 from edge_ws.protocol.frames import Inventory
-from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, SiteId, WorkerName, new_id
+from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, LifeId, SiteId, WorkerName, new_id
 from edge_ws.store.records import (
     Assignment,
     Claimed,
@@ -24,6 +24,8 @@ from edge_ws.store.store import Store
 from edge_ws.store.tables import claim, edge_job, epoch_now
 
 OWNER = 7
+LIFE, NEXT_LIFE = LifeId("life-1"), LifeId("life-2")
+"""Two lives of a worker's daemon."""
 
 
 def new_job(name: str = "t", **changes: object) -> NewJob:
