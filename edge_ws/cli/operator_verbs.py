@@ -6,6 +6,7 @@ Each runs on Airflow's database, or at a gateway's `v1/admin/` with `--url`, whi
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from edge_ws.cli.verb import Argument, Side, Verb
 
@@ -70,14 +71,7 @@ _WORKER = Argument(
     is_once=True,
     help="the worker's name; with * and ? many, which asks first",
 )
-_ONE_WORKER = Argument(
-    flags=("-H", "--edge-hostname"),
-    metavar="WORKER",
-    required=True,
-    type=_name,
-    is_once=True,
-    help="the worker's name",
-)
+_ONE_WORKER = replace(_WORKER, help="the worker's name")
 _YES = Argument(flags=("-y", "--yes"), is_switch=True, help="do not ask first")
 _WAIT = (
     Argument(flags=("-w", "--wait"), is_switch=True, help="wait until it is applied, and tell the time"),

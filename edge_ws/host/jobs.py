@@ -248,7 +248,7 @@ class Jobs:
         is_sent = signal_group(job.task_pid, job.task_start_time, signal.SIGTERM)
         if not is_sent and group_is_there(job.task_pid, job.task_start_time):
             # With run_as_user, sudo leads the group. Without a supervisor the task can report nothing.
-            why = "The task runs as another user, whom this worker may not signal: its supervisor is stopped"
+            why = "The task runs as another user, whom this worker may not signal; its supervisor goes last"
             self._log(job, "warning", why)
 
     def _harden(self, job: Job, stop: _Stop, now: float) -> None:

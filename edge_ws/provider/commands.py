@@ -22,7 +22,6 @@ from edge_ws.server.scene import AirflowTask
 from edge_ws.store import schema
 from edge_ws.store.database import shown_url
 from edge_ws.store.store import Store
-from edge_ws.store.worker_verbs import SEEN_S
 
 
 @contextmanager
@@ -133,7 +132,7 @@ class OnDatabase:
 
     def has_gateway(self) -> bool:
         """Tell whether a gateway is alive."""
-        return any(one.seen_s < SEEN_S for one in self._store.gateways())
+        return any(one.is_alive for one in self._store.gateways())
 
 
 def _look_up(dag_id: str, run_id: str, task_id: str, map_index: int) -> AirflowTask:

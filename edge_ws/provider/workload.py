@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
+from edge_ws.protocol.ids import CALLBACK_DAG_ID
 from edge_ws.provider import compat
-from edge_ws.store.records import CALLBACK_DAG_ID, CALLBACK_PRIORITY, JobKey, NewJob
+from edge_ws.store.records import CALLBACK_PRIORITY, JobKey, NewJob
 
 _CALLBACK_MAP_INDEX = -1
 _CALLBACK_TRY = 0

@@ -141,9 +141,7 @@ def _list_workers(call: Call) -> list[Row]:
 def _applied(call: Call) -> dict[str, int]:
     """Return the revision that the worker has acknowledged, or each has: what `--wait` waits for."""
     name = call.given.get("worker")
-    if name is not None:
-        return {name: call.store.applied(name)}
-    return {worker.name: worker.applied_revision for worker in call.store.workers()}
+    return call.store.all_applied() if name is None else {name: call.store.applied(name)}
 
 
 def _list_jobs(call: Call) -> list[Row]:

@@ -9,7 +9,6 @@ from enum import Enum
 from edge_ws.server.seats import Seat
 from edge_ws.store.records import GatewayRecord
 from edge_ws.store.view_records import ClaimView, JobView, WorkerView
-from edge_ws.store.worker_verbs import SEEN_S
 
 SLOW_S = 15.0
 """A job that a free worker could take waits no longer, even where nothing wakes the gateways."""
@@ -79,7 +78,7 @@ class Scene:
     @property
     def has_gateway(self) -> bool:
         """Whether a gateway is alive."""
-        return any(one.seen_s < SEEN_S for one in self.gateways)
+        return any(one.is_alive for one in self.gateways)
 
     def worker(self, name: str) -> WorkerView | None:
         """Return the worker of that name."""

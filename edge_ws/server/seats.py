@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from edge_ws.store.records import SEEN_S
 from edge_ws.store.view_records import JobView, WorkerView
 from edge_ws.store.worker_states import AWAY, MAINTENANCE, WorkerState, state_of
-from edge_ws.store.worker_verbs import EDGE3_ALIVE_S, SEEN_S
+from edge_ws.store.worker_verbs import EDGE3_ALIVE_S
 
 
 class Reason(Enum):

@@ -12,7 +12,6 @@ from edge_ws.server.scene import AirflowTask, Scene, Why
 from edge_ws.server.seats import Seat, free_slots, is_here, takes_jobs, why_no_jobs
 from edge_ws.store.records import GatewayRecord, JobKey
 from edge_ws.store.view_records import Backlog, ClaimView, JobView, WorkerView
-from edge_ws.store.worker_verbs import SEEN_S
 
 Row = dict[str, object]
 SHOWN_SEATS = 100
@@ -130,7 +129,7 @@ def _gateway_row(one: GatewayRecord) -> Row:
         "id": one.id,
         "hostname": one.hostname,
         "pid": one.pid,
-        "alive": one.seen_s < SEEN_S,
+        "alive": one.is_alive,
         "last_seen_s": _tenths(one.seen_s),
     }
 
@@ -176,7 +175,7 @@ def listed_worker(one: WorkerView) -> Row:
         "worker_name": one.name,
         "kind": _kind(one),
         "state": one.state,
-        "transport": one.transport if one.gateway is not None else None,
+        "transport": one.transport,
         "queues": _list(one.queues),
         "team_name": one.team,
         "jobs_active": one.jobs,
@@ -213,7 +212,7 @@ def worker_row(one: WorkerView, gateway: GatewayRecord | None, jobs: Sequence[Jo
         "maintenance_comment": one.comment,
         "last_seen_s": _tenths(one.seen_s),
         "first_online": _iso(one.first_online),
-        "transport": one.transport if one.gateway is not None else None,
+        "transport": one.transport,
         "transport_since": one.sysinfo.get("transport_since") if one.gateway is not None else None,
         "transport_reason": one.sysinfo.get("transport_reason") if one.gateway is not None else None,
         "gateway": one.gateway,

@@ -6,7 +6,6 @@ Reads by the store's verbs and writes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from fnmatch import fnmatchcase
 
 from edge_ws.errors import UsageError
 from edge_ws.protocol.states import Phase
@@ -70,7 +69,7 @@ def list_jobs(
 def list_queues(store: Store) -> list[Row]:
     """Return the queues that hold a job or that a worker names, with who takes jobs of each now."""
     backlogs = {one.queue: one for one in store.backlogs()}
-    workers = store.worker_views()
+    workers = store.workers()
     named = {queue for one in workers for queue in served(one) or ()}
     return [
         queue_row(
@@ -93,9 +92,8 @@ def list_workers(
     """
     return [
         listed_worker(worker)
-        for worker in store.worker_views()
+        for worker in store.workers(worker_name_pattern)
         if (state is None or worker.state in state)
-        and (worker_name_pattern is None or fnmatchcase(worker.name, worker_name_pattern))
         # One without a list serves every queue.
         and (queues is None or worker.queues is None or not set(queues).isdisjoint(worker.queues))
     ]
@@ -107,7 +105,7 @@ def show_worker(store: Store, name: str) -> Row:
     Raises:
         UsageError: there is no worker of that name.
     """
-    found = store.worker_views(name)
+    found = store.workers(name=name)
     if not found:
         raise UsageError(f"no worker named {name} has connected yet; see: edge-ws list-workers")
     gateway = next((one for one in store.gateways() if one.id == found[0].gateway), None)
@@ -148,7 +146,7 @@ def show_job(  # noqa: PLR0917 - a task is named by so many
         job=job,
         history=history,
         ahead=ahead,
-        workers=store.worker_views(),
+        workers=store.workers(),
         gateways=store.gateways(),
         now=store.clock(),
     )

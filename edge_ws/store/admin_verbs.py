@@ -1,22 +1,19 @@
-"""The verbs of administration: tokens, the list of workers and of gateways."""
+"""The verbs of administration: tokens, and the list of gateways."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Row
 
-from edge_ws.protocol.ids import GatewayId, WorkerName, new_id
+from edge_ws.protocol.ids import GatewayId, new_id
 from edge_ws.store.database import Database
-from edge_ws.store.records import GatewayRecord, TokenRecord, WorkerRecord
-from edge_ws.store.tables import edge_worker, epoch_now, gateway, token, worker
-from edge_ws.store.wishes import split_queues
-from edge_ws.store.worker_verbs import MARK
+from edge_ws.store.records import GatewayRecord, TokenRecord
+from edge_ws.store.tables import epoch_now, gateway, token
 
 SECRET_PREFIX = "edgews_"  # noqa: S105 - what every secret begins with, so that scanners can find leaked ones
 
@@ -107,43 +104,6 @@ class AdminVerbs:
         )
         with self._database.read() as connection:
             return set(ids) - set(connection.execute(good).scalars())
-
-    def workers(self, pattern: str | None = None) -> list[WorkerRecord]:
-        """Return the workers whose name matches (`*` and `?`), ours and edge3's, by name."""
-        query = (
-            sa.select(edge_worker, worker)
-            .outerjoin(worker, worker.c.worker_name == edge_worker.c.worker_name)
-            .order_by(edge_worker.c.worker_name)
-            .set_label_style(sa.LABEL_STYLE_TABLENAME_PLUS_COL)
-        )
-        with self._database.read() as connection:
-            rows = connection.execute(query).all()
-        found = [self._worker_record(row) for row in rows]
-        return [one for one in found if pattern is None or fnmatchcase(one.name, pattern)]
-
-    @staticmethod
-    def _worker_record(row: Row[Any]) -> WorkerRecord:
-        sysinfo = row.edge_worker_sysinfo or {}
-        # Without our mark an edge3 worker has taken the name over.
-        ours = row.edge_ws_worker_worker_name is not None and MARK in sysinfo
-        queues = row.edge_ws_worker_applied_queues if ours else split_queues(row.edge_worker_queues)
-        return WorkerRecord(
-            name=WorkerName(row.edge_worker_worker_name),
-            kind="edge-ws" if ours else "edge3",
-            state=row.edge_worker_state,
-            queues=tuple(queues) if queues is not None else None,
-            team=row.edge_worker_team_name,
-            concurrency=row.edge_ws_worker_applied_concurrency if ours else sysinfo.get("concurrency"),
-            wished_concurrency=row.edge_worker_concurrency,
-            wish_revision=row.edge_ws_worker_wish_revision or 0,
-            applied_revision=row.edge_ws_worker_applied_revision or 0,
-            jobs_active=row.edge_worker_jobs_active,
-            transport=row.edge_ws_worker_transport if ours and row.edge_ws_worker_gateway else None,
-            first_online=row.edge_worker_first_online,
-            last_update=row.edge_worker_last_update,
-            maintenance_comment=row.edge_worker_maintenance_comment,
-            sysinfo=sysinfo,
-        )
 
     def gateways(self) -> list[GatewayRecord]:
         """Return the gateways that are known, those seen last first."""

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from edge_ws.protocol.ids import CALLBACK_DAG_ID
 from edge_ws.protocol.states import Phase
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database
@@ -29,7 +30,7 @@ from edge_ws.store.live import (
     same_job,
     these_jobs,
 )
-from edge_ws.store.records import CALLBACK_DAG_ID, EndedJob, JobKey, NewJob
+from edge_ws.store.records import EndedJob, JobKey, NewJob
 from edge_ws.store.tables import claim, edge_job, utc_now
 
 NOT_STARTED = "not_started"

@@ -10,17 +10,23 @@ from edge_ws.protocol.ids import GatewayId, WorkerName
 from edge_ws.protocol.states import Phase
 from edge_ws.store.database import Database
 from edge_ws.store.live import OPEN_STATES, held, key_columns
+from edge_ws.store.records import SEEN_S
 from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, utc_now, worker
 from edge_ws.store.waiting import age_s
 from edge_ws.store.wishes import read_wish
-from edge_ws.store.worker_states import AWAY, MOVES, Event
-from edge_ws.store.worker_verbs import EDGE3_ALIVE_S, MARK, SEEN_S, move
+from edge_ws.store.worker_states import AWAY, MOVES, Event, WorkerState, after
+from edge_ws.store.worker_verbs import EDGE3_ALIVE_S, MARK, move
 
 _AWAY_STATES = [state.value for state in AWAY]
-_ALIVE_STATES = ("idle", "running", "starting", "unknown", "offline")
-"""Worker states that a heartbeat may turn into idle or running; others are an operator's request."""
 ABANDONED_S = 2 * EDGE3_ALIVE_S
 """An edge3 worker silent for so long is shown so by us; where edge3's executor runs, it did that before."""
+_SHALL_LEAVE = WorkerState.SHUTDOWN_REQUEST.value
+
+
+def _moved(event: Event) -> sa.ColumnElement[str]:
+    """Return the state of a worker's row after the event."""
+    moves = {state.value: then.value for state in WorkerState if (then := after(state, event)) is not None}
+    return sa.case(moves, value=edge_worker.c.state, else_=edge_worker.c.state)
 
 
 class LivenessVerbs:
@@ -80,15 +86,9 @@ class LivenessVerbs:
                     state=sa.case(
                         # Taken for silent while this gateway could not write: requests stand, and are told
                         # again.
-                        (sa.and_(edge_worker.c.state.in_(_AWAY_STATES), shall_leave), "shutdown request"),
-                        (edge_worker.c.state == "offline maintenance", "maintenance request"),
-                        (
-                            sa.and_(edge_worker.c.state == "maintenance pending", active == 0),
-                            "maintenance mode",
-                        ),
-                        (edge_worker.c.state.not_in(_ALIVE_STATES), edge_worker.c.state),
-                        (active > 0, "running"),
-                        else_="idle",
+                        (sa.and_(edge_worker.c.state.in_(_AWAY_STATES), shall_leave), _SHALL_LEAVE),
+                        (active > 0, _moved(Event.HEARD_RUNNING)),
+                        else_=_moved(Event.HEARD_IDLE),
                     ),
                 )
             )

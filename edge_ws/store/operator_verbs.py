@@ -266,6 +266,12 @@ class OperatorVerbs:
         with self._database.read() as connection:
             return connection.scalar(query) or 0
 
+    def all_applied(self) -> dict[str, int]:
+        """Return the same of every worker of ours, by name."""
+        query = sa.select(worker.c.worker_name, worker.c.applied_revision)
+        with self._database.read() as connection:
+            return {row.worker_name: row.applied_revision for row in connection.execute(query)}
+
 
 def _token_limits(connection: Connection, target: _Target, queues: Sequence[str]) -> str:
     """Return what to add where the token by which the worker last came keeps jobs of these queues from it."""

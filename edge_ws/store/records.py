@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from edge_ws.protocol.frames import Inventory
-from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, LifeId, SiteId, WorkerName
+from edge_ws.protocol.ids import (
+    CALLBACK_DAG_ID,
+    NO_JOB_HOST,
+    ClaimId,
+    GatewayId,
+    HostId,
+    LifeId,
+    SiteId,
+    WorkerName,
+)
 from edge_ws.protocol.states import Phase
 
 
@@ -40,8 +48,8 @@ class JobKey(NamedTuple):
     task_instance_id: str = ""
 
 
-CALLBACK_DAG_ID = "ExecuteCallback"
-"""edge3's `dag_id` for callback rows (edge3 models/types.py)."""
+SEEN_S = 45.0
+"""Who is not seen for so long (three heartbeats) is silent: a worker, by all gateways; a gateway."""
 CALLBACK_PRIORITY = 2**31 - 1
 """So that callbacks go before tasks, as in Airflow's own executors, whoever hands them out."""
 
@@ -147,8 +155,6 @@ class Accepted:
     is_callback: bool
 
 
-NO_JOB_HOST = "no_job_host"
-"""In a worker's `sysinfo`, where it has none: why, as a sentence."""
 _LONGEST_WHY = 200
 
 
@@ -196,6 +202,11 @@ class GatewayRecord:
     pid: int
     seen_s: float
     """Seconds since its last heartbeat to the database."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has been heard of lately."""
+        return self.seen_s < SEEN_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,26 +353,3 @@ class TokenRecord:
     def admits_worker(self, worker: str) -> bool:
         """Tell whether a worker of that name may use the token (`*` and `?` in the pattern)."""
         return fnmatchcase(worker, self.worker_pattern)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerRecord:
-    """A worker's rows: the wish and what is in force are two things."""
-
-    name: WorkerName
-    kind: str
-    """`edge-ws` or `edge3`."""
-    state: str
-    queues: tuple[str, ...] | None
-    team: str | None
-    concurrency: int | None
-    """In force, as the worker last said."""
-    wished_concurrency: int | None
-    wish_revision: int
-    applied_revision: int
-    jobs_active: int
-    transport: str | None
-    first_online: datetime | None
-    last_update: datetime | None
-    maintenance_comment: str | None = None
-    sysinfo: dict[str, object] = field(default_factory=dict)

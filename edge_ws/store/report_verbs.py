@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from edge_ws.protocol.frames import Accept, Finished, Log, NotStarted, PhaseIs, Refuse, Started
-from edge_ws.protocol.ids import ClaimId, HostId
+from edge_ws.protocol.ids import CALLBACK_DAG_ID, ClaimId, HostId
 from edge_ws.protocol.states import Phase, phases_before
 from edge_ws.store.bulk import Both, UpdateMany, one_of, place_of
 from edge_ws.store.command import parse
@@ -31,7 +31,7 @@ from edge_ws.store.live import (
     locking,
     row_state,
 )
-from edge_ws.store.records import CALLBACK_DAG_ID, Accepted, Principal, Verdict
+from edge_ws.store.records import Accepted, Principal, Verdict
 from edge_ws.store.tables import claim, edge_job, epoch_now, log, utc_now
 
 ClaimReport = Accept | Refuse | Started | Finished | NotStarted | PhaseIs

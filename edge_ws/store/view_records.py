@@ -123,6 +123,7 @@ class WorkerView:
     gateway: GatewayId | None = None
     """That it is connected to."""
     transport: str | None = None
+    """By which it is connected."""
     site: str | None = None
     token: TokenView | None = None
     """None: edge3's worker, or one that came by a credential that is not stored here."""

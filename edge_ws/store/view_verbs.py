@@ -6,6 +6,7 @@ Each a fixed number of statements, however much there is; none locks or writes a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,12 +16,12 @@ from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.protocol.states import Phase
 from edge_ws.store.database import Database
 from edge_ws.store.live import CLAIMED, KEY_COLUMNS, OPEN_STATES, QUEUED, REPORTED, RUNNING, key_of, same_job
-from edge_ws.store.records import JobKey
+from edge_ws.store.records import SEEN_S, JobKey
 from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, token, worker
 from edge_ws.store.view_records import Backlog, ClaimView, JobView, Stranded, TokenView, WorkerView
 from edge_ws.store.waiting import age_s
 from edge_ws.store.wishes import split_queues
-from edge_ws.store.worker_verbs import MARK, SEEN_S, room_of
+from edge_ws.store.worker_verbs import MARK, room_of
 
 _Row = Any
 """A row of one of these queries; SQLAlchemy 2.0 and 2.1 write its type in different ways."""
@@ -218,11 +219,12 @@ class ViewVerbs:
             for row in rows
         ]
 
-    def worker_views(self, name: str | None = None) -> list[WorkerView]:
-        """Return the workers by name, or the one of that name."""
+    def workers(self, pattern: str | None = None, *, name: str | None = None) -> list[WorkerView]:
+        """Return the workers, ours and edge3's, by name: all, those like a pattern (`*` and `?`), or one."""
         query = workers_query if name is None else workers_query.where(edge_worker.c.worker_name == name)
         with self._database.read() as connection:
-            return [_worker(row) for row in connection.execute(query)]
+            found = [_worker(row) for row in connection.execute(query)]
+        return [one for one in found if pattern is None or fnmatchcase(one.name, pattern)]
 
     def stranded(self, owner: int, team: str | None) -> Stranded | None:
         """Return what waits of that owner and team, None if nothing does or a gateway is alive.
@@ -329,7 +331,7 @@ def _ours(row: _Row) -> WorkerView:
         applied_revision=row.our_applied_revision,
         applied_s=row.applied_s,
         gateway=GatewayId(row.our_gateway) if row.our_gateway else None,
-        transport=row.our_transport,
+        transport=row.our_transport if row.our_gateway else None,
         site=row.our_site,
         token=credential,
         room=room_of(row.sysinfo or {}),

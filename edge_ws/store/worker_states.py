@@ -38,6 +38,9 @@ class Event(Enum):
     SAYS_MAINTENANCE = "maintenance mode"
     SAYS_TERMINATING = "terminating"
     """It finishes what it runs, then leaves."""
+    HEARD_IDLE = "heard, idle"
+    """Its connection is alive, and it holds no job."""
+    HEARD_RUNNING = "heard, running"
     LEAVE = "leave"
     """It has said goodbye."""
     LEAVE_IN_MAINTENANCE = "leave in maintenance"
@@ -55,6 +58,7 @@ _WORKS = {
     _E.SAYS_RUNNING: _S.RUNNING,
     _E.SAYS_TERMINATING: _S.TERMINATING,
 }
+_HEARD = {_E.HEARD_IDLE: _S.IDLE, _E.HEARD_RUNNING: _S.RUNNING}
 _LEAVES = {_E.LEAVE: _S.OFFLINE, _E.LEAVE_IN_MAINTENANCE: _S.OFFLINE_MAINTENANCE}
 _HERE = {
     # That it is in maintenance does not begin it: the word may be older than an operator's that has ended it.
@@ -84,15 +88,17 @@ _IN_MAINTENANCE = {
 }
 
 MOVES: dict[WorkerState, dict[Event, WorkerState]] = {
-    _S.STARTING: _HERE,
-    _S.IDLE: _HERE,
-    _S.RUNNING: _HERE,
+    _S.STARTING: {**_HERE, **_HEARD},
+    _S.IDLE: {**_HERE, **_HEARD},
+    _S.RUNNING: {**_HERE, **_HEARD},
     _S.TERMINATING: {**_HERE, _E.CONNECT: _S.IDLE},
-    # Who is heard again without a hello says how it is with its heartbeat (liveness_verbs.beat).
-    _S.UNKNOWN: _AWAY,
-    _S.OFFLINE: _AWAY,
+    # Only a heartbeat, never its word, brings back who was taken for silent and says no new hello.
+    _S.UNKNOWN: {**_AWAY, **_HEARD},
+    _S.OFFLINE: {**_AWAY, **_HEARD},
     _S.OFFLINE_MAINTENANCE: {
         _E.CONNECT: _S.MAINTENANCE_REQUEST,
+        _E.HEARD_IDLE: _S.MAINTENANCE_REQUEST,
+        _E.HEARD_RUNNING: _S.MAINTENANCE_REQUEST,
         _E.EXIT_MAINTENANCE: _S.OFFLINE,
     },
     # A request stays until the worker says that it is fulfilled: a word from before it changes nothing.
@@ -101,7 +107,7 @@ MOVES: dict[WorkerState, dict[Event, WorkerState]] = {
         _E.CONNECT: _S.MAINTENANCE_REQUEST,
         _E.SAYS_TERMINATING: _S.MAINTENANCE_PENDING,
     },
-    _S.MAINTENANCE_PENDING: _IN_MAINTENANCE,
+    _S.MAINTENANCE_PENDING: {**_IN_MAINTENANCE, _E.HEARD_IDLE: _S.MAINTENANCE_MODE},
     _S.MAINTENANCE_MODE: _IN_MAINTENANCE,
     _S.MAINTENANCE_EXIT: {
         **_WORKS,

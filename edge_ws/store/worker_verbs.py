@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Row
 
 from edge_ws.errors import ConflictError, RefusedError
 from edge_ws.protocol.frames import Applied, Asked, Bye, Inventory, Refusal
-from edge_ws.protocol.ids import ClaimId, HostId, SiteId, WorkerName, new_id
+from edge_ws.protocol.ids import CALLBACK_DAG_ID, NO_JOB_HOST, ClaimId, HostId, SiteId, WorkerName, new_id
 from edge_ws.protocol.states import Phase
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database
@@ -30,8 +30,7 @@ from edge_ws.store.live import (
     set_job,
 )
 from edge_ws.store.records import (
-    CALLBACK_DAG_ID,
-    NO_JOB_HOST,
+    SEEN_S,
     OpenClaim,
     Principal,
     Registered,
@@ -42,8 +41,6 @@ from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, utc_no
 from edge_ws.store.wishes import join_queues, may_come_back, read_wish
 from edge_ws.store.worker_states import AWAY, Event, WorkerState, after, said, state_of
 
-SEEN_S = 45.0
-"""A worker not seen by any gateway for so long is silent (three heartbeats)."""
 LOST_S = 600.0
 """A worker not seen for so long is not waited for any more: claims of tasks that are over are given up."""
 EDGE3_ALIVE_S = 150.0

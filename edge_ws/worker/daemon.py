@@ -37,7 +37,7 @@ from edge_ws.protocol.frames import (
     Wish,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, PROTOCOL, ClaimId, LifeId, new_id
+from edge_ws.protocol.ids import CONTROL, NO_JOB_HOST, OLDEST_PROTOCOL, PROTOCOL, ClaimId, LifeId, new_id
 from edge_ws.worker import condition, network, sysinfo
 from edge_ws.worker.choice import AUTO
 from edge_ws.worker.config import WorkerConfig, read_token
@@ -153,10 +153,7 @@ class Daemon:
         )
 
     def _sysinfo(self) -> dict[str, str | int | float]:
-        why = {
-            "transport_reason": self._link.mode.reason,
-            "no_job_host": " ".join(self._no_host.split())[:200],
-        }
+        why = {"transport_reason": self._link.mode.reason, NO_JOB_HOST: self._no_host}
         return {name: text for name, text in why.items() if text} | sysinfo.gather(
             versions=self._versions,
             started_at=self._started_at,

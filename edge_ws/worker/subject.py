@@ -9,10 +9,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from edge_ws.protocol.ids import ClaimId
-
-_CALLBACK = "ExecuteCallback"
-"""The DAG under which the centre lists callbacks."""
+from edge_ws.protocol.ids import CALLBACK_DAG_ID, ClaimId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +33,11 @@ class Subject:
 
 def _callback(number: str) -> Subject:
     return Subject(
-        dag_id=_CALLBACK, run_id=f"{_CALLBACK}-{number}", task_id=number, map_index=-1, try_number=0
+        dag_id=CALLBACK_DAG_ID,
+        run_id=f"{CALLBACK_DAG_ID}-{number}",
+        task_id=number,
+        map_index=-1,
+        try_number=0,
     )
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from edge_ws.cli.run import INTERRUPTED
 from tests.support.certificates import Authority
 from tests.support.entrances import Entrance, open_entrance, server_context
 from tests.support.http import http_server
-from tests.support.programs import clean_environment, run_python
+from tests.support.programs import clean_environment, run_python, start_python
 from tests.support.waiting import free_port
 
 SET = ("set-worker-concurrency", "-H", "oven", "-c", "3")
@@ -236,13 +234,9 @@ def test_ctrl_c_stops_the_waiting_and_says_so(gateway: Gateway, tmp_path: Path) 
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "sys.exit(main(sys.argv[1:]))"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, *SET, "-w", "--url", gateway.url],
-        env=clean_environment(tmp_path, EDGE_WS_ADMIN_TOKEN="x.y.z"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    environment = clean_environment(tmp_path, EDGE_WS_ADMIN_TOKEN="x.y.z")
+    words = ("-c", program, *SET, "-w", "--url", gateway.url)
+    with start_python(*words, environment=environment) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         told = process.stderr.readline()

@@ -17,7 +17,7 @@ import pytest
 from edge_ws import errors
 from edge_ws.cli.run import INTERRUPTED, require, run
 from edge_ws.cli.verb import Side, Verb
-from tests.support.programs import PACKAGE, clean_environment, run_python
+from tests.support.programs import PACKAGE, clean_environment, run_python, start_python
 from tests.support.waiting import wait_until
 
 VERB = Verb(name="do", help="do it", side=Side.ANYWHERE, implementation="tests.support.verbs:do")
@@ -173,14 +173,8 @@ def test_imports_nothing_heavy(modules: str, tmp_path: Path) -> None:
 
 def test_a_reader_that_leaves_is_no_traceback(tmp_path: Path) -> None:
     program = "import sys; from edge_ws.cli import main; input(); sys.exit(main(['version']))"
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
-        env=clean_environment(tmp_path),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    environment = clean_environment(tmp_path)
+    with start_python("-c", program, environment=environment, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None

@@ -67,7 +67,9 @@ def ends_well(site: Site, name: str) -> None:
 def kinds(site: Site) -> dict[str, tuple[str, str]]:
     """Return the workers by name: kind and state."""
     with using(site.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]) as engine:
-        return {one.name: (one.kind, one.state) for one in Store(engine).workers()}
+        return {
+            one.name: ("edge-ws" if one.is_ours else "edge3", one.state) for one in Store(engine).workers()
+        }
 
 
 def start_theirs(site: Site) -> None:

@@ -71,7 +71,7 @@ def test_a_live_one_of_edge3s_keeps_its_name(centre: Centre, store: Store) -> No
     theirs.beat("offline")
     FakeWorker(store, NAME).register()
     (shown,) = store.workers()
-    assert (shown.kind, shown.state, shown.queues) == ("edge-ws", "idle", ("q",))
+    assert (shown.is_ours, shown.state, shown.queues) == (True, "idle", ("q",))
 
 
 def test_a_dead_one_of_edge3s_loses_it(centre: Centre, store: Store) -> None:
@@ -106,7 +106,7 @@ def test_what_ours_has_left_does_not_touch_edge3s(centre: Centre, store: Store) 
     store.forget_workers(60.0)
     assert row(centre).state == "idle"
     (shown,) = store.workers()
-    assert (shown.kind, shown.state) == ("edge3", "idle")
+    assert (shown.is_ours, shown.state) == (False, "idle")
 
 
 def test_operators_verbs_treat_it_as_what_it_is(centre: Centre, store: Store) -> None:

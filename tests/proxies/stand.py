@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
-from edge_ws.store.records import WorkerRecord
 from edge_ws.store.store import Store
+from edge_ws.store.view_records import WorkerView
 from tests.chaos.centre import Centre, Task
 from tests.chaos.checks import broken, unsettled
 from tests.chaos.fleet import Program, Worker, _serves
@@ -106,7 +106,7 @@ class Stand:
         """The port of the Execution API."""
         return urlsplit(self.centre.url).port or 0
 
-    def record(self) -> WorkerRecord:
+    def record(self) -> WorkerView:
         """Return the worker as operators see it."""
         return Store(self.engine).workers()[0]
 

@@ -7,9 +7,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_ws.protocol.ids import SiteId, WorkerName
+from edge_ws.protocol.ids import CALLBACK_DAG_ID, SiteId, WorkerName
 from edge_ws.server.choose import RESERVE_AFTER_S, choose
-from edge_ws.store.records import CALLBACK_DAG_ID, Candidate, Capacity, JobKey, Principal
+from edge_ws.store.records import Candidate, Capacity, JobKey, Principal
 
 
 def job(name: str, queue: str = "q", slots: int = 1, **more: object) -> Candidate:

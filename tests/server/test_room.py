@@ -22,7 +22,7 @@ READY = Room()
 
 
 def room(store: Store) -> Room:
-    (found,) = store.worker_views()
+    (found,) = store.workers()
     return found.room
 
 

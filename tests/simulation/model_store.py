@@ -23,11 +23,10 @@ from edge_ws.protocol.frames import (
     Refuse,
     Started,
 )
-from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, SiteId, WorkerName
+from edge_ws.protocol.ids import CALLBACK_DAG_ID, ClaimId, GatewayId, HostId, SiteId, WorkerName
 from edge_ws.protocol.states import Phase, phases_before
 from edge_ws.store.live import REPORTED
 from edge_ws.store.records import (
-    CALLBACK_DAG_ID,
     Accepted,
     Assignment,
     Candidate,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from edge_ws.protocol.ids import CALLBACK_DAG_ID
 from edge_ws.store.live import REPORTED
-from edge_ws.store.records import CALLBACK_DAG_ID, JobKey
+from edge_ws.store.records import JobKey
 from edge_ws.store.store import Store
 from tests.support.rows import change_job, enqueue, job_row, new_job
 

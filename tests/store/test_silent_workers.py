@@ -47,6 +47,15 @@ def _apply(one: FakeWorker) -> WishRecord:
     return wish
 
 
+def _silent_in_maintenance(engine: sa.Engine, one: FakeWorker) -> WishRecord:
+    """Let nobody hear of a worker that is in maintenance; return the wish that it has in force."""
+    one.store.request_maintenance("w1", "new disk")
+    wish = _apply(one)
+    _silent(engine, one.store)
+    assert _state(one.store) == "offline maintenance"
+    return wish
+
+
 def _comes_back(one: FakeWorker, *, maintenance: bool, revision: int, life: LifeId = LIFE) -> WishRecord:
     inventory = replace(one.inventory(), maintenance=maintenance, revision=revision)
     return one.register(life=life, inventory=inventory).wish
@@ -58,9 +67,7 @@ def _comes_back(one: FakeWorker, *, maintenance: bool, revision: int, life: Life
 def test_the_end_of_maintenance_holds_against_what_was_in_force_before(
     engine: sa.Engine, store: Store, one: FakeWorker
 ) -> None:
-    store.request_maintenance("w1", "new disk")
-    wish = _apply(one)
-    _silent(engine, store)
+    wish = _silent_in_maintenance(engine, one)
     store.exit_maintenance("w1")
     # Nobody has told it, so it says what it knows, in its hello and once more after it.
     assert not _comes_back(one, maintenance=True, revision=wish.revision).maintenance
@@ -85,10 +92,7 @@ def test_who_is_heard_again_without_a_hello_is_in_maintenance_still(
     engine: sa.Engine, store: Store, one: FakeWorker
 ) -> None:
     connection = one.register(life=LIFE).connection
-    store.request_maintenance("w1", "new disk")
-    wish = _apply(one)
-    _silent(engine, store)
-    assert _state(store) == "offline maintenance"
+    wish = _silent_in_maintenance(engine, one)
     store.beat([connection])
     assert _state(store) == "maintenance request"
     # Told once more, it says so once more.
@@ -101,9 +105,7 @@ def test_who_is_heard_again_after_its_maintenance_was_ended_is_here(
     engine: sa.Engine, store: Store, one: FakeWorker
 ) -> None:
     connection = one.register(life=LIFE).connection
-    store.request_maintenance("w1", "new disk")
-    _apply(one)
-    _silent(engine, store)
+    _silent_in_maintenance(engine, one)
     assert store.exit_maintenance("w1").state == "offline"
     store.beat([connection])
     assert _state(store) == "idle"

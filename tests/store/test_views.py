@@ -186,7 +186,7 @@ def test_a_worker_of_ours(engine: sa.Engine, store: Store) -> None:
     jobs = [new_job("a", slots=2), new_job("b")]
     enqueue(engine, *jobs)
     one.claim(*jobs)
-    (view,) = store.worker_views()
+    (view,) = store.workers()
     assert (view.name, view.is_ours, view.state, view.team) == ("w1", True, "idle", "red")
     assert (view.concurrency, view.taken, view.free, view.jobs) == (4, 3, 1, 2)
     assert (view.queues, view.wished_queues, view.local_queues) == (("q",), None, ("q",))
@@ -200,10 +200,10 @@ def test_a_worker_of_ours(engine: sa.Engine, store: Store) -> None:
     )
     assert 0 <= view.seen_s < 60
     store.revoke_token("plant")
-    (view,) = store.worker_views("w1")
+    (view,) = store.workers(name="w1")
     assert view.token is not None
     assert not view.token.is_good
-    assert store.worker_views("nobody") == []
+    assert store.workers(name="nobody") == []
 
 
 def _registration(one: FakeWorker) -> Registration:
@@ -220,11 +220,11 @@ def _registration(one: FakeWorker) -> Registration:
 def test_the_wish_and_what_is_in_force(store: Store) -> None:
     FakeWorker(store).register()
     wished = store.wish_concurrency("w1", 9)
-    (view,) = store.worker_views()
+    (view,) = store.workers()
     assert (view.wished_concurrency, view.concurrency, view.local_concurrency) == (9, 4, 4)
     assert (view.wish_revision, view.applied_revision) == (wished.revision, 0)
     store.request_maintenance("w1", "belt change")
-    (view,) = store.worker_views()
+    (view,) = store.workers()
     assert (view.state, view.comment, view.wishes_maintenance) == ("maintenance request", "belt change", True)
 
 
@@ -233,15 +233,15 @@ def test_what_keeps_slots_from_jobs(store: Store) -> None:
     told = {NOT_READY: True, STALE_SLOTS: 9, NO_JOB_HOST: "no\nAirflow"}
     one.register(sysinfo=told)
     # Only what the inventory says counts.
-    assert store.worker_views()[0].room == Room()
+    assert store.workers()[0].room == Room()
     one.register(inventory=replace(one.inventory(), draining=True, stale_slots=1), sysinfo=told)
-    (view,) = store.worker_views()
+    (view,) = store.workers()
     assert (view.room, view.busy, view.free) == (Room(ready=False, stale_slots=1, why="no Airflow"), 1, 3)
     applied = Applied(revision=0, concurrency=4, queues=("q",))
     store.note_applied(one.principal, applied)
-    assert store.worker_views()[0].room == view.room
+    assert store.workers()[0].room == view.room
     store.note_applied(one.principal, applied, Room())
-    (view,) = store.worker_views()
+    (view,) = store.workers()
     assert (view.room, view.free) == (Room(), 4)
     assert not {NOT_READY, NO_JOB_HOST, STALE_SLOTS} & view.sysinfo.keys()
 
@@ -251,19 +251,19 @@ def test_a_worker_of_edge3(engine: sa.Engine, store: Store) -> None:
     job = new_job()
     enqueue(engine, job)
     change_job(engine, job.key, state="running", edge_worker="e1")
-    (view,) = store.worker_views()
+    (view,) = store.workers()
     assert (view.is_ours, view.queues, view.concurrency, view.taken, view.free) == (False, ("q",), 8, 1, 7)
     assert view.token is None
     with engine.begin() as connection:
         connection.execute(edge_worker.update().values(concurrency=2))
-    assert store.worker_views()[0].concurrency == 2
+    assert store.workers()[0].concurrency == 2
 
 
 def test_a_name_that_edge3_took_over_is_edge3s(engine: sa.Engine, store: Store) -> None:
     FakeWorker(store).register()
     with engine.begin() as connection:
         connection.execute(edge_worker.update().values(sysinfo={"concurrency": 3}))
-    (view,) = store.worker_views()
+    (view,) = store.workers()
     assert (view.is_ours, view.concurrency) == (False, 3)
 
 
@@ -275,7 +275,7 @@ def test_however_much_there_is_the_statements_are_the_same(engine: sa.Engine, st
     for verb, most in (
         (lambda: store.jobs(100), 1),
         (store.backlogs, 1),
-        (store.worker_views, 1),
+        (store.workers, 1),
         (lambda: store.history(job, 10), 2),
     ):
         with statements(engine) as seen:

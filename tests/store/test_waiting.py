@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 
-from edge_ws.store.records import CALLBACK_DAG_ID, CALLBACK_PRIORITY, JobKey
+from edge_ws.protocol.ids import CALLBACK_DAG_ID
+from edge_ws.store.records import CALLBACK_PRIORITY, JobKey
 from edge_ws.store.store import Store
 from tests.support.rows import enqueue, new_job
 

@@ -150,7 +150,7 @@ def test_the_wish_and_what_is_applied_are_two_things(store: Store) -> None:
     store.note_applied(one.principal, Applied(revision=revision - 1, concurrency=4, queues=None))
     assert store.applied("w1") == revision
     (record,) = store.workers()
-    assert (record.kind, record.concurrency, record.wished_concurrency) == ("edge-ws", 2, 2)
+    assert (record.is_ours, record.concurrency, record.wished_concurrency) == (True, 2, 2)
     assert record.sysinfo["concurrency"] == 2
     assert (record.transport, record.queues) == ("websocket", ("q",))
     assert store.workers("x*") == []

@@ -36,6 +36,20 @@ def run_python(
     )
 
 
+def start_python(
+    *words: str, environment: dict[str, str], stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[str]:
+    """Start this interpreter with those arguments, with pipes to read what it says."""
+    return subprocess.Popen(
+        [sys.executable, *words],
+        env=environment,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def run_edge_ws(*words: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run `edge-ws` with those arguments to its end."""
     return run_python("-m", "edge_ws.cli", *words, environment=environment)

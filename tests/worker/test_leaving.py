@@ -25,7 +25,7 @@ from edge_ws.worker.control import ask
 from tests.support.execution_api import ExecutionApi, execution_api
 from tests.support.gateway import RunningGateway, make_token, serving
 from tests.support.jobs import Site, make_site, task_workload
-from tests.support.programs import run_edge_ws
+from tests.support.programs import run_edge_ws, start_python
 from tests.support.rows import enqueue, job_row, new_job
 from tests.support.waiting import free_port, wait_until
 
@@ -100,14 +100,8 @@ class Stand:
         return ask(self.state_dir, "status")
 
     def in_background(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "edge_ws.cli", *self.words(*words)],
-            env=self.site.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        words = ("-m", "edge_ws.cli", *self.words(*words))
+        return start_python(*words, environment=self.site.environment())
 
     def queue(self, task: str) -> NewJob:
         """Queue a task of the site's DAG."""
@@ -318,7 +312,7 @@ def test_maintenance_from_the_host(stand: Stand) -> None:
         sentence = f"w1 still runs tasks: {NAME}; it stays in maintenance"
         assert (late.returncode, sentence in late.stderr) == (1, True), late.stderr
         stand.until(lambda: stand.worker_state() == "maintenance pending")
-        assert stand.store.workers()[0].maintenance_comment == "new disk"
+        assert stand.store.workers()[0].comment == "new disk"
         waiting = stand.queue("hello")
         until_empty = stand.in_background("maintenance", "on", "-c", "new disk", "-w")
         stand.let_go()
@@ -347,7 +341,7 @@ def test_maintenance_from_the_host(stand: Stand) -> None:
         assert stand.state_of(waiting) == "queued"
         assert stand.cli("maintenance", "off", "-w").returncode == 0
         stand.until(lambda: stand.state_of(waiting) == "success")
-        assert stand.store.workers()[0].maintenance_comment is None
+        assert stand.store.workers()[0].comment is None
 
 
 @pytest.mark.usefixtures("gateway")
@@ -378,7 +372,7 @@ def test_a_request_that_was_made_without_a_connection_counts_later(stand: Stand)
     with stand.gateway():
         daemon = stand.start()
         stand.until(lambda: stand.worker_state() == "maintenance mode")
-        assert stand.store.workers()[0].maintenance_comment == "new disk"
+        assert stand.store.workers()[0].comment == "new disk"
         os.kill(daemon.pid, signal.SIGKILL)
         daemon.wait(10)
     # Ended before the next life has heard that it stands at the centre.
