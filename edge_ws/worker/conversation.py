@@ -16,9 +16,11 @@ from edge_ws.errors import EdgeWsError, RefusedError, RemoteProtocolError, Unrea
 from edge_ws.protocol.frames import (
     Bye,
     Hello,
+    Inventory,
     Log,
     Refused,
     ServerFrame,
+    Status,
     Welcome,
     WorkerFrame,
 )
@@ -45,7 +47,7 @@ class Spoken:
     """What a conversation calls; all on the event loop."""
 
     hello: Callable[[], Hello]
-    status: Callable[[], WorkerFrame]
+    status: Callable[[], Status]
     welcomed: Callable[[Conversation, Welcome], None]
     heard: Callable[[Conversation, ServerFrame], None]
 
@@ -59,6 +61,7 @@ class Conversation:
         self.ready_at: float | None = None
         self._spoken = spoken
         self._session = WorkerSession(self.opened_at)
+        self._greeted: Inventory | None = None
         self._urgent: deque[WorkerFrame] = deque()
         self._logs: deque[WorkerFrame] = deque()
         self._outgoing = anyio.Event()
@@ -95,6 +98,7 @@ class Conversation:
             hello = self._spoken.hello()
             # The time to open is the transport's; from here the session's rules count.
             self._session = WorkerSession(anyio.current_time())
+            self._greeted = hello.inventory
             self._session.sending(hello, anyio.current_time())
             await channel.send([hello])
             try:
@@ -132,6 +136,10 @@ class Conversation:
         if isinstance(frame, Welcome):
             self.ready_at = anyio.current_time()
             self._spoken.welcomed(self, frame)
+            status = self._spoken.status()
+            if status.inventory != self._greeted:
+                # Nothing could be sent between hello and welcome; the next heartbeat may be far away.
+                self.send(status)
             # What was asked for while the connection was opened.
             self._outgoing.set()
         elif isinstance(frame, Refused):

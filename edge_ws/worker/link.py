@@ -16,7 +16,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from edge_ws.errors import EdgeWsError, RefusedError, Unreachable, UnreachableError, UsageError
-from edge_ws.protocol.frames import Bye, Drain, Hello, Refusal, ServerFrame, Welcome, WorkerFrame
+from edge_ws.protocol.frames import Bye, Drain, Hello, Refusal, ServerFrame, Status, Welcome, WorkerFrame
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.worker.choice import AUTO, LONGPOLL, WEBSOCKET, Choice, Mode
 from edge_ws.worker.conversation import Conversation, Spoken
@@ -44,7 +44,7 @@ class Served(Protocol):
         """Return the greeting with the inventory as it is now."""
         ...
 
-    def status(self) -> WorkerFrame:
+    def status(self) -> Status:
         """Return the heartbeat."""
         ...
 

@@ -116,6 +116,10 @@ class Stand:
     def worker_state(self) -> str:
         return next((one.state for one in self.store.workers()), "none")
 
+    def is_settled(self) -> bool:
+        """Tell whether the host's last request is taken in, and the host has kept that."""
+        return bool(json.loads((self.state_dir / "asked").read_text())["settled"])
+
     def note(self, name: str) -> list[int]:
         """Wait until a task has left that note; return the process ids in it."""
         path = self.site.notes / name
@@ -191,7 +195,8 @@ def test_a_drain_that_lasts_too_long_stops_a_stubborn_task(stand: Stand, how: st
     assert "Stopping the task (drain timeout of 1 s): SIGTERM to its process group" in log
     assert "SIGKILL to its process group, as it did not stop within 1 s of SIGTERM" in log
     assert stand.state_of(job) == "failed"
-    assert stand.worker_state() == "offline"
+    # The gateway may still be writing the goodbye down when the worker's process has gone.
+    stand.until(lambda: stand.worker_state() == "offline")
     assert not list((stand.state_dir / "outbox").glob("*.json"))
     assert {path.suffix for path in (stand.state_dir / "hosts").iterdir()} <= {".log"}
 
@@ -322,10 +327,10 @@ def test_maintenance_from_the_host(stand: Stand) -> None:
         stand.until(lambda: stand.worker_state() == "maintenance mode")
         assert stand.state_of(running) == "success"
         # The second request, which changed nothing, has been answered, too.
-        stand.until(lambda: json.loads((stand.state_dir / "asked").read_text())["settled"])
+        stand.until(stand.is_settled)
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(PATIENCE_S) == 0
-        assert stand.worker_state() == "offline maintenance"
+        stand.until(lambda: stand.worker_state() == "offline maintenance")
     # In the next life it is the centre's to say, which may have ended it.
     daemon = stand.start()
     stand.until(lambda: stand.condition()["connection"]["reason"])
@@ -387,6 +392,8 @@ def test_what_was_taken_in_is_not_asked_for_again(stand: Stand) -> None:
     with stand.gateway():
         daemon = stand.start()
         assert stand.cli("maintenance", "on", "-c", "new disk").returncode == 0
+        # The centre shows it before its answer, that the request is taken in, has reached the host.
+        stand.until(stand.is_settled)
         stand.until(lambda: stand.worker_state() == "maintenance mode")
         os.kill(daemon.pid, signal.SIGKILL)
         daemon.wait(10)

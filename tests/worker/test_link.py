@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 import anyio.lowlevel
@@ -11,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from edge_ws.errors import RefusedError
-from edge_ws.protocol.frames import Bye, Hello, ServerFrame, Status, Welcome
+from edge_ws.protocol.frames import Asked, Bye, Hello, ServerFrame, Status, Welcome
 from edge_ws.protocol.ids import HostId, SiteId, WorkerName, new_id
 from edge_ws.store.store import Store
 from edge_ws.worker.link import Link
@@ -104,6 +105,27 @@ async def test_greeting_frames_and_goodbye(
         link.leave(Bye(reason="drained"))
     assert (len(worker.welcomes), worker.proven, link.ready) == (1, 1, False)
     await until(lambda: store.workers()[0].state == "offline")
+
+
+class _AsksMeanwhile(Worker):
+    """Is asked for maintenance on its host right after it has said hello."""
+
+    def hello(self) -> Hello:
+        hello = super().hello()
+        self.stated = replace(self.stated, asked=Asked(number=1, maintenance=True, comment="new disk"))
+        return hello
+
+
+async def test_what_changes_between_hello_and_welcome_is_told_before_the_next_heartbeat(
+    store: Store, gateway: RunningGateway
+) -> None:
+    worker = _AsksMeanwhile()
+    link = worker.link(gateway.base_url, make_token(store), transport="websocket")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(link.run)
+        # The heartbeat comes every 15 s.
+        await until(lambda: bool(found := store.workers()) and found[0].comment == "new disk", 10.0)
+        link.leave(Bye(reason="drained"))
 
 
 @each_way
