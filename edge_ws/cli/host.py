@@ -217,6 +217,7 @@ def _rows(told: Condition) -> list[tuple[str, str]]:
     return [
         ("worker", f"{told['worker']}: {told['state']}"),
         ("connection", _connection(told["connection"])),
+        ("line", _line(told["connection"], told["started_at"])),
         ("jobs", _jobs(told["jobs"])),
         ("slots", f"{in_force} ({_sources(slots, str)})"),
         ("queues", f"{_names(told['queues']['in_force'])} ({_sources(told['queues'], _names)})"),
@@ -242,6 +243,16 @@ def _connection(told: dict[str, Any]) -> str:
         return f"none to {told['url']}: {told['reason'] or 'it is being opened'}"
     why = f", as {told['reason']}" if told["reason"] else ""
     return f"{told['transport']} to {told['url']} since {_time(told['since'])}{why}"
+
+
+def _line(told: dict[str, Any], started_at: str) -> str:
+    """Return how steady the connection has been."""
+    losses, changes = told["losses"], told["transport_changes"]
+    counted = f"{losses} connection{'' if losses == 1 else 's'} lost"
+    counted += f", {changes} change{'' if changes == 1 else 's'} of transport since {_time(started_at)}"
+    if told["lost_at"] is None:
+        return counted
+    return f"{counted}; the last loss {_time(told['lost_at'])}: {told['lost_why']}"
 
 
 def _jobs(jobs: list[dict[str, Any]]) -> str:
@@ -270,17 +281,7 @@ def _maintenance(condition: Condition) -> str:
 
 
 def _takes_jobs(told: Condition) -> str:
-    if told["takes_jobs"]:
-        return "yes"
-    if told["leaving"]["in_force"]:
-        return f"no: draining ({told['leaving']['why']})"
-    if told["maintenance"]["in_force"]:
-        return "no: maintenance"
-    if told["slots"]["in_force"] == 0:
-        return "no: paused (0 slots)"
-    if not told["no_job_host"] and not told["connection"]["connected"]:
-        return "no: not connected"
-    return f"no: {told['no_job_host'] or 'the job host is starting'}"
+    return "yes" if told["takes_jobs"] else f"no: {told['why_no_jobs']}"
 
 
 def _time(text: str) -> str:

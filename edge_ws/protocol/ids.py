@@ -28,8 +28,10 @@ OLDEST_PROTOCOL = 1
 """The oldest one it still understands (N-1 from the second on)."""
 CONTROL = "control"
 """The capability of a side that knows maintenance and shutdown (in `Wish` and `Inventory`)."""
-NO_JOB_HOST = "no_job_host"
-"""In `sysinfo`: why the worker has no job host, as a sentence; absent: it has one, or it is starting."""
+HINDRANCE = "no_job_host"
+"""In `sysinfo`: what on its host keeps the worker from taking jobs, as a sentence; absent: nothing does."""
+HINDRANCE_CODE = "no_jobs_code"
+"""In `sysinfo`: the same as a stable code, such as `no_job_host` or `starting`."""
 CALLBACK_DAG_ID = "ExecuteCallback"
 """The `dag_id` under which edge3 lists callbacks (edge3 models/types.py)."""
 MAX_CONCURRENCY = 1024

@@ -39,7 +39,7 @@ from edge_ws.protocol.session import Close, CloseCode, ServerSession
 from edge_ws.server import auth
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub, Link, wish_frame
-from edge_ws.server.reports import Answers, Reports, in_force, standing
+from edge_ws.server.reports import Answers, Reports, in_force, standing, steady
 from edge_ws.server.work import Desk
 from edge_ws.store.records import Principal, Registered, Registration, Room
 from edge_ws.store.store import Store
@@ -190,6 +190,7 @@ class Workers:
         link.has_control = CONTROL in hello.capabilities
         link.asked = hello.inventory.asked.number if hello.inventory.asked is not None else 0
         link.room = Room.of(hello.inventory, hello.sysinfo)
+        link.disk_gb = steady(None, hello.sysinfo.get("disk_free_gb"))
         link.noted = standing(link, in_force(hello.inventory))
         self._hub.wished(link, registered.wish)
         link.wished_at = anyio.current_time()

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from edge_ws.protocol.frames import Applied, Bye, Inventory, ServerFrame, Wish
 from edge_ws.protocol.ids import ClaimId, HostId, WorkerName
@@ -39,7 +39,8 @@ def wish_frame(wish: WishRecord) -> Wish:
     )
 
 
-class Standing(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Standing:
     """What a worker says of itself, as far as the database has it."""
 
     applied: Applied
@@ -47,6 +48,10 @@ class Standing(NamedTuple):
     """Whether it holds jobs, where that shows."""
     room: Room | None
     """None: not known."""
+    disk_gb: float | None = None
+    """What is free there, about."""
+    sysinfo: Mapping[str, str | int | float] | None = field(default=None, compare=False)
+    """What else it says of its machine: written along, but no news by itself."""
 
 
 class Link:
@@ -68,6 +73,8 @@ class Link:
         """Number of its host's last request that was taken in."""
         self.room: Room | None = None
         """As the worker last said."""
+        self.disk_gb: float | None = None
+        """Free on the worker's disk; small changes are left out."""
         self.noted: Standing | None = None
         """As the database knows it."""
         self.cancelled: frozenset[ClaimId] = frozenset()

@@ -68,6 +68,8 @@ class Answers(Protocol):
 
 WRITERS = 2
 """Batches of reports that are written at a time. Their order does not matter: each report is a fact."""
+NEWS = 0.1
+"""A change of a worker's free disk by less than this part is not written: idle workers cost no statements."""
 LOGS_AT_ONCE = 64
 """Log chunks in one transaction, at the most: 4 MiB."""
 
@@ -253,7 +255,7 @@ class Reports:
                 self._store.take_in(link.principal, said)
                 return [()]
             case Standing():
-                self._store.note_applied(link.principal, said.applied, said.room)
+                self._store.note_applied(link.principal, said.applied, said.room, said.sysinfo)
                 return [()]
 
     def _answer_others(
@@ -266,7 +268,7 @@ class Reports:
             case Asked():
                 link.asked = max(link.asked, said.number)
             case Standing():
-                link.noted = said
+                link.noted = replace(said, sysinfo=None)
                 self._in_force(link, said.applied)
         to.settled()
 
@@ -292,12 +294,13 @@ class Reports:
                 await self._others.put((link, HostDead(host=host), link))
         before, drained = link.free(), link.inventory is not None and link.inventory.draining
         link.inventory, link.room = inventory, Room.of(inventory, status.sysinfo)
+        link.disk_gb = steady(link.disk_gb, status.sysinfo.get("disk_free_gb"))
         if inventory.asked is not None and inventory.asked.number > link.asked:
             await self._others.put((link, inventory.asked, _Nobody()))
         said = standing(link, _as_wished(link, in_force(inventory)))
         if said != link.noted:
             # The database was away when the worker said so, or its last job is gone, or its job host.
-            await self._others.put((link, said, _Nobody()))
+            await self._others.put((link, replace(said, sysinfo=status.sysinfo), _Nobody()))
         self._in_force(link, said.applied)
         now = anyio.current_time()
         if inventory.revision != link.wish.revision and now >= link.wished_at + REPEAT_S:
@@ -357,7 +360,14 @@ def standing(link: Link, applied: Applied) -> Standing:
     is_busy = (
         inventory is not None and (inventory.maintenance or inventory.leaving) and bool(inventory.claims)
     )
-    return Standing(applied, is_busy, link.room)
+    return Standing(applied, is_busy, link.room, link.disk_gb)
+
+
+def steady(before: float | None, now: object) -> float | None:
+    """Return the number if it is far from the one before, else that one: what trembles is no news."""
+    if not isinstance(now, int | float):
+        return before
+    return now if before is None or abs(now - before) > NEWS * max(before, now) else before
 
 
 def _as_wished(link: Link, applied: Applied) -> Applied:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import NamedTuple
 
 from edge_ws.store.records import SEEN_S
 from edge_ws.store.view_records import JobView, WorkerView
@@ -23,7 +24,7 @@ class Reason(Enum):
     PAUSED = "paused"
     MAINTENANCE = "maintenance"
     NOT_READY = "not_ready"
-    """Connected, and takes nothing new by itself: it has no job host."""
+    """Connected, and takes nothing new by itself: something on its host is in the way."""
     LEAVING = "leaving"
     NOT_CONNECTED = "not_connected"
     """It has not said goodbye, and is not heard of."""
@@ -115,15 +116,28 @@ def is_here(worker: WorkerView) -> bool:
     return worker.gateway is not None and worker.seen_s <= SEEN_S
 
 
-def why_no_jobs(worker: WorkerView) -> str | None:
-    """Return why the worker takes no new jobs at all, as a clause; None: it does, if it has a free slot."""
+class NoJobs(NamedTuple):
+    """Why a worker takes no new jobs at all."""
+
+    code: str
+    """A reason's value or, where something on its host is in the way, the worker's own code for that."""
+    why: str
+    """A clause whose subject is the worker."""
+
+
+def no_jobs(worker: WorkerView) -> NoJobs | None:
+    """Return why the worker takes no new jobs at all; None: it does, if it has a free slot."""
     found = _away(worker) or _unwilling(worker)
-    return None if found is None else found[1]
+    if found is None:
+        return None
+    reason, why = found
+    code = worker.room.code if reason is Reason.NOT_READY else ""
+    return NoJobs(code or reason.value, why)
 
 
 def takes_jobs(worker: WorkerView) -> bool:
     """Tell whether the worker is here and takes new jobs, if it has a free slot."""
-    return why_no_jobs(worker) is None
+    return no_jobs(worker) is None
 
 
 def free_slots(worker: WorkerView) -> int:
@@ -142,8 +156,8 @@ def _unwilling(worker: WorkerView) -> _Found | None:
     if worker.concurrency == 0:
         return Reason.PAUSED, "is paused (concurrency 0)"
     if not worker.room.ready:
-        why = f" ({worker.room.why})" if worker.room.why else ""
-        return Reason.NOT_READY, f"is connected, but says that it can start no jobs now{why}"
+        why = f": {worker.room.why}" if worker.room.why else ""
+        return Reason.NOT_READY, f"is connected, but can start no jobs now{why}"
     return None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from edge_ws.server.scene import AirflowTask, Scene, Why
-from edge_ws.server.seats import Seat, free_slots, is_here, takes_jobs, why_no_jobs
+from edge_ws.server.seats import Seat, free_slots, is_here, no_jobs, takes_jobs
 from edge_ws.store.records import GatewayRecord, JobKey
 from edge_ws.store.view_records import Backlog, ClaimView, JobView, WorkerView
 
@@ -175,7 +175,7 @@ def listed_worker(one: WorkerView) -> Row:
         "worker_name": one.name,
         "kind": _kind(one),
         "state": one.state,
-        "transport": one.transport,
+        **_readiness(one),
         "queues": _list(one.queues),
         "team_name": one.team,
         "jobs_active": one.jobs,
@@ -184,11 +184,41 @@ def listed_worker(one: WorkerView) -> Row:
         "wished_concurrency": one.wished_concurrency,
         "wished_queues": _list(one.wished_queues),
         **_wished(one),
-        "last_update": _iso(one.last_update),
         "maintenance_comment": one.comment,
-        "transport_since": one.sysinfo.get("transport_since"),
-        "transport_reason": one.sysinfo.get("transport_reason"),
+        "last_update": _iso(one.last_update),
+        **_line(one),
+        **{name: one.sysinfo.get(name) for name in _MACHINE},
     }
+
+
+_MACHINE = ("edge_ws_version", "airflow_version", "python_version", "worker_start_time", "disk_free_gb")
+"""What a worker says of itself and its machine, as far as a list shows it."""
+_LINE = (
+    "transport_since",
+    "transport_reason",
+    "connected_since",
+    "connection_losses",
+    "connection_lost_at",
+    "connection_lost_why",
+    "transport_changes",
+)
+"""What is known of its connection; of one that is away, of the last one."""
+
+
+def _readiness(one: WorkerView) -> Row:
+    """Return whether the worker is there and takes new jobs, and why it does not."""
+    why = no_jobs(one)
+    return {
+        "connected": is_here(one),
+        "last_seen_s": _tenths(one.seen_s),
+        "takes_jobs": why is None,
+        "no_jobs_code": why.code if why is not None else None,
+        "why_no_jobs": why.why if why is not None else None,
+    }
+
+
+def _line(one: WorkerView) -> Row:
+    return {"transport": one.transport, **{name: one.sysinfo.get(name) for name in _LINE}}
 
 
 def _wished(one: WorkerView) -> Row:
@@ -208,20 +238,15 @@ def worker_row(one: WorkerView, gateway: GatewayRecord | None, jobs: Sequence[Jo
         "worker_name": one.name,
         "kind": _kind(one),
         "state": one.state,
-        "connected": is_here(one),
+        **_readiness(one),
         "maintenance_comment": one.comment,
-        "last_seen_s": _tenths(one.seen_s),
         "first_online": _iso(one.first_online),
-        "transport": one.transport,
-        "transport_since": one.sysinfo.get("transport_since") if one.gateway is not None else None,
-        "transport_reason": one.sysinfo.get("transport_reason") if one.gateway is not None else None,
+        **_line(one),
         "gateway": one.gateway,
         "gateway_hostname": gateway.hostname if gateway is not None else None,
         "concurrency": one.concurrency,
         "wished_concurrency": one.wished_concurrency,
         "local_concurrency": one.local_concurrency,
-        "takes_jobs": takes_jobs(one),
-        "why_no_jobs": why_no_jobs(one),
         "slots_taken": one.taken,
         "stale_slots": one.room.stale_slots,
         "free_slots": free_slots(one),
@@ -241,6 +266,7 @@ def worker_row(one: WorkerView, gateway: GatewayRecord | None, jobs: Sequence[Jo
         "site": one.site,
         "jobs_active": len(held),
         "jobs": [job_row(job) for job in held],
+        **{name: one.sysinfo.get(name) for name in _MACHINE},
         "sysinfo": dict(one.sysinfo),
     }
 

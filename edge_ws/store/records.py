@@ -11,7 +11,8 @@ from typing import NamedTuple
 from edge_ws.protocol.frames import Inventory
 from edge_ws.protocol.ids import (
     CALLBACK_DAG_ID,
-    NO_JOB_HOST,
+    HINDRANCE,
+    HINDRANCE_CODE,
     ClaimId,
     GatewayId,
     HostId,
@@ -163,20 +164,28 @@ class Room:
     """What keeps a worker's slots from new jobs, besides its jobs and what is wished of it."""
 
     ready: bool = True
-    """False: it takes nothing new, though it is neither in maintenance nor leaving: it has no job host."""
+    """False: it takes nothing new, though it is neither in maintenance nor leaving: it has a hindrance."""
     stale_slots: int = 0
     """Slots of processes that still run under stale claims."""
     why: str = ""
     """Why it is not ready, in the worker's words; empty: it has not said."""
+    code: str = ""
+    """The same as the worker's stable code; empty: likewise."""
 
     @classmethod
     def of(cls, inventory: Inventory, sysinfo: Mapping[str, object]) -> Room:
         """Return what the worker says of it."""
         ready = not inventory.draining or inventory.maintenance or inventory.leaving
-        said = "" if ready else str(sysinfo.get(NO_JOB_HOST, ""))
-        # It may come from anybody, and is shown in the middle of a sentence.
-        line = "".join(one if one.isprintable() else " " for one in said)
-        return cls(ready, inventory.stale_slots, " ".join(line.split())[:_LONGEST_WHY])
+        if ready:
+            return cls(stale_slots=inventory.stale_slots)
+        why, code = (_line(sysinfo.get(name, "")) for name in (HINDRANCE, HINDRANCE_CODE))
+        return cls(ready=False, stale_slots=inventory.stale_slots, why=why, code=code)
+
+
+def _line(said: object) -> str:
+    """Return what may come from anybody so that it can be shown in the middle of a sentence."""
+    line = "".join(one if one.isprintable() else " " for one in str(said))
+    return " ".join(line.split())[:_LONGEST_WHY]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,16 @@ from sqlalchemy.engine import Connection, Row
 
 from edge_ws.errors import ConflictError, RefusedError
 from edge_ws.protocol.frames import Applied, Asked, Bye, Inventory, Refusal
-from edge_ws.protocol.ids import CALLBACK_DAG_ID, NO_JOB_HOST, ClaimId, HostId, SiteId, WorkerName, new_id
+from edge_ws.protocol.ids import (
+    CALLBACK_DAG_ID,
+    HINDRANCE,
+    HINDRANCE_CODE,
+    ClaimId,
+    HostId,
+    SiteId,
+    WorkerName,
+    new_id,
+)
 from edge_ws.protocol.states import Phase
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database
@@ -46,7 +55,11 @@ LOST_S = 600.0
 EDGE3_ALIVE_S = 150.0
 """edge3 takes a worker for dead after five heartbeats of 30 s (edge_executor.py, _check_worker_liveness)."""
 TRANSPORT_SINCE = "transport_since"
-"""In `sysinfo`: when the worker first connected by the transport that it has now."""
+"""In `sysinfo`: since when this life of the worker has had the transport that it has now."""
+CONNECTED_SINCE = "connected_since"
+"""In `sysinfo`: since when the worker has been connected without a loss."""
+LOSSES = "connection_losses"
+"""In `sysinfo`: connections that this life of the worker has lost."""
 COMMENT_LENGTH = 1024
 """Characters of edge3's column."""
 NOT_READY = "not_ready"
@@ -139,14 +152,24 @@ def _says(one: Inventory | Applied, jobs: int) -> Event:
 
 def _with_room(sysinfo: Mapping[str, Any], room: Room) -> dict[str, Any]:
     """Return the sysinfo with what keeps slots from new jobs; nothing of it where nothing does."""
-    told = {key: value for key, value in sysinfo.items() if key not in {NOT_READY, NO_JOB_HOST, STALE_SLOTS}}
+    of_room = {NOT_READY, HINDRANCE, HINDRANCE_CODE, STALE_SLOTS}
+    told = {key: value for key, value in sysinfo.items() if key not in of_room}
     if not room.ready:
         told[NOT_READY] = True
     if room.why:
-        told[NO_JOB_HOST] = room.why
+        told[HINDRANCE] = room.why
+    if room.code:
+        told[HINDRANCE_CODE] = room.code
     if room.stale_slots:
         told[STALE_SLOTS] = room.stale_slots
     return told
+
+
+def _same_since(before: Mapping[str, Any], now: Mapping[str, Any], *, is_same_way: bool) -> dict[str, Any]:
+    """Return since when what has not changed in a life of the worker's daemon has been so."""
+    is_unbroken = LOSSES in now and before.get(LOSSES) == now[LOSSES]
+    kept = {TRANSPORT_SINCE: is_same_way, CONNECTED_SINCE: is_unbroken}
+    return {name: before[name] for name, is_kept in kept.items() if is_kept and name in before}
 
 
 def room_of(sysinfo: Mapping[str, Any]) -> Room:
@@ -154,16 +177,25 @@ def room_of(sysinfo: Mapping[str, Any]) -> Room:
     return Room(
         ready=not sysinfo.get(NOT_READY),
         stale_slots=int(sysinfo.get(STALE_SLOTS) or 0),
-        why=sysinfo.get(NO_JOB_HOST, ""),
+        why=sysinfo.get(HINDRANCE, ""),
+        code=sysinfo.get(HINDRANCE_CODE, ""),
     )
 
 
-def _note_state(connection: Connection, name: WorkerName, applied: Applied, room: Room | None) -> None:
+def _note_state(
+    connection: Connection,
+    name: WorkerName,
+    applied: Applied,
+    room: Room | None,
+    said: Mapping[str, Any] | None,
+) -> None:
     taken = sa.select(sa.func.count(), sa.func.sum(claim.c.slots)).select_from(claim.join(edge_job, held))
     jobs, slots = connection.execute(taken.where(claim.c.worker == name)).one()
     query = sa.select(edge_worker.c.sysinfo).where(edge_worker.c.worker_name == name)
     sysinfo = connection.scalar(query) or {}
-    told = _with_room(sysinfo, room) if room is not None else dict(sysinfo)
+    told = {**sysinfo, **(said or {})}
+    if room is not None:
+        told = _with_room(told, room)
     if told.get("concurrency") != applied.concurrency:
         # What edge3's CLI and page show.
         free = max(0, applied.concurrency - int(slots or 0))
@@ -286,9 +318,10 @@ class WorkerVerbs:
     @staticmethod
     def _write_edge_worker(connection: Connection, principal: Principal, said: Registration) -> None:
         name = principal.worker
-        since = datetime.now(UTC).isoformat(timespec="seconds")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         room = Room.of(said.inventory, said.sysinfo)
-        sysinfo = _with_room({MARK: "", TRANSPORT_SINCE: since, **said.sysinfo}, room)
+        since = {TRANSPORT_SINCE: now, CONNECTED_SINCE: now}
+        sysinfo = _with_room({MARK: "", **said.sysinfo, **since}, room)
         values: dict[str, Any] = {
             "last_update": utc_now(),
             "sysinfo": sysinfo,
@@ -322,8 +355,8 @@ class WorkerVerbs:
                 )
             )
             return
-        if row.transport == said.transport and TRANSPORT_SINCE in (row.sysinfo or {}):
-            sysinfo[TRANSPORT_SINCE] = row.sysinfo[TRANSPORT_SINCE]
+        if said.life == row.life:
+            sysinfo |= _same_since(row.sysinfo or {}, sysinfo, is_same_way=row.transport == said.transport)
         is_news = row.worker_name is None or MARK not in (row.sysinfo or {})
         if is_news or (row.wish_queues is None and row.queues == join_queues(row.local_queues)):
             # No wish: the column shows the worker's own queues, as edge3's registration writes them; here it
@@ -393,13 +426,20 @@ class WorkerVerbs:
                     set_claim(connection, row.id, result="lost", detail=detail)
         return tuple(ClaimId(row.id) for row in rows)
 
-    def note_applied(self, principal: Principal, applied: Applied, room: Room | None = None) -> None:
+    def note_applied(
+        self,
+        principal: Principal,
+        applied: Applied,
+        room: Room | None = None,
+        sysinfo: Mapping[str, Any] | None = None,
+    ) -> None:
         """Note what the worker has in force; a late word about an older wish changes nothing.
 
         Args:
             principal: the worker's.
             applied: what is in force.
             room: what else keeps it from jobs; None: nobody knows, what was noted holds.
+            sysinfo: what it says of its machine; None: likewise.
         """
         name = principal.worker
         with self._database.write() as connection:
@@ -414,7 +454,7 @@ class WorkerVerbs:
                 )
             )
             if noted.rowcount:
-                _note_state(connection, name, applied, room)
+                _note_state(connection, name, applied, room, sysinfo)
 
     def take_in(self, principal: Principal, asked: Asked) -> None:
         """Make what the worker's own host has asked for the wish, once."""

@@ -17,6 +17,7 @@ from edge_ws.worker.config import WorkerConfig
 from edge_ws.worker.control import Condition
 from edge_ws.worker.jobs import Job, Jobs
 from edge_ws.worker.link import Link
+from edge_ws.worker.readiness import Reason
 from edge_ws.worker.subject import Subject
 from edge_ws.worker.wishes import Wishes
 
@@ -35,8 +36,8 @@ class Parts:
     centre: Mapping[str, str] | None
     """Versions there; None: it has not been reached in this life."""
     started_at: datetime
-    no_host: str
-    """Why there is no job host; empty: there is one, or it is starting."""
+    no_jobs: Reason | None
+    """Why no new jobs are taken; None: they are."""
 
 
 def describe(parts: Parts) -> Condition:
@@ -68,8 +69,9 @@ def describe(parts: Parts) -> Condition:
             "asked_by": wishes.maintained_by or None,
         },
         "leaving": {"in_force": bool(wishes.leaving), "why": wishes.leaving or None},
-        "takes_jobs": jobs.accepting and parts.link.ready and wishes.concurrency > 0,
-        "no_job_host": parts.no_host or None,
+        "takes_jobs": parts.no_jobs is None,
+        "why_no_jobs": parts.no_jobs.sentence if parts.no_jobs is not None else None,
+        "no_jobs_code": parts.no_jobs.code if parts.no_jobs is not None else None,
         "jobs": [_job(job, jobs.slots.of(job.claim)) for job in jobs.all()],
         "versions": dict(parts.versions),
         "centre_versions": dict(parts.centre) if parts.centre is not None else None,
@@ -99,6 +101,11 @@ def _connection(parts: Parts) -> dict[str, object]:
         "since": _text(now - timedelta(seconds=anyio.current_time() - since)) if since is not None else None,
         # Why not by WebSocket, or why not at all.
         "reason": (link.mode.reason if link.ready else link.trouble) or None,
+        # Of this life of the daemon: how steady the line has been.
+        "losses": link.steadiness.losses,
+        "transport_changes": link.steadiness.changes,
+        "lost_at": _text(link.steadiness.lost_at) if link.steadiness.lost_at is not None else None,
+        "lost_why": link.steadiness.lost_why or None,
     }
 
 

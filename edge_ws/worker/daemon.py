@@ -37,7 +37,7 @@ from edge_ws.protocol.frames import (
     Wish,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import CONTROL, NO_JOB_HOST, OLDEST_PROTOCOL, PROTOCOL, ClaimId, LifeId, new_id
+from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, PROTOCOL, ClaimId, LifeId, new_id
 from edge_ws.worker import condition, network, sysinfo
 from edge_ws.worker.choice import AUTO
 from edge_ws.worker.config import WorkerConfig, read_token
@@ -65,6 +65,7 @@ from edge_ws.worker.jobs import (
 from edge_ws.worker.link import Link
 from edge_ws.worker.logs import Logs, log_line, log_size
 from edge_ws.worker.outbox import Outbox
+from edge_ws.worker.readiness import NO_JOB_HOST, STARTING, Hindrances, Reason, Told, why_no_jobs
 from edge_ws.worker.slots import Slots
 from edge_ws.worker.state import StateDirectory
 from edge_ws.worker.transports.base import Transport
@@ -103,7 +104,8 @@ class Daemon:
         self._centre: dict[str, str] | None = None
         self._controls = False
         """The gateway knows maintenance and shutdown."""
-        self._no_host = ""
+        self._hindrances = Hindrances()
+        self._readiness_told = Told()
         self._patience = Patience(config.drain_timeout_s, config.drain_kill_grace_s)
         self._departure = Departure(self._patience, self)
         self._running: anyio.CancelScope | None = None
@@ -153,8 +155,9 @@ class Daemon:
         )
 
     def _sysinfo(self) -> dict[str, str | int | float]:
-        why = {"transport_reason": self._link.mode.reason, NO_JOB_HOST: self._no_host}
-        return {name: text for name, text in why.items() if text} | sysinfo.gather(
+        reason = self._link.mode.reason
+        why = {"transport_reason": reason} if reason else {}
+        return {**why, **self._hindrances.told(), **self._link.steadiness.told()} | sysinfo.gather(
             versions=self._versions,
             started_at=self._started_at,
             concurrency=self._slots.concurrency,
@@ -192,19 +195,20 @@ class Daemon:
             self._task_proxy = self._find_task_proxy()
         self._apply(welcome.wish)
         queues = ", ".join(self._wishes.queues or ["all"])
-        airflow = welcome.versions.get("airflow", "of an unknown version")
         log.info(
-            "connected: %s by %s, %.0f ms, queues %s, %d slots, Airflow %s",
+            "connected: %s by %s, %.0f ms, queues %s, %d slots; here %s; at the centre %s",
             self._config.name,
             transport,
             opened_in_s * 1000,
             queues,
             self._slots.concurrency,
-            airflow,
+            sysinfo.versions_told(self._versions),
+            sysinfo.versions_told(welcome.versions),
         )
         for report in self._jobs.reports():
             self._link.send(report)
         self._logs.resend(only_stuck=False)
+        self._tell_readiness()
 
     def _find_task_proxy(self) -> str | None:
         try:
@@ -284,7 +288,7 @@ class Daemon:
             versions=self._versions,
             centre=self._centre,
             started_at=self._started_at,
-            no_host=self._no_host,
+            no_jobs=self._why_no_jobs(),
         )
         return condition.describe(parts)
 
@@ -329,12 +333,15 @@ class Daemon:
     def _stand(self) -> None:
         """Let all that was wished take effect, and tell the centre of it at once."""
         wishes, told = self._wishes, self._told
-        self._jobs.accepting = self._hosts.current is not None and wishes.takes_new
+        if self._hosts.current is None:
+            self._hindrances.begin(STARTING, "the job host is starting")
+        else:
+            self._hindrances.end(STARTING)
+        self._jobs.accepting = self._hindrances.first is None and wishes.takes_new
         self._told = Standing(self._jobs.accepting, wishes.maintenance, bool(wishes.leaving), wishes.asked)
-        if self._told.accepting != told.accepting:
-            log.info("taking jobs" if self._told.accepting else "taking no new jobs")
-        if self._told.maintenance != told.maintenance:
-            log.info("maintenance: %s", f"on: {wishes.comment}" if wishes.maintenance else "off")
+        self._tell_readiness()
+        if told.maintenance and not self._told.maintenance:
+            log.info("maintenance has ended")
         if self._told.leaving and not told.leaving:
             log.info("%s: draining, %d jobs to finish", wishes.leaving, len(self._jobs))
             self._departure.begin()
@@ -342,12 +349,20 @@ class Daemon:
         if self._told != told:
             self._link.send(self.status())
 
+    def _why_no_jobs(self) -> Reason | None:
+        return why_no_jobs(self._wishes, self._hindrances, None if self._link.ready else self._link.trouble)
+
+    def _tell_readiness(self) -> None:
+        """Have the log say whether jobs are taken, when that changes."""
+        if news := self._readiness_told.news(self._why_no_jobs()):
+            log.info("%s", news)
+
     # The hosts tell
 
     def _on_host_event(self, event: HostEvent) -> None:
         match event:
             case HostUp():
-                self._no_host = ""
+                self._hindrances.end(NO_JOB_HOST)
                 self._do(host_up(self._jobs, event, self._hosts.alive))
                 if self._departure.stopping:
                     # Before, this host could not be told.
@@ -361,7 +376,7 @@ class Daemon:
                 self._do([*ends(self._jobs, event.jobs), *self._jobs.host_dead(event.host)])
                 self._stand()
             case HostFailed():
-                self._no_host = event.reason
+                self._hindrances.begin(NO_JOB_HOST, event.reason)
                 log.error("no job host: %s", event.reason)
                 self._stand()
             case _:

@@ -10,6 +10,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 import anyio
@@ -20,6 +21,7 @@ from edge_ws.protocol.frames import Bye, Drain, Hello, Refusal, ServerFrame, Sta
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.worker.choice import AUTO, LONGPOLL, WEBSOCKET, Choice, Mode
 from edge_ws.worker.conversation import Conversation, Spoken
+from edge_ws.worker.steadiness import Steadiness
 from edge_ws.worker.transports.base import Transport
 
 log = logging.getLogger(__name__)
@@ -101,6 +103,7 @@ class Link:
         self._on_proven = on_proven
         self._backoff = _Backoff()
         self._choice = Choice(AUTO if len(transports) > 1 else transports[0].name, 0.0)
+        self.steadiness = Steadiness()
         self._spoken = Spoken(served.hello, served.status, self._welcomed, self._heard)
         self._current: Conversation | None = None
         self._open: set[Conversation] = set()
@@ -241,6 +244,7 @@ class Link:
             if was_current and error is not None:
                 was_cut = isinstance(error, UnreachableError) and error.kind is Unreachable.BROKE_OFF
                 self._choice.ended(name, lived_s, str(error), now, was_cut=was_cut)
+                self.steadiness.lost(str(error), datetime.now(UTC))
         if error is not None:
             self._note(error)
         self._changed.set()
@@ -270,6 +274,7 @@ class Link:
                 other.retire()
         self._errors, self._drain_at, self._renew_after = [], None, 0.0
         self._choice.ready(name, now)
+        self.steadiness.ready(name)
         self._served.welcomed(welcome, now - conversation.opened_at, name)
         if name == LONGPOLL and self._choice.mode.reason:
             log.warning("by long-poll, since: %s; WebSockets are tried again", self._choice.mode.reason)
@@ -329,5 +334,7 @@ class Link:
         else:
             pause_s = self._backoff.next_s()
         self._trouble = str(error)
-        log.error("%s; running tasks go on, next try in %.0f s", error, pause_s)
+        # A gateway that is busy or starting asks for patience; all else needs a person.
+        level = logging.WARNING if error.code in _COME_BACK else logging.ERROR
+        log.log(level, "not connected: %s; running tasks go on, next try in %.0f s", error, pause_s)
         return pause_s

@@ -38,6 +38,13 @@ def versions() -> dict[str, str]:
     return found if airflow is None else {**found, "airflow": airflow}
 
 
+def versions_told(versions: Mapping[str, str]) -> str:
+    """Return versions as words, `unknown` if there are none."""
+    names = {"edge_ws": "edge-ws", "airflow": "Airflow", "python": "Python"}
+    known = [f"{name} {versions[key]}" for key, name in names.items() if key in versions]
+    return ", ".join(known) or "unknown"
+
+
 def fingerprint(environment: dict[str, str], versions: dict[str, str]) -> str:
     """Return what a job host depends on, as a hash: a host of another one is not given new jobs."""
     told = {name: value for name, value in environment.items() if not name.startswith("EDGE_WS_")}

@@ -52,14 +52,15 @@ async def test_a_worker_without_a_job_host_is_not_called_free(
         enqueue(engine, new_job("t"))
         found = show_job(store, "dag", "run", "t")
         assert found["code"] == "none_ready"
-        assert "w1 is connected, but says that it can start no jobs now" in found["verdict"]
+        assert "w1 is connected, but can start no jobs now" in found["verdict"]
         assert "edge-ws status on the host of w1" in found["advice"]
         (queue,) = list_queues(store)
         assert (queue["workers"], queue["free_slots"]) == (0, 0)
         shown = show_worker(store, "w1")
         assert (shown["takes_jobs"], shown["free_slots"]) == (False, 0)
         assert list_workers(store)[0]["free_concurrency"] == 0
-        assert shown["why_no_jobs"] == "is connected, but says that it can start no jobs now"
+        assert shown["why_no_jobs"] == "is connected, but can start no jobs now"
+        assert shown["no_jobs_code"] == "not_ready"
         await say(peer, draining=False)
         await peer.expect(Offer)
         await until(lambda: room(store) == READY)
@@ -76,7 +77,10 @@ async def test_a_worker_without_a_job_host_is_not_called_free(
 async def test_the_worker_says_why_it_has_no_job_host(store: Store, gateway: RunningGateway) -> None:
     async with connected(gateway, make_token(store), draining=True) as peer:
         assert room(store) == Room(ready=False)
-        told = {"no_job_host": "Airflow\n\x1b[2J is not\u202e installed: " + "x" * 500}
+        told = {
+            "no_jobs_code": "no_job_host",
+            "no_job_host": "Airflow\n\x1b[2J is not\u202e installed: " + "x" * 500,
+        }
         await peer.send(Status(inventory=peer.inventory, sysinfo=told))
         await until(lambda: bool(room(store).why))
         why = room(store).why
@@ -86,7 +90,10 @@ async def test_the_worker_says_why_it_has_no_job_host(store: Store, gateway: Run
         await peer.send(Applied(revision=0, concurrency=3, queues=("q",)))
         await until(lambda: show_worker(store, "w1")["concurrency"] == 3)
         shown = show_worker(store, "w1")
-        assert shown["why_no_jobs"] == f"is connected, but says that it can start no jobs now ({why})"
+        assert shown["why_no_jobs"] == f"is connected, but can start no jobs now: {why}"
+        (listed,) = list_workers(store)
+        for row in (shown, listed):
+            assert (row["state"], row["takes_jobs"], row["no_jobs_code"]) == ("idle", False, "no_job_host")
         assert shown["sysinfo"]["no_job_host"] == why
         await say(peer, draining=False)
         await until(lambda: room(store) == READY)

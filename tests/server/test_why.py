@@ -145,7 +145,7 @@ class TestQueued:
             a_scene(a_job(), a_worker(**broken), a_worker("w2", state="shutdown request")),
             Code.NONE_READY,
             "no worker takes jobs of queue gpu now, and the nearest to it can start none:"
-            " w1 is connected, but says that it can start no jobs now; w2 is shutting down",
+            " w1 is connected, but can start no jobs now; w2 is shutting down",
             "See edge-ws status on the host of w1",
         )
         # What an operator has wished is told first, though it is not all that is amiss.

@@ -354,7 +354,13 @@ class ModelStore:
                 taken_back.append(claim.id)
         return tuple(taken_back)
 
-    def note_applied(self, principal: Principal, applied: Applied, room: Room | None = None) -> None:
+    def note_applied(
+        self,
+        principal: Principal,
+        applied: Applied,
+        room: Room | None = None,
+        sysinfo: Mapping[str, object] | None = None,
+    ) -> None:
         """Nothing that a rule looks at."""
 
     def take_in(self, principal: Principal, asked: Asked) -> None:

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 from edge_ws.protocol.frames import Applied
-from edge_ws.protocol.ids import GatewayId
+from edge_ws.protocol.ids import HINDRANCE, GatewayId, LifeId
 from edge_ws.protocol.states import Phase
 from edge_ws.store import view_verbs
-from edge_ws.store.records import NO_JOB_HOST, JobKey, Principal, Registration, Room
+from edge_ws.store.records import JobKey, Principal, Registration, Room
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, epoch_now, gateway, utc_now
 from edge_ws.store.view_records import JobView
@@ -230,7 +230,7 @@ def test_the_wish_and_what_is_in_force(store: Store) -> None:
 
 def test_what_keeps_slots_from_jobs(store: Store) -> None:
     one = FakeWorker(store)
-    told = {NOT_READY: True, STALE_SLOTS: 9, NO_JOB_HOST: "no\nAirflow"}
+    told = {NOT_READY: True, STALE_SLOTS: 9, HINDRANCE: "no\nAirflow"}
     one.register(sysinfo=told)
     # Only what the inventory says counts.
     assert store.workers()[0].room == Room()
@@ -243,7 +243,39 @@ def test_what_keeps_slots_from_jobs(store: Store) -> None:
     store.note_applied(one.principal, applied, Room())
     (view,) = store.workers()
     assert (view.room, view.free) == (Room(), 4)
-    assert not {NOT_READY, NO_JOB_HOST, STALE_SLOTS} & view.sysinfo.keys()
+    assert not {NOT_READY, HINDRANCE, STALE_SLOTS} & view.sysinfo.keys()
+
+
+def test_since_when_it_is_connected_and_by_what(engine: sa.Engine, store: Store) -> None:
+    """A loss begins the connection anew, another transport that, a new life of the daemon both."""
+    one = FakeWorker(store)
+
+    def since(life: str, losses: int, transport: str) -> tuple[bool, bool]:
+        """Register so; return what is as old as before."""
+        said = {"concurrency": 4, "connection_losses": losses}
+        one.register(life=LifeId(life), transport=transport, sysinfo=said)
+        (view,) = store.workers()
+        found = tuple(view.sysinfo[name] == "long ago" for name in ("connected_since", "transport_since"))
+        old = {**view.sysinfo, "connected_since": "long ago", "transport_since": "long ago"}
+        with engine.begin() as connection:
+            connection.execute(edge_worker.update().values(sysinfo=old))
+        return found
+
+    assert since("a", 0, "websocket") == (False, False)
+    assert since("a", 0, "websocket") == (True, True)
+    assert since("a", 1, "websocket") == (False, True)
+    assert since("a", 1, "longpoll") == (True, False)
+    assert since("b", 1, "longpoll") == (False, False)
+
+
+def test_what_it_says_of_its_machine_is_kept_up_to_date(store: Store) -> None:
+    one = FakeWorker(store)
+    one.register(sysinfo={"edge_ws_version": "9", "disk_free_gb": 7.0})
+    applied = Applied(revision=0, concurrency=4, queues=("q",))
+    store.note_applied(one.principal, applied, Room(), {"disk_free_gb": 0.1})
+    (view,) = store.workers()
+    assert (view.sysinfo["disk_free_gb"], view.sysinfo["edge_ws_version"]) == (0.1, "9")
+    assert view.sysinfo["connected_since"]
 
 
 def test_a_worker_of_edge3(engine: sa.Engine, store: Store) -> None:

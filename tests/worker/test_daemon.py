@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import sqlalchemy as sa
 from edge_ws.protocol.frames import Timers
 from edge_ws.server.config import GatewaySettings
 from edge_ws.store.store import Store
+from edge_ws.worker.control import ask
 from tests.support.gateway import RunningGateway, make_token, serving
 from tests.support.programs import PACKAGE, clean_environment, run_python
 from tests.support.rows import FakeWorker
@@ -82,7 +84,10 @@ def test_it_connects_is_light_and_leaves_nothing_behind(
 ) -> None:
     with daemon(tmp_path, gateway.base_url, make_token(store)) as process:
         told = read_until(process, "connected: w1 by websocket, ")
-        assert "queues q, 8 slots, Airflow" in told
+        assert re.search(
+            r"queues q, 8 slots; here edge-ws \S+, Airflow \S+, Python \S+; at the centre ", told
+        )
+        told = read_until(process, "taking jobs")
         memory = psutil.Process(process.pid).memory_info()
         assert memory.rss <= 40 * 2**20
         wait_until(lambda: store.workers()[0].state == "idle")
@@ -111,6 +116,24 @@ def test_it_says_why_it_has_no_job_host(tmp_path: Path, store: Store) -> None:
         (found,) = store.workers()
     assert not found.room.ready
     assert found.room.why.startswith("Airflow cannot be loaded on this worker: ")
+
+
+def test_a_proven_worker_that_is_refused_takes_no_jobs_and_does_not_say_so(
+    tmp_path: Path, store: Store, gateway: RunningGateway
+) -> None:
+    """The job host comes up all the same; only a worker that is connected says that it takes jobs."""
+    with daemon(tmp_path, gateway.base_url, make_token(store)) as process:
+        read_until(process, "taking jobs")
+    (tmp_path / "token").write_text("edgews_wrong")
+    with daemon(tmp_path, gateway.base_url, "edgews_wrong") as process:
+        told = read_until(process, "ERROR not connected: token refused")
+        state = tmp_path / "state"
+        # Until its job host is up, that is the reason.
+        wait_until(lambda: ask(state, "status")["no_jobs_code"] == "not_connected", 60.0)
+        assert ask(state, "status")["why_no_jobs"].startswith("not connected: token refused")
+        process.terminate()
+        told += process.stderr.read()
+    assert "taking jobs" not in told
 
 
 @pytest.mark.parametrize(

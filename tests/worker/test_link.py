@@ -139,6 +139,14 @@ async def test_it_comes_back_when_the_gateway_does(store: Store, transport: str)
                 await until(lambda wanted=round_ + 1: len(worker.welcomes) == wanted, 20)
             await until(lambda: not link.ready)
             link.retry_now()
+        # A line that comes and goes leaves a trace.
+        steady = link.steadiness
+        assert (steady.losses, steady.changes, bool(steady.lost_at), bool(steady.lost_why)) == (
+            2,
+            0,
+            True,
+            True,
+        )
         tasks.cancel_scope.cancel()
 
 
