@@ -144,6 +144,31 @@ def task_states(connection: Connection, ids: Collection[str]) -> dict[str, str |
     return {str(row.id): row.state for row in connection.execute(query)}
 
 
+def past_attempts(connection: Connection, ids: Collection[str]) -> dict[str, bool]:
+    """Return which of the ids are attempts that Airflow has put aside -> whether it waits for their end.
+
+    It waits for the end of what was cleared while it ran. Else the attempt itself has reported a retry, or
+    the scheduler has given it up, or a task that had ended was cleared.
+    """
+    known = [found for found in map(_as_uuid, ids) if found is not None]
+    if not known:
+        return {}
+    if KEYS_ARE_IDS:
+        # What was cleared while it ran keeps its id until its end.
+        table = TaskInstance.__table__
+        past = sa.select(table.c.id).where(table.c.id.in_(known), table.c.working_set.is_(None))
+        return {str(found): False for found in connection.scalars(past)}
+    from airflow.models.taskinstancehistory import TaskInstanceHistory  # noqa: PLC0415 - absent from 3.4 on
+
+    # The task has another id from that moment on, and keeps its try until it is scheduled again.
+    present, past = TaskInstance.__table__, TaskInstanceHistory.__table__
+    names = ("dag_id", "task_id", "run_id", "map_index", "try_number")
+    same_try = sa.and_(*(present.c[name] == past.c[name] for name in names))
+    query = sa.select(past.c.task_instance_id, present.c.state).where(past.c.task_instance_id.in_(known))
+    rows = connection.execute(query.select_from(past.outerjoin(present, same_try)))
+    return {str(row.task_instance_id): row.state == "restarting" for row in rows}
+
+
 def find_task(connection: Connection, dag_id: str, run_id: str, task_id: str, map_index: int) -> Any | None:  # noqa: ANN401
     """Return state, executor, queue and try_number of a task's present attempt, None if there is none."""
     table = TaskInstance.__table__

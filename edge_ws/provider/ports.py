@@ -16,6 +16,7 @@ from typing import Any
 
 from edge_ws.errors import EdgeWsError
 from edge_ws.provider import compat
+from edge_ws.server.ports import ARCHIVED, RESTARTING
 from edge_ws.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -28,11 +29,14 @@ class AirflowTaskStates:
         self._database = database
 
     def states(self, subjects: Collection[str]) -> dict[str, str | None]:
-        """Return task instance id -> state of the ids that Airflow still knows; one query."""
+        """Return task instance id -> state of the ids that Airflow knows; two queries at the most."""
         if not subjects:
             return {}
         with self._database.read() as connection:
-            return compat.task_states(connection, subjects)
+            states = compat.task_states(connection, subjects)
+            # Asked after the states: an attempt that is put aside in between is found here.
+            past = compat.past_attempts(connection, set(subjects) - states.keys())
+        return {**states, **{one: RESTARTING if cleared else ARCHIVED for one, cleared in past.items()}}
 
 
 class AirflowTaskTokens:

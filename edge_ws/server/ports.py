@@ -10,13 +10,20 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+RESTARTING = "restarting"
+"""The state of a task that was cleared while it ran: what runs of it is to end."""
+ARCHIVED = "archived"
+"""Stands for the state of an attempt that the centre has put aside: the task goes on under another id. Above
+all it has reported a retry itself."""
+
 
 class TaskStates(Protocol):
     """What the centre thinks of task instances."""
 
     def states(self, subjects: Collection[str]) -> dict[str, str | None]:
-        """Return task instance id -> state; an id that the centre does not know (any more) is absent.
+        """Return task instance id -> state, RESTARTING and ARCHIVED among them.
 
+        An id that is absent was deleted: the centre knows neither a task nor a past attempt of that id.
         Callbacks' ids are never asked for.
 
         Raises:

@@ -21,7 +21,7 @@ from edge_ws.protocol.session import Close, CloseCode
 from edge_ws.protocol.states import Phase
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub
-from edge_ws.server.ports import FinishedLogs, TaskStates
+from edge_ws.server.ports import RESTARTING, FinishedLogs, TaskStates
 from edge_ws.server.work import Desk
 from edge_ws.store.records import LogToStore, OpenClaim
 from edge_ws.store.store import Store
@@ -38,16 +38,13 @@ SHORTEST_LOOK_S = 0.1
 SETTLE_S = 0.5
 """A task that fails by itself says so when its process has ended; its last words take no longer to get here,
 unless a log is being uploaded: then there is nothing left to stop."""
-OVERTIME_S = 30.0
-"""A task that ended by its own report may run callbacks for so long (Airflow's overtime is 20 s)."""
 LEFT_S = 120.0
 """A task that is over and whose worker's name is another machine's now is given up after so long: if its
 process still ran, Airflow's answer to its heartbeat has ended it."""
 PURGE_EVERY_S = 60.0
-GONE = "gone"
-"""The state of a task that the centre no longer knows under its id: it was cleared or deleted."""
-_CLEARED = frozenset({GONE, "restarting"})
-"""Airflow 3.4 keeps a cleared task's id, in state restarting."""
+DELETED = "deleted"
+"""Stands for the state of a task that the centre does not know at all."""
+_STOPPED_AT_ONCE = frozenset({DELETED, RESTARTING})
 _SAID_BY_OTHERS = frozenset({"failed", "skipped", "removed", "upstream_failed"})
 """A task's supervisor reports these when the task's process has ended, and only the others before
 (STATES_SENT_DIRECTLY in airflow/sdk/execution_time/supervisor.py, 3.3.2). A job that goes on in one of these
@@ -69,7 +66,7 @@ def judge(one: OpenClaim, state: str | None, ended_for_s: float) -> Action:
 
     Args:
         one: the claim.
-        state: the task instance's state; GONE if Airflow knows no such id. Ignored for callbacks.
+        state: the task instance's state; DELETED if Airflow knows no such id. Ignored for callbacks.
         ended_for_s: for how long the task has been neither running nor queued.
     """
     if one.is_callback:
@@ -104,8 +101,12 @@ def _judge_over(one: OpenClaim, state: str | None, ended_for_s: float) -> Action
         return Action.REMOVE
     if one.site_left:
         return Action.REMOVE if ended_for_s >= LEFT_S else Action.LEAVE
-    patience_s = 0.0 if state in _CLEARED else SETTLE_S if state in _SAID_BY_OTHERS else OVERTIME_S
-    return Action.CANCEL if ended_for_s >= patience_s else Action.LEAVE
+    if state in _STOPPED_AT_ONCE:
+        return Action.CANCEL
+    # Of all else the task's own report is the likely cause: it may run callbacks, listeners and mails for as
+    # long as Airflow's supervisor lets it. That one also stops, at its next heartbeat, what somebody else has
+    # ended without a trace of it here.
+    return Action.CANCEL if state in _SAID_BY_OTHERS and ended_for_s >= SETTLE_S else Action.LEAVE
 
 
 class Reaper:
@@ -227,14 +228,14 @@ class Reaper:
         claims = await self._desk.run(self._store.unsettled, holding)
         asked = {one.subject for one in claims if not one.is_callback}
         states = await self._desk.run(self._task_states.states, asked) if asked else {}
-        over = {one.claim for one in claims if states.get(one.subject, GONE) not in {"running", "queued"}}
+        over = {one.claim for one in claims if states.get(one.subject, DELETED) not in {"running", "queued"}}
         if holding is None:
             self._ended_since = {one: since for one, since in self._ended_since.items() if one in over}
         for ended in over:
             self._ended_since.setdefault(ended, now)
         pause_s = LOOK_S
         for one in claims:
-            state = states.get(one.subject, GONE)
+            state = states.get(one.subject, DELETED)
             ended_for_s = now - self._ended_since.get(one.claim, now)
             if state in _SAID_BY_OTHERS and ended_for_s < SETTLE_S:
                 pause_s = SETTLE_S
@@ -265,8 +266,9 @@ class Reaper:
         if link is None or one.claim in link.cancelled:
             return
         link.cancelled |= {one.claim}
-        cleared = state in _CLEARED
-        why = "the task was cleared or deleted" if cleared else f"the task's state is {state}"
+        why = {RESTARTING: "the task was cleared", DELETED: "the task was deleted"}.get(
+            state or "", f"the task's state is {state}"
+        )
         link.send(Cancel(claim=one.claim, reason=why))
 
     async def close_refused(self) -> None:

@@ -15,6 +15,7 @@ from airflow.configuration import conf
 from edge_ws.errors import EdgeWsError, UnreachableError, UsageError
 from edge_ws.provider import compat
 from edge_ws.provider.ports import AirflowFinishedLogs, AirflowTaskStates, AirflowTaskTokens
+from edge_ws.server.ports import ARCHIVED, RESTARTING
 from edge_ws.store.database import Database
 from tests.support.centre import Centre
 
@@ -29,11 +30,34 @@ class TestTaskStates:
         )
         assert states == {str(running.id): "running", str(fresh.id): None}
 
-    def test_a_cleared_task_does_not_run_any_more(self, centre: Centre) -> None:
+    def test_a_task_that_was_cleared_while_it_ran_is_to_end(self, centre: Centre) -> None:
         ti = centre.task(state="running")
         centre.clear(ti)
         states = AirflowTaskStates(Database(centre.engine)).states([str(ti.id)])
-        assert states == ({str(ti.id): "restarting"} if compat.KEYS_ARE_IDS else {})
+        assert states == {str(ti.id): RESTARTING}
+
+    def test_a_retry_puts_the_attempt_aside(self, centre: Centre) -> None:
+        ti = centre.task("weld", state="running")
+        centre.retry(ti)
+        states = AirflowTaskStates(Database(centre.engine))
+        assert states.states([str(ti.id)]) == {str(ti.id): ARCHIVED}
+        # So it is whatever becomes of the task afterwards.
+        centre.set_present(ti, state="running", try_number=2)
+        assert states.states([str(ti.id)]) == {str(ti.id): ARCHIVED}
+        centre.clear(ti)
+        assert states.states([str(ti.id)]) == {str(ti.id): ARCHIVED}
+
+    def test_a_task_that_had_ended_is_cleared(self, centre: Centre) -> None:
+        ti = centre.task(state="success")
+        centre.clear(ti)
+        states = AirflowTaskStates(Database(centre.engine)).states([str(ti.id)])
+        assert states == {str(ti.id): ARCHIVED}
+
+    def test_a_deleted_task_is_absent_with_its_past_attempts(self, centre: Centre) -> None:
+        ti = centre.task("weld", state="running")
+        centre.retry(ti)
+        centre.delete_run(ti)
+        assert AirflowTaskStates(Database(centre.engine)).states([str(ti.id)]) == {}
 
     def test_nothing_asked(self, centre: Centre) -> None:
         assert AirflowTaskStates(Database(centre.engine)).states([]) == {}

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from edge_ws.protocol.frames import Accept, Ack, Cancel, Finished, Go, Offer, Started
 from edge_ws.protocol.ids import ClaimId
+from edge_ws.server.ports import ARCHIVED, RESTARTING
 from edge_ws.server.reaper import LOOK_S, SETTLE_S
 from edge_ws.store.store import Store
 from tests.support.gateway import Peer, RunningGateway, connected, make_token
@@ -46,7 +47,23 @@ async def test_a_running_task_that_somebody_ends_is_stopped_within_two_seconds(
         assert SETTLE_S <= time.monotonic() - begun < 2.0
 
 
-@pytest.mark.parametrize("state", ["success", "deferred"])
+@pytest.mark.parametrize(
+    ("state", "why"), [(RESTARTING, "the task was cleared"), (None, "the task was deleted")]
+)
+async def test_a_task_that_is_cleared_or_deleted_is_stopped_at_once(
+    engine: sa.Engine, store: Store, gateway: RunningGateway, state: str | None, why: str
+) -> None:
+    async with connected(gateway, make_token(store)) as peer:
+        enqueue(engine, new_job(ti_id="ti-1"))
+        claim = await run_to_started(peer)
+        if state is None:
+            gateway.tasks.gone.add("ti-1")
+        else:
+            gateway.tasks.known["ti-1"] = state
+        assert await peer.expect(Cancel, within_s=2.0) == Cancel(claim=claim, reason=why)
+
+
+@pytest.mark.parametrize("state", ["success", "deferred", ARCHIVED])
 async def test_a_task_that_has_told_its_end_itself_may_run_its_callbacks(
     engine: sa.Engine, store: Store, gateway: RunningGateway, state: str
 ) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from edge_ws.protocol.ids import ClaimId, SiteId, WorkerName
 from edge_ws.protocol.states import Phase
-from edge_ws.server.reaper import GONE, LEFT_S, OVERTIME_S, SETTLE_S, Action, judge
+from edge_ws.server.ports import ARCHIVED, RESTARTING
+from edge_ws.server.reaper import DELETED, LEFT_S, SETTLE_S, Action, judge
 from edge_ws.store.records import JobKey, OpenClaim
 
 A, S = Phase.ACCEPTED, Phase.STARTED
@@ -35,14 +36,14 @@ def claim(phase: Phase, result: str | None, *flags: str) -> OpenClaim:
     [
         # Accepted, and the token may still start it: nobody decides.
         (claim(A, None), "queued", 0, Action.LEAVE),
-        (claim(A, None), GONE, 0, Action.LEAVE),
+        (claim(A, None), DELETED, 0, Action.LEAVE),
         # The token is over: the task's state decides.
         (claim(A, None, "overdue"), "queued", 0, Action.REQUEUE),
         (claim(A, None, "overdue"), "running", 0, Action.LEAVE),
         # It ran while no gateway heard of it: its reports and its log come late.
         (claim(A, None, "overdue"), "success", 0, Action.LEAVE),
-        (claim(A, None, "overdue"), "failed", OVERTIME_S, Action.CANCEL),
-        (claim(A, None, "overdue"), GONE, 0, Action.CANCEL),
+        (claim(A, None, "overdue"), "failed", SETTLE_S, Action.CANCEL),
+        (claim(A, None, "overdue"), DELETED, 0, Action.CANCEL),
         (claim(A, None, "overdue", "lost worker"), "success", 0, Action.REMOVE),
         # It could not start: while its token lives the task may be started by nobody else.
         (claim(A, "not_started"), "queued", 0, Action.LEAVE),
@@ -52,21 +53,27 @@ def claim(phase: Phase, result: str | None, *flags: str) -> OpenClaim:
         # Its host is dead.
         (claim(S, None, "site left"), "failed", LEFT_S - 1, Action.LEAVE),
         (claim(S, None, "site left"), "failed", LEFT_S, Action.REMOVE),
-        (claim(S, None, "site left"), GONE, 0, Action.LEAVE),
+        (claim(S, None, "site left"), DELETED, 0, Action.LEAVE),
         (claim(S, None, "site left"), "running", LEFT_S, Action.LEAVE),
         (claim(A, "lost"), "queued", 0, Action.REQUEUE),
         (claim(A, "lost"), "running", 0, Action.FAIL),
-        (claim(A, "lost"), GONE, 0, Action.REMOVE),
+        (claim(A, "lost"), DELETED, 0, Action.REMOVE),
         # Started.
         (claim(S, None), "running", 0, Action.LEAVE),
         (claim(S, None, "lost worker"), "running", 9e9, Action.LEAVE),
-        (claim(S, None), GONE, 0, Action.CANCEL),
-        (claim(S, None), "restarting", 0, Action.CANCEL),
+        (claim(S, None), DELETED, 0, Action.CANCEL),
+        (claim(S, None), RESTARTING, 0, Action.CANCEL),
         # Its own report, and it runs callbacks.
-        (claim(S, None), "success", OVERTIME_S - 1, Action.LEAVE),
-        (claim(S, None), "up_for_retry", OVERTIME_S - 1, Action.LEAVE),
-        (claim(S, None), "deferred", OVERTIME_S - 1, Action.LEAVE),
-        (claim(S, None), "success", OVERTIME_S, Action.CANCEL),
+        (claim(S, None), "success", 9e9, Action.LEAVE),
+        (claim(S, None), "deferred", 9e9, Action.LEAVE),
+        (claim(S, None), "up_for_reschedule", 9e9, Action.LEAVE),
+        # A retry that it has reported: the task has another id from then on.
+        (claim(S, None), ARCHIVED, 9e9, Action.LEAVE),
+        (claim(A, None, "overdue"), ARCHIVED, 9e9, Action.LEAVE),
+        (claim(A, "not_started"), ARCHIVED, 0, Action.REMOVE),
+        (claim(A, "lost"), ARCHIVED, 0, Action.REMOVE),
+        (claim(S, None, "lost worker"), ARCHIVED, 0, Action.REMOVE),
+        (claim(S, None, "site left"), ARCHIVED, LEFT_S, Action.REMOVE),
         # Its own report comes when its process has ended, so this is somebody else's doing.
         (claim(S, None), "failed", 0, Action.LEAVE),
         (claim(S, None), "failed", SETTLE_S, Action.CANCEL),
@@ -77,9 +84,9 @@ def claim(phase: Phase, result: str | None, *flags: str) -> OpenClaim:
         (claim(S, "not_started"), "running", 0, Action.LEAVE),
         (claim(S, "not_started"), "failed", 0, Action.REMOVE),
         # Callbacks.
-        (claim(A, None, "callback", "overdue"), GONE, 0, Action.LEAVE),
-        (claim(A, "not_started", "callback"), GONE, 0, Action.FAIL),
-        (claim(S, None, "callback"), GONE, 9e9, Action.LEAVE),
+        (claim(A, None, "callback", "overdue"), DELETED, 0, Action.LEAVE),
+        (claim(A, "not_started", "callback"), DELETED, 0, Action.FAIL),
+        (claim(S, None, "callback"), DELETED, 9e9, Action.LEAVE),
     ],
 )
 def test_judge(one: OpenClaim, state: str, ended_for_s: float, action: Action) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from edge_ws.provider.verdict import Attempt, Outcome, attempt, outcome
+from edge_ws.server.ports import ARCHIVED, RESTARTING
 from edge_ws.store.records import EndedJob, JobKey, NewJob
 from tests.simulation.model_store import OPEN, ModelStore
 from tests.simulation.world import Violation, World
@@ -72,6 +73,8 @@ class Airflow:
         """The current task instance by task."""
         self.all: dict[str, TaskInstance] = {}
         """By id, as far as Airflow still knows it."""
+        self._given_up: dict[str, JobKey] = {}
+        """By id: the attempts that it has put aside."""
         self.schedulers = [Scheduler(owner) for owner in (1, 2)[: world.rng.choice((1, 1, 2))]]
         self.edge3_queues = 0.0
         """How often a round is queued by edge3's executor."""
@@ -97,7 +100,7 @@ class Airflow:
         old = self.tasks[name]
         if old.state not in {"running", "queued", "scheduled", "deferred", "up_for_reschedule"}:
             return
-        del self.all[old.id]
+        self._give_up(old)
         new = TaskInstance(
             self._world.id("ti"), old.key, ("success",), old.slots, old.retries, queued_by=old.queued_by
         )
@@ -232,7 +235,7 @@ class Airflow:
             ti.runner.well = False
         if ti.retries:
             ti.state = "up_for_retry"
-            del self.all[ti.id]
+            self._give_up(ti)
             key = JobKey(ti.key.dag_id, ti.key.task_id, ti.key.run_id, -1, ti.key.try_number + 1)
             new = TaskInstance(self._world.id("ti"), key, ("success",), ti.slots, ti.retries - 1)
             self._world.at(self._world.within(1.0, 5.0), self._instance, ti.key.task_id, new)
@@ -240,6 +243,11 @@ class Airflow:
             new.state = "none"
         else:
             ti.state = "failed"
+
+    def _give_up(self, ti: TaskInstance) -> None:
+        """Put the attempt aside: the task goes on under another id."""
+        del self.all[ti.id]
+        self._given_up[ti.id] = ti.key
 
     # Schedulers come and go
 
@@ -317,6 +325,11 @@ class Airflow:
         ti.heard_at = self._world.now
         return True
 
+    def may_retry(self, subject: str) -> bool:
+        """What a task is told at its start."""
+        ti = self.all.get(subject)
+        return ti is not None and ti.retries > 0
+
     def finish(self, subject: str, runner: Runner, result: str) -> bool:
         """Take a round's outcome from its process."""
         ti = self.all.get(subject)
@@ -344,7 +357,16 @@ class Airflow:
     # What the gateway asks
 
     def states(self, subjects: Collection[str]) -> dict[str, str | None]:
-        return {one: self.all[one].state for one in subjects if one in self.all}
+        found = {one: self.all[one].state if one in self.all else self._past(one) for one in subjects}
+        if self._store.rules.asks_why_an_id_is_gone:
+            return dict(found)
+        return {one: state for one, state in found.items() if one in self.all or state == RESTARTING}
+
+    def _past(self, subject: str) -> str:
+        """What the history says of an id that was given up: nothing is ever deleted here."""
+        key = self._given_up[subject]
+        now = self.tasks[key.task_id]
+        return RESTARTING if now.key == key and now.state == "restarting" else ARCHIVED
 
     def mint(self, subject: str, *, is_callback: bool, valid_s: float) -> str:
         return f"{subject}|{self._world.now + valid_s}"

@@ -69,6 +69,8 @@ class Rules:
     """A row has not ended only while the open claim it carries is its worker's: edge3 leaves old ones there."""
     cancels_are_answered: bool = True
     """A worker that is to stop what it does not know says so: a net below all the others."""
+    asks_why_an_id_is_gone: bool = True
+    """An id that Airflow does not know any more may be that of a retry, which the task itself has reported."""
     rejudges: bool = True
     """What the reaper decided is carried out only if what it judged by still holds."""
 
@@ -137,7 +139,7 @@ class ModelStore:
     ) -> None:
         self._now = now
         self._name_claim = name_claim
-        self._rules = rules
+        self.rules = rules
         self._on_change = on_change
         self._on_delete = on_delete
         self._connections = 0
@@ -152,7 +154,7 @@ class ModelStore:
         row = self.rows.get(claim.key)
         if row is None or claim.phase is Phase.ENDED:
             return None
-        rules = self._rules
+        rules = self.rules
         if rules.live_checks_claim and row.claim != claim.id:
             return None
         if rules.live_checks_worker and row.worker != claim.worker:
@@ -230,7 +232,7 @@ class ModelStore:
         return found
 
     def _is_another_workers(self, claim: Claim, row: Row) -> bool:
-        return self._rules.ends_check_worker and claim.worker != row.worker
+        return self.rules.ends_check_worker and claim.worker != row.worker
 
     def reported(self, owner: int, keys: Sequence[JobKey]) -> None:
         for key in keys:
@@ -299,7 +301,7 @@ class ModelStore:
         before = self.workers.get(name)
         site = said.inventory.site
         other = before is not None and before.site != site and before.gateway is not None
-        if other and self._rules.one_site_per_name and before.seen_at > now - SEEN_S:
+        if other and self.rules.one_site_per_name and before.seen_at > now - SEEN_S:
             raise RefusedError("name_in_use", f"{name} is in use")
         self._connections += 1
         row = before or Worker(site, None, "", now)
@@ -394,7 +396,7 @@ class ModelStore:
         if claim.phase not in {Phase.OFFERED, Phase.ACCEPTED}:
             return Verdict.REPEATED
         claim.phase, claim.host, claim.lease_until = Phase.ACCEPTED, host, self._now() + start_within_s
-        if not self._rules.starts_are_waited_for:
+        if not self.rules.starts_are_waited_for:
             claim.lease_until = self._now()
         return Accepted(subject=claim.subject, is_callback=claim.key.dag_id == CALLBACK_DAG_ID)
 
@@ -451,8 +453,8 @@ class ModelStore:
     def host_dead(self, principal: Principal, host: HostId) -> tuple[ClaimId, ...]:
         detail = "the job host died, and its processes with it"
         ended = []
-        for claim in list(self.claims.values()) if self._rules.host_dead_ends else []:
-            named = claim.host == host or not self._rules.host_dead_names_host
+        for claim in list(self.claims.values()) if self.rules.host_dead_ends else []:
+            named = claim.host == host or not self.rules.host_dead_names_host
             if claim.worker != principal.worker or not named or claim.phase is Phase.ENDED:
                 continue
             row = self._held(claim)
@@ -601,7 +603,7 @@ class ModelStore:
 
     def expire_offers(self) -> int:
         over = 0
-        for claim in self.open() if self._rules.offers_expire else []:
+        for claim in self.open() if self.rules.offers_expire else []:
             if (
                 claim.phase is Phase.OFFERED
                 and claim.lease_until is not None
@@ -665,7 +667,7 @@ class ModelStore:
             return None
         claim = self._open_claim(found[0])
         moved = (claim.result, claim.overdue) != (one.result, one.overdue)
-        return None if moved and self._rules.rejudges else found
+        return None if moved and self.rules.rejudges else found
 
     def repair(self) -> None:
         for claim in self.open():

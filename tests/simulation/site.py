@@ -105,6 +105,8 @@ class Process:
         self.slots = 1
         self.ran = False
         self.wrote = 0
+        self._has_told = False
+        """Airflow knows its outcome; what goes on are its callbacks."""
         self._tries = 0
         host.site.processes[claim] = self
 
@@ -187,10 +189,19 @@ class Process:
                 self._exit(1)
             return
         result, self._result = self._result, ""
+        retries = result == "fail" and airflow.may_retry(self.subject)
         ok = airflow.finish(self.subject, self, result)
         world.note("%s says %s: %s", self.name, result, ok)
-        world.at(world.within(0.01, 2.0), self._log, "ends")
-        world.at(world.within(2.0, 2.5), self._exit, 0 if ok else 1)
+        if result == "fail" and not retries:
+            # Of a failure for good its supervisor tells when it has ended.
+            self._log("ends")
+            self._exit(0 if ok else 1)
+            return
+        self._has_told = ok
+        # Callbacks, listeners and mails.
+        lasts = world.within(5.0, 60.0) if world.chance(0.2) else 2.0
+        world.at(world.within(0.01, lasts), self._log, "ends")
+        world.at(world.within(lasts, lasts + 0.5), self._exit, 0 if ok else 1)
 
     def _exit(self, code: int) -> None:
         if self.alive:
@@ -200,6 +211,8 @@ class Process:
     def stop(self, grace_s: float) -> None:
         """SIGTERM, then SIGKILL."""
         world = self.site.world
+        if self._has_told and self.alive:
+            raise Violation(f"{self.name} is stopped although it has told its end itself")
         self.well = False
         world.at(world.within(0.1, grace_s + 0.5), self._exit, -15)
 

@@ -73,6 +73,13 @@ def write_dag() -> None:
         SerializedDagModel.write_dag(lazy, bundle_name="dags-folder", session=session)
 
 
+def _present(session: Any, ti: Any) -> Any:
+    from airflow.models.taskinstance import TaskInstance
+
+    same = (TaskInstance.dag_id == ti.dag_id, TaskInstance.run_id == ti.run_id)
+    return session.scalars(sa.select(TaskInstance).where(*same, TaskInstance.task_id == ti.task_id)).one()
+
+
 class Centre:
     """An Airflow without processes: the test is the scheduler, the workers and the Execution API."""
 
@@ -129,13 +136,10 @@ class Centre:
 
     def task_state(self, ti: Any) -> str | None:
         """Return the state of the task now, whatever its id is."""
-        from airflow.models.taskinstance import TaskInstance
         from airflow.utils.session import create_session
 
-        same = (TaskInstance.dag_id == ti.dag_id, TaskInstance.run_id == ti.run_id)
-        query = sa.select(TaskInstance).where(*same, TaskInstance.task_id == ti.task_id)
         with create_session(scoped=False) as session:
-            state = session.scalars(query).one().state
+            state = _present(session, ti).state
         return state if state is None else str(state)
 
     def scheduler(self, job_id: int, state: str) -> None:
@@ -147,12 +151,37 @@ class Centre:
             connection.execute(Job.__table__.insert().values(values))
 
     def clear(self, ti: Any) -> None:
-        """Clear the task as the UI does."""
-        from airflow.models.taskinstance import TaskInstance, clear_task_instances
+        """Clear the task as the UI does, whatever its id is now."""
+        from airflow.models.taskinstance import clear_task_instances
         from airflow.utils.session import create_session
 
         with create_session(scoped=False) as session:
-            clear_task_instances([session.get(TaskInstance, ti.id)], session)
+            clear_task_instances([_present(session, ti)], session)
+
+    def retry(self, ti: Any) -> None:
+        """Take the task's own report of a retry, as the Execution API does."""
+        from airflow.utils.session import create_session
+
+        with create_session(scoped=False) as session:
+            present = _present(session, ti)
+            present.state = "up_for_retry"
+            present.prepare_db_for_next_try(session)
+
+    def set_present(self, ti: Any, **values: object) -> None:
+        """Change what the task is now, whatever its id is."""
+        from airflow.utils.session import create_session
+
+        with create_session(scoped=False) as session:
+            present = _present(session, ti)
+            for name, value in values.items():
+                setattr(present, name, value)
+
+    def delete_run(self, ti: Any) -> None:
+        """Delete the task's run, as the UI does."""
+        from airflow.utils.session import create_session
+
+        with create_session(scoped=False) as session:
+            session.delete(_present(session, ti).dag_run)
 
     def rows(self) -> dict[JobKey, Any]:
         """Return all rows of `edge_job`."""

@@ -35,6 +35,17 @@ def test_a_failing_task_is_retried_and_ends_failed_with_its_traceback(site: Site
         assert "Stopping the task" not in log
 
 
+def test_the_callbacks_of_a_task_that_has_told_its_end_run_to_theirs(site: Site) -> None:
+    site.trigger("callbacks", "r1")
+    assert site.wait_run("callbacks", "r1") == "failed"
+    for task in ("retried", "failed", "succeeded"):
+        log = site.wait_log(f"callback ends {task}", "callbacks", "r1", task, 1)
+        assert f"callback begins {task}" in log
+        for never in ("killed", "Stopping the task", "Likely out of memory", "shouldn't be running"):
+            assert never not in log
+    assert site.tasks("callbacks", "r1")["retried", -1]["try_number"] == 2
+
+
 def test_deferral_and_reschedule_go_through_all_their_rounds(site: Site) -> None:
     site.trigger("rounds", "r1")
     assert site.wait_run("rounds", "r1") == "success"

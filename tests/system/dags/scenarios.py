@@ -49,6 +49,33 @@ def failure():
 
 
 @dag(schedule=None)
+def callbacks():
+    def slowly(context):
+        ti = context["ti"]
+        print("callback begins", ti.task_id)
+        # Longer than it takes a gateway to look, and Airflow's supervisor to send a heartbeat.
+        time.sleep(9)
+        print("callback ends", ti.task_id)
+
+    class Ends(BaseOperator):
+        def __init__(self, *, fails: bool, **options):
+            super().__init__(**options)
+            self.fails = fails
+
+        def execute(self, context):
+            if self.fails:
+                raise RuntimeError("the press is jammed")
+
+        def on_kill(self):
+            print("killed", self.task_id)
+
+    # The second try begins while the first one's callback runs.
+    Ends(task_id="retried", fails=True, retries=1, retry_delay=timedelta(0), on_retry_callback=slowly)
+    Ends(task_id="failed", fails=True, on_failure_callback=slowly)
+    Ends(task_id="succeeded", fails=False, on_success_callback=slowly)
+
+
+@dag(schedule=None)
 def rounds():
     class Defers(BaseOperator):
         def execute(self, context):
@@ -187,6 +214,7 @@ def elsewhere():
 
 success()
 failure()
+callbacks()
 rounds()
 fifty()
 long_names()
