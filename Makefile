@@ -1,6 +1,9 @@
-# Everything runs in .venv, which the first target that needs it makes. PYTHON names an interpreter to prefer.
+# Everything runs in .venv, which the first target that needs it makes. PYTHON names an interpreter to prefer;
+# AIRFLOW=3.4 stands for the other Airflow that edge-ws runs with, which has an environment of its own.
 
-BIN := .venv/bin
+AIRFLOW ?= 3.3
+export AIRFLOW
+BIN := .venv$(if $(filter-out 3.3,$(AIRFLOW)),-$(AIRFLOW))/bin
 ARGS ?=
 
 .PHONY: help install demo test simulate chaos bench check format wheel constraints clean
@@ -15,8 +18,9 @@ help:
 	@echo "make format       let ruff format and mend what it can"
 	@echo "make install      make .venv, which every target does when it is not there"
 	@echo "make wheel        build the wheel into dist/"
-	@echo "make constraints  resolve constraints.txt anew after a change of pyproject.toml (needs uv)"
+	@echo "make constraints  resolve both constraints files anew after a change of pyproject.toml (needs uv)"
 	@echo "make clean        remove .venv and all that was built"
+	@echo "AIRFLOW=3.4       after any of them but constraints and clean: with Airflow 3.4, in .venv-3.4"
 
 install:
 	@.ci/install
@@ -55,12 +59,17 @@ format: install
 wheel: install
 	$(BIN)/python -m build --no-isolation --wheel
 
-# edge3 is only unpacked for the tests that run the real one; it is pinned with the rest.
-PINNED = apache-airflow==3.3.2 apache-airflow-task-sdk==1.3.2 apache-airflow-providers-edge3==5.1.0 cadwyn==7.0.0
+# edge3 is only unpacked for the tests that run the real one; it is pinned with the rest. What the two files pin
+# in common stays equal: the second begins as a copy of the first.
+EDGE3 = apache-airflow-providers-edge3==5.1.0
+PINNED_3.3 = apache-airflow==3.3.2 apache-airflow-task-sdk==1.3.2 $(EDGE3) cadwyn==7.0.0
+PINNED_3.4 = apache-airflow==3.4.0b2 apache-airflow-task-sdk==1.4.0b2 $(EDGE3) cadwyn==7.0.0
+RESOLVE = uv pip compile -q --universal --no-header --no-annotate --python-version 3.11 --all-extras pyproject.toml -
 constraints:
-	@printf '%s\n' $(PINNED) | uv pip compile -q --universal --no-header --no-annotate --python-version 3.11 \
-		--all-extras pyproject.toml - -o constraints.txt
+	@printf '%s\n' $(PINNED_3.3) | $(RESOLVE) -o constraints.txt
+	@cp constraints.txt constraints-3.4.txt
+	@printf '%s\n' $(PINNED_3.4) | $(RESOLVE) -o constraints-3.4.txt
 
 clean:
-	rm -rf .venv .venv.* .venv-edge3 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf .venv .venv.* .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 	find edge_ws migrations tests examples -name __pycache__ -prune -exec rm -rf {} +

@@ -127,6 +127,7 @@ class RunWatch:
         self._run = run
         self._commits = commits
         self._offers = offers
+        self._query = _tasks_query(self._connection)
 
     def close(self) -> None:
         """Close the database."""
@@ -161,11 +162,7 @@ class RunWatch:
             # A refused offer is followed by another: the first one counts, and the last worker.
             first = offered.get(tuple(key), ("", None))[1]
             offered[tuple(key)] = worker, moments.get(claim) if first is None else first
-        tasks = self._connection.execute(
-            f"SELECT {_KEY}, rendered_map_index, queue, state, start_date FROM task_instance"  # noqa: S608
-            " WHERE dag_id = ? AND run_id = ? AND queued_dttm IS NOT NULL ORDER BY queued_dttm, map_index",
-            (self._dag, self._run),
-        )
+        tasks = self._connection.execute(self._query, (self._dag, self._run))
         found = []
         for *parts, label, queue, state, started in tasks.fetchall():
             key = tuple(parts)
@@ -182,6 +179,19 @@ class RunWatch:
                 )
             )
         return found
+
+
+def _tasks_query(connection: sqlite3.Connection) -> str:
+    """Return the query for a run's tasks, as this Airflow's table has them."""
+    columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(task_instance)")}
+    # From 3.4 on the index has another name, and the attempts of the past are in the same table.
+    index = "map_index" if "map_index" in columns else "region_index"
+    present = "AND working_set" if "working_set" in columns else ""
+    return (
+        f"SELECT task_id, run_id, {index}, try_number, rendered_map_index, queue, state, start_date"  # noqa: S608
+        f" FROM task_instance WHERE dag_id = ? AND run_id = ? AND queued_dttm IS NOT NULL {present}"
+        f" ORDER BY queued_dttm, {index}"
+    )
 
 
 def _name(key: Key, label: str | None) -> str:

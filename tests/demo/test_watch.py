@@ -19,8 +19,10 @@ CREATE TABLE edge_job (dag_id, task_id, run_id, map_index, try_number);
 CREATE TABLE edge_ws_claim (dag_id, task_id, run_id, map_index, try_number, id, worker, created_at);
 CREATE TABLE edge_ws_worker (worker_name, transport);
 CREATE TABLE dag_run (dag_id, run_id, state);
-CREATE TABLE task_instance (dag_id, task_id, run_id, map_index, try_number, rendered_map_index, queue, state,
-  start_date, queued_dttm);
+"""
+_TASKS = """
+CREATE TABLE task_instance (dag_id, task_id, run_id, {index}, try_number, rendered_map_index, queue, state,
+  start_date, queued_dttm{more});
 """
 
 
@@ -37,6 +39,20 @@ def database(tmp_path: Path) -> Path:
 def writer(database: Path) -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         yield connection
+
+
+@pytest.fixture(params=["3.3", "3.4"])
+def index(request: pytest.FixtureRequest, writer: sqlite3.Connection) -> str:
+    """What the index is called in Airflow's table of tasks, which is as that release has it."""
+    if request.param == "3.3":
+        writer.execute(_TASKS.format(index="map_index", more=""))
+        return "map_index"
+    writer.execute(_TASKS.format(index="region_index", more=", working_set DEFAULT true"))
+    writer.execute(
+        "INSERT INTO task_instance VALUES"
+        " ('factory', 'press', 'r1', -1, 0, NULL, 'q', 'failed', NULL, '2026-01-01 00:00:00', NULL)"
+    )
+    return "region_index"
 
 
 def _queue(writer: sqlite3.Connection, key: tuple[str, str, int, int] = KEY) -> None:
@@ -92,16 +108,17 @@ def test_offers_are_read_as_the_log_grows(tmp_path: Path) -> None:
     assert offers.moments() == {"a": 12.5, "b": 13.25}
 
 
-def test_a_run(database: Path, writer: sqlite3.Connection, tmp_path: Path) -> None:
+def test_a_run(database: Path, writer: sqlite3.Connection, index: str, tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     log.write_text("x offer: claim=c1 at=100.020\nx offer: claim=c2 at=105.0\n")
     writer.executescript(
-        """
+        f"""
         INSERT INTO dag_run VALUES ('factory', 'r1', 'running'), ('factory', 'r2', 'failed');
         INSERT INTO edge_ws_worker VALUES ('w1', 'websocket');
         INSERT INTO edge_ws_claim VALUES
           ('factory', 'press', 'r1', -1, 1, 'c1', 'w1', 1.0), ('factory', 'press', 'r1', -1, 1, 'c2', 'w2', 2.0);
-        INSERT INTO task_instance VALUES
+        INSERT INTO task_instance (dag_id, task_id, run_id, {index}, try_number, rendered_map_index, queue, state,
+          start_date, queued_dttm) VALUES
           ('factory', 'weld', 'r1', 0, 1, 'left', 'q', 'queued', NULL, '2026-01-02 00:00:01.000000'),
           ('factory', 'weld', 'r1', 1, 1, NULL, 'q', 'queued', NULL, '2026-01-02 00:00:01.000000'),
           ('factory', 'press', 'r1', -1, 1, NULL, 'q', 'running', '2026-01-02 00:00:00.500000', '2026-01-02 00:00:00'),
