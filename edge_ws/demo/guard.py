@@ -41,7 +41,7 @@ class Guard:
         self._hosts = hosts
         self._leaders: dict[int, float] = {}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edge_ws.demo.guard", str(hosts)],
+            [sys.executable, "-P", "-m", "edge_ws.demo.guard", str(hosts)],
             env=dict(environment),
             cwd="/",
             stdin=subprocess.PIPE,

@@ -34,8 +34,8 @@ RUN_WITHIN_S = 120.0
 DRAW_EVERY_S = 0.1
 ASK_EVERY_S = 0.2
 """Between requests: the api-server has its start to do."""
-_AIRFLOW = (sys.executable, "-m", "airflow")
-_EDGE_WS = (sys.executable, "-m", "edge_ws.cli")
+_AIRFLOW = (sys.executable, "-P", "-m", "airflow")
+_EDGE_WS = (sys.executable, "-P", "-m", "edge_ws.cli")
 _EXPLAINED = """
 Milliseconds from the commit of a task's row in edge_job to the arrival of its
 offer at the worker (OFFER) and to its start_date in Airflow (START):

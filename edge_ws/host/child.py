@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+from edge_ws import streams
 from edge_ws.host import runner
 from edge_ws.host.processes import start_time, thread_count
 
@@ -87,7 +88,7 @@ def _spawn(workload: Workload, theirs: socket.socket) -> int:
             os.set_inheritable(number, True)
         return os.posix_spawn(
             sys.executable,
-            [sys.executable, "-m", "edge_ws.host.child", *map(str, descriptors)],
+            [sys.executable, "-P", "-m", "edge_ws.host.child", *map(str, descriptors)],
             os.environ,
             setsigdef=[*_SIGNALS, signal.SIGINT, signal.SIGPIPE],
         )
@@ -97,6 +98,7 @@ def _spawn(workload: Workload, theirs: socket.socket) -> int:
 
 def main(sock: int, memory: int) -> NoReturn:
     """Be the fresh interpreter."""
+    streams.protect_standard_streams()
     with _never_returning():
         os.set_inheritable(sock, False)
         with os.fdopen(memory, "rb") as file:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from edge_ws.host import child, runner
+from edge_ws.host import child, runner, task_log
 from edge_ws.host.child import Workload
 from edge_ws.host.processes import group_is_there, kill_tree, signal_group, start_time
 
@@ -273,7 +273,7 @@ class Jobs:
     def _log(self, job: Job, level: str, sentence: str) -> None:
         if job.log_path is not None:
             with contextlib.suppress(Exception):  # A full disk must not keep a task from being stopped.
-                runner.write_log(job.log_path, level, sentence)
+                task_log.write(job.log_path, level, sentence)
 
     # What the children say
 

@@ -25,6 +25,7 @@ class Journal:
         self._lock = directory / f"{host}.lock"
         self._locked: int | None = None
         self._saved = ""
+        self._is_failing = False
         self._head: dict[str, object] = {
             "host": host,
             "fingerprint": fingerprint,
@@ -61,8 +62,20 @@ class Journal:
             new.replace(self._path)
         except OSError as error:
             # A full disk must not end running tasks; what is lost is what a successor would have known.
-            sys.stderr.write(f"edge-ws host: {self._path} cannot be written: {error.strerror}\n")
+            if not self._is_failing:
+                self._is_failing = True
+                _say(f"{self._path} cannot be written: {error.strerror}; running tasks go on")
             with contextlib.suppress(OSError):
                 new.unlink()
             return
+        if self._is_failing:
+            self._is_failing = False
+            _say(f"{self._path} can be written again")
         self._saved = text
+
+
+def _say(sentence: str) -> None:
+    # Standard error is mostly a file on the same disk.
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"edge-ws host: {sentence}\n")
+        sys.stderr.flush()

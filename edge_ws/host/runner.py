@@ -1,8 +1,7 @@
 """The one place that touches Airflow on a worker: load it, read a workload, run it.
 
 Everything that a new Airflow release may move is here. Knows no socket, journal or other job: `run` is called
-in a process of its own that ends afterwards, so it may patch Airflow there. Imports no other part of edge_ws,
-and Airflow only when called.
+in a process of its own that ends afterwards, so it may patch Airflow there. Imports Airflow only when called.
 """
 
 # ruff: noqa: PLC0415 - Airflow is imported only when called
@@ -20,11 +19,13 @@ import ssl
 from collections.abc import Callable, Iterator
 from configparser import RawConfigParser
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
+
+from edge_ws.host import task_log
+from edge_ws.streams import LossyFile
 
 if TYPE_CHECKING:
     import pydantic
@@ -264,25 +265,6 @@ def _log_folder() -> Path:
     return Path(conf.get("logging", "base_log_folder")).absolute()
 
 
-def write_log(log_path: str, level: str, sentence: str) -> None:
-    """Append a line to a task's log file, in the form in which Airflow's own lines are shown.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    from airflow.sdk.log import init_log_file
-
-    line = {
-        "timestamp": datetime.now(tz=UTC).isoformat().replace("+00:00", "Z"),
-        "level": level,
-        "event": sentence,
-        "logger": "edge_ws.host",
-    }
-    # One write to a file opened for appending: it does not tear the supervisor's lines.
-    with Path(init_log_file(log_path)).open("ab", buffering=0) as file:
-        file.write(orjson.dumps(line) + b"\n")
-
-
 # Running
 
 
@@ -292,6 +274,12 @@ class _Start:
 
     accepted: bool = False
     refusal: str | None = None
+    log: LossyFile | None = None
+    """The task's."""
+
+    def keep_log(self, log: LossyFile) -> None:
+        """Note where the task's log goes."""
+        self.log = log
 
 
 def run(payload: str, *, token: str, server: str, proxy: str | None, worker: str, report: Report) -> Outcome:
@@ -308,6 +296,7 @@ def run(payload: str, *, token: str, server: str, proxy: str | None, worker: str
         _start_exporters()
         _renew_trust()
         _use_proxy(proxy)
+        task_log.lose_rather_than_fail(start.keep_log)
         _watch_start(report, start)
         from airflow.executors.base_executor import BaseExecutor
 
@@ -362,7 +351,7 @@ def bundles() -> list[dict[str, str | None]]:
 def _end_in_log(log_path: str | None, sentence: str) -> Outcome:
     if log_path is not None:
         with contextlib.suppress(OSError):  # The detail still says it.
-            write_log(log_path, "error", sentence)
+            task_log.write(log_path, "error", sentence)
     return Outcome(exit_code=1, detail=sentence)
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_ws import streams
 from edge_ws.host import hostname, runner
 from edge_ws.host.connection import Connection
 from edge_ws.host.jobs import Jobs
@@ -292,6 +293,8 @@ def _parse(argv: list[str]) -> HostSettings:
 def main(argv: list[str]) -> int:
     """Run one life of a job host; return the exit code."""
     settings = _parse(argv)
+    # Before Airflow is loaded: its loggers keep the streams that they find.
+    streams.protect_standard_streams()
     journal = Journal(settings.directory, settings.host, settings.fingerprint)
     journal.lock()
     # What the jobs inherit. The mark would make Airflow look for its database.

@@ -302,9 +302,14 @@ def _settle_place(found: dict[str, _Found], environ: Mapping[str, str], machine:
             found["name"] = _Found(check_name(machine.hostname), "default (the host name)")
         except ValueError as error:
             raise UsageError(f"the host name {error}; give --edge-hostname") from error
-    found.setdefault(
-        "state_dir", _Found(_default_state_dir(found["name"].value, environ, machine), "default")
-    )
+    if "state_dir" not in found:
+        try:
+            path = _default_state_dir(found["name"].value, environ, machine)
+        except ValueError as error:
+            raise UsageError(
+                f"there is no place for the worker's memory ({error}); give --state-dir"
+            ) from error
+        found["state_dir"] = _Found(path, "default")
 
 
 def _default_state_dir(name: str, environ: Mapping[str, str], machine: Machine) -> Path:

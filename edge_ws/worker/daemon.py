@@ -15,6 +15,7 @@ from typing import assert_never
 
 import anyio
 
+from edge_ws import streams
 from edge_ws.errors import EdgeWsError, UsageError
 from edge_ws.protocol.frames import (
     Ack,
@@ -110,7 +111,7 @@ class Daemon:
         self._departure = Departure(self._patience, self)
         self._running: anyio.CancelScope | None = None
         # What the user tells Airflow itself comes first.
-        for_hosts = {**network.task_environment(config), **environment}
+        for_hosts = sysinfo.with_identity({**network.task_environment(config), **environment}, state.path)
         self._hosts = Hosts(
             HostSettings(
                 directory=state.path / "hosts",
@@ -482,6 +483,7 @@ class Daemon:
 
 def main(config: WorkerConfig) -> int:
     """Run a worker in this process; return its exit code."""
+    streams.protect_standard_streams()
     # Not the root's level: the debug lines of websockets show the token.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("edge_ws").setLevel(config.log_level.upper())

@@ -75,8 +75,10 @@ def launch(
     Raises:
         OSError: there is no such interpreter, or no room for another process.
     """
-    argv = [python, "-m", "edge_ws.host.server", "--directory", str(files.directory), "--host", files.host]
-    argv += ["--fingerprint", fingerprint, "--worker", worker_name]
+    # -P: modules are not looked for where the daemon happens to have been started. Not PYTHONSAFEPATH, which
+    # all that tasks start would inherit.
+    argv = [python, "-P", "-m", "edge_ws.host.server", "--directory", str(files.directory)]
+    argv += ["--host", files.host, "--fingerprint", fingerprint, "--worker", worker_name]
     log = str(files.path(".log"))
     # Not subprocess.Popen: that warns when a process outlives it, as this one shall.
     return os.posix_spawn(

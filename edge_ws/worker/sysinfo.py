@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import platform
+import pwd
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -19,6 +20,9 @@ from pathlib import Path
 import psutil
 
 from edge_ws import __version__
+
+_USER_NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
+"""Where Python's `getpass` looks, in its order."""
 
 
 def airflow_version() -> str | None:
@@ -43,6 +47,27 @@ def versions_told(versions: Mapping[str, str]) -> str:
     names = {"edge_ws": "edge-ws", "airflow": "Airflow", "python": "Python"}
     known = [f"{name} {versions[key]}" for key, name in names.items() if key in versions]
     return ", ".join(known) or "unknown"
+
+
+def with_identity(environment: Mapping[str, str], home: Path) -> dict[str, str]:
+    """Return the environment with a home and a user name where a user id has none, as in some containers.
+
+    Airflow looks for its folder below the home, and reports the user's name with each start of a task.
+
+    Args:
+        environment: of the daemon.
+        home: the folder that stands in.
+    """
+    try:
+        account = pwd.getpwuid(os.getuid())
+    except KeyError:
+        account = None
+    found = dict(environment)
+    if account is None and not found.get("HOME"):
+        found["HOME"] = str(home)
+    if account is None and not any(found.get(name) for name in _USER_NAMES):
+        found["LOGNAME"] = f"uid-{os.getuid()}"
+    return found
 
 
 def fingerprint(environment: dict[str, str], versions: dict[str, str]) -> str:

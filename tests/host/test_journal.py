@@ -48,7 +48,7 @@ def test_a_disk_that_takes_nothing_does_not_end_the_host(
     journal.save(ready=True, closed=False, jobs=[])
     assert (
         capsys.readouterr().err
-        == f"edge-ws host: {folder}/h.json cannot be written: No such file or directory\n"
+        == f"edge-ws host: {folder}/h.json cannot be written: No such file or directory; running tasks go on\n"
     )
     folder.mkdir()
     journal.save(ready=True, closed=False, jobs=[])

@@ -467,7 +467,9 @@ def test_sigterm_lets_the_running_jobs_end(site: Site, api: ExecutionApi) -> Non
         assert job_of(host, running)["exit_code"] == 0
 
 
-def test_a_host_with_threads_starts_fresh_interpreters(site: Site, api: ExecutionApi, tmp_path: Path) -> None:
+def test_a_host_with_threads_starts_fresh_interpreters(
+    site: Site, api: ExecutionApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tmp_path / "config"
     config.mkdir()
     (config / "airflow_local_settings.py").write_text(
@@ -475,6 +477,9 @@ def test_a_host_with_threads_starts_fresh_interpreters(site: Site, api: Executio
     )
     environment = site.environment()
     environment["PYTHONPATH"] += f":{config}"
+    # Fresh interpreters look for modules no more than the host does where somebody happened to stand.
+    (tmp_path / "structlog.py").write_text("raise SystemExit('imported from the working directory')\n")
+    monkeypatch.chdir(tmp_path)
     with raw_host(site.folder / "threads", environment) as host:
         line = host.connect()
         assert line.hello()["versions"]["job_start"] == "spawn"

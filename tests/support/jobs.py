@@ -42,6 +42,14 @@ with DAG("jobs", schedule=None, start_date=datetime(2026, 1, 1)):
             time.sleep(0.02)
 
     @task
+    def chat():
+        note("chat", os.getpid())
+        while not (NOTES / "quiet").exists():
+            print("so it goes " * 90)
+            time.sleep(0.005)
+        print("the last word")
+
+    @task
     def stubborn():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
@@ -55,7 +63,7 @@ with DAG("jobs", schedule=None, start_date=datetime(2026, 1, 1)):
     def _vanish():
         os._exit(7)
 
-    hello(); wait(); stubborn()
+    hello(); wait(); chat(); stubborn()
     PythonOperator(task_id="vanish", python_callable=_vanish)
     BashOperator(task_id="bash", bash_command="echo from bash")
 

@@ -96,7 +96,7 @@ class RawHost:
         ]
         with (directory / f"{self.id}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [PYTHON, "-m", "edge_ws.host.server", *arguments, *more],
+                [PYTHON, "-P", "-m", "edge_ws.host.server", *arguments, *more],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

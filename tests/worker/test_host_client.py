@@ -339,3 +339,17 @@ async def test_a_directory_that_cannot_be_made(site: Site, api: ExecutionApi, tm
     watched = Watched(site, api, directory=tmp_path / "file" / "hosts")
     with pytest.raises(UsageError, match="cannot be made: Not a directory; choose another state directory"):
         await watched.hosts.run()
+
+
+async def test_nothing_depends_on_where_the_daemon_was_started(
+    site: Site, api: ExecutionApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("structlog", "airflow", "edge_ws", "sitecustomize", "secrets"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the working directory')\n")
+    monkeypatch.chdir(tmp_path)
+    async with Watched(site, api).running() as watched:
+        await watched.is_up()
+        claim = await watched.start(task_workload("hello"))
+        assert (await watched.hears_of(JobEnded, claim)).exit_code == 0
+    environment = note(site, "environment")
+    assert "PYTHONSAFEPATH" not in environment

@@ -53,6 +53,7 @@ async def dag_bundles(visit: Visit) -> Found:
     environ = {**network.task_environment(visit.config), **visit.environ}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-P",
         "-c",
         _BUNDLES,
         env={name: value for name, value in environ.items() if not name.startswith(_OF_THE_DAEMON)},
