@@ -25,7 +25,7 @@ from airflow.configuration import conf
 from airflow.executors.base_executor import BaseExecutor
 from airflow.executors.workloads import ExecuteCallback, ExecuteTask
 from airflow.jobs.job import Job
-from airflow.models.callback import CallbackKey
+from airflow.models.callback import Callback, CallbackKey
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
@@ -90,6 +90,10 @@ def callback_key(callback_id: str) -> Hashable:
 # The metadata database
 
 
+TASKS: sa.Table = TaskInstance.__table__
+CALLBACKS: sa.Table = Callback.__table__
+
+
 def engine() -> Engine:
     """Return the engine of Airflow's metadata database.
 
@@ -140,7 +144,7 @@ def task_states(connection: Connection, ids: Collection[str]) -> dict[str, str |
     if not known:
         return {}
     table = TaskInstance.__table__
-    query = sa.select(table.c.id, table.c.state).where(table.c.id.in_(known), *_present(table))
+    query = sa.select(table.c.id, table.c.state).where(table.c.id.in_(known), *present(table))
     return {str(row.id): row.state for row in connection.execute(query)}
 
 
@@ -178,7 +182,7 @@ def find_task(connection: Connection, dag_id: str, run_id: str, task_id: str, ma
         c.run_id == run_id,
         c.task_id == task_id,
         c.map_index == map_index,
-        *_present(table),
+        *present(table),
     )
     return connection.execute(query).first()
 
@@ -188,7 +192,7 @@ def map_indexes(connection: Connection, dag_id: str, run_id: str, task_id: str) 
     table = TaskInstance.__table__
     c = table.c
     query = sa.select(sa.func.min(c.map_index), sa.func.max(c.map_index)).where(
-        c.dag_id == dag_id, c.run_id == run_id, c.task_id == task_id, *_present(table)
+        c.dag_id == dag_id, c.run_id == run_id, c.task_id == task_id, *present(table)
     )
     first, last = connection.execute(query).one()
     return None if first is None else (first, last)
@@ -221,7 +225,8 @@ def task_states_by_try(
     return {tuple(row[:5]): row.state for row in connection.execute(query)}
 
 
-def _present(table: sa.Table) -> tuple[sa.ColumnElement[bool], ...]:
+def present(table: sa.Table) -> tuple[sa.ColumnElement[bool], ...]:
+    """Return the conditions of a task's present attempt, over the table of tasks."""
     # From 3.4 on the attempts of the past are in the same table.
     return (table.c.working_set.is_(sa.true()),) if "working_set" in table.c else ()
 

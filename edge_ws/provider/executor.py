@@ -21,6 +21,7 @@ from edge_ws.provider import compat, verdict, workload
 from edge_ws.provider.config import ExecutorSettings, executor_settings
 from edge_ws.provider.ports import AirflowFinishedLogs
 from edge_ws.provider.verdict import Outcome
+from edge_ws.provider.wanted import is_wanted
 from edge_ws.server.scene import NO_GATEWAY_ADVICE
 from edge_ws.server.seats import lasted
 from edge_ws.store import schema
@@ -29,6 +30,10 @@ from edge_ws.store.records import EndedJob, JobKey, RunningLog
 from edge_ws.store.store import Store
 from edge_ws.store.tables import claim, edge_job, edge_logs, gateway, log
 
+UNWANTED_S = 5.0
+"""Between looks for rows that nothing waits for any more."""
+UNWANTED_SHARE = 20.0
+"""At the least the pause is so many times as long as the look took: with 50,000 rows that is a while."""
 RECONCILE_S = 30.0
 """Between looks for keys that hold a slot of the executor without a row."""
 AWAY_PAUSE_S = 5.0
@@ -37,11 +42,20 @@ LOOK_FOR_GATEWAYS_S = 60.0
 """Between looks for jobs that wait while no gateway is alive."""
 STRANDED_S = 10.0
 """A job that has waited for less may have been queued while Airflow starts, its gateway a moment later."""
+NAMED = 5
+"""Jobs named in one line of the log."""
 TELLINGS = 5
 """Times an end is told to the scheduler until its task shows that it was heard."""
 _TABLES = (edge_job, edge_logs, claim, log, gateway)
 """All that the executor looks at."""
 _OPEN_STATES = frozenset({"queued", "restarting", "running"})
+
+
+def _named(key: JobKey) -> str:
+    if workload.is_callback(key):
+        return f"callback {key.task_id}"
+    index = f"[{key.map_index}]" if key.map_index >= 0 else ""
+    return f"{key.dag_id}.{key.task_id}{index} of {key.run_id}"
 
 
 class EdgeWsExecutor(compat.ExecutorBase):
@@ -57,6 +71,7 @@ class EdgeWsExecutor(compat.ExecutorBase):
         super().__init__(*args, **kwargs)
         self._clock = clock
         self._quiet_until = 0.0
+        self._unwanted_at = 0.0
         self._reconcile_at = 0.0
         self._gateways_at = 0.0
         self._told: Counter[JobKey] = Counter()
@@ -160,6 +175,8 @@ class EdgeWsExecutor(compat.ExecutorBase):
             return
         try:
             self._report()
+            if now >= self._unwanted_at and self._end_unwanted():
+                self._reconcile_at = now
             if now >= self._reconcile_at:
                 self._reconcile()
                 self._reconcile_at = now + RECONCILE_S
@@ -215,11 +232,32 @@ class EdgeWsExecutor(compat.ExecutorBase):
         self._told[job.key] += 1
         return self._told[job.key] >= TELLINGS
 
+    def _end_unwanted(self) -> bool:
+        """End rows whose task was marked, cleared or deleted while it was queued; tell if any was.
+
+        No process has them, so nobody would ever tell their end.
+        """
+        begun = self._clock()
+        with self._database.read() as connection:
+            living = compat.living_schedulers(connection)
+        ended = self._store.end_unwanted(self._owner, living, is_wanted(), self.team_name)
+        now = self._clock()
+        self._unwanted_at = now + max(UNWANTED_S, UNWANTED_SHARE * (now - begun))
+        if ended:
+            self.log.info(
+                "edge-ws: %d job(s) leave their queues, for their tasks are not queued any more: %s%s",
+                len(ended),
+                ", ".join(map(_named, ended[:NAMED])),
+                ", ..." if len(ended) > NAMED else "",
+            )
+        return bool(ended)
+
     def _reconcile(self) -> None:
         """Take over what dead schedulers have left, and give back the slots of keys that have no row of ours.
 
-        Those were rolled back, deleted, or adopted by another scheduler. All that this thread has queued is
-        committed or rolled back by now: the scheduler never calls `sync` within a transaction of its own.
+        Those were rolled back, deleted, ended unwanted, or adopted by another scheduler. All that this thread
+        has queued is committed or rolled back by now: the scheduler never calls `sync` within a transaction
+        of its own.
         """
         with self._database.read() as connection:
             living = compat.living_schedulers(connection)

@@ -32,6 +32,7 @@ from edge_ws.store.live import (
 )
 from edge_ws.store.records import EndedJob, JobKey, NewJob
 from edge_ws.store.tables import claim, edge_job, utc_now
+from edge_ws.store.unwanted import end_them, unwanted
 
 NOT_STARTED = "not_started"
 """The result of a claim under which nothing ran: what the task's state says is another process's doing."""
@@ -217,6 +218,28 @@ class ExecutorVerbs:
             if inherited:
                 connection.execute(edge_job.update().where(left, callback).values(edge_ws_owner=owner))
         return inherited
+
+    def end_unwanted(
+        self, owner: int, living: Collection[int], is_wanted: sa.ColumnElement[bool], team: str | None = None
+    ) -> list[JobKey]:
+        """End the rows that nobody holds and nothing waits for, so that they take no more slots.
+
+        Those of the owner, of schedulers that are gone and, late, of edge3, which lets its own lie. No end of
+        them is to be reported: what they were for has settled itself.
+
+        Args:
+            owner: the asking scheduler's `job_id`.
+            living: all schedulers that run.
+            is_wanted: the centre's condition, over the columns of `edge_job`: task or callback waits for it.
+            team: only rows of this team.
+        """
+        condition = unwanted(is_wanted, others={*living} - {owner}, team=team)
+        with self._database.read() as connection:
+            found = connection.execute(sa.select(edge_job.c.dag_id).where(condition).limit(1)).first()
+        if found is None:
+            return []
+        with self._database.write() as connection:
+            return end_them(connection, condition)
 
     def revoke(self, key: JobKey) -> None:
         """Delete the row; an open claim of it becomes stale."""

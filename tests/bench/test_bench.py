@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.bench.control import REPOSITORY, Program
 from tests.bench.plans import TINY
 from tests.bench.report import Result, table, write_json
 from tests.bench.rows import ROWS
@@ -56,3 +58,30 @@ def test_a_ratio_says_how_many_times_better_we_are() -> None:
     assert Result(name="took", unit="ms", edge_ws=2.0, edge3=10.0).ratio == 5.0
     assert Result(name="rate", unit="1/s", edge_ws=10.0, edge3=2.0, more_is_better=True).ratio == 5.0
     assert Result(name="alone", unit="ms", edge_ws=2.0).ratio is None
+
+
+_CHATTY = """
+import asyncio, os
+from tests.bench.control import obey
+
+async def add(a, b):
+    print("a log line of a library")
+    os.system("echo and one of a child")
+    return a + b
+
+print("a line of an import")
+asyncio.run(obey({"add": add}))
+"""
+
+
+def test_what_a_program_says_besides_is_no_answer(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with Program([sys.executable, "-c", _CHATTY], environment, log) as program:
+        assert [program.ask("add", a=1, b=one) for one in (1, 2)] == [2, 3]
+        with pytest.raises(RuntimeError, match="KeyError"):
+            program.ask("no such verb")
+    assert "a line of an import" in log.read_text()
+    assert "and one of a child" in log.read_text()
+    with pytest.raises(RuntimeError, match="the program ended"), Program(["false"], environment, log) as dead:
+        dead.ask("add", a=1, b=1)

@@ -65,17 +65,19 @@ class Edge3Worker:
 class Scheduler:
     """Both executors of one scheduler; queues as many jobs with each."""
 
-    def __init__(self, job_id: int, base: Any, count: int) -> None:
+    def __init__(self, centre: Centre, job_id: int, ti: Any, count: int) -> None:
         from airflow.providers.edge3.executors import EdgeExecutor
 
         self.theirs, self.ours = EdgeExecutor(), EdgeWsExecutor()
         self.theirs.job_id = self.ours.job_id = job_id
         self.ours.start()
+        base = centre.workload(ti)
         self._work = [
             (executor, base.model_copy(update={"ti": self._task(base.ti, f"{kind}-{job_id}-{number}")}))
             for number in range(count)
             for kind, executor in (("theirs", self.theirs), ("ours", self.ours))
         ]
+        centre.copies(ti, {item.ti.id: item.ti.task_id for _, item in self._work})
 
     @staticmethod
     def _task(ti: Any, name: str) -> Any:
@@ -123,8 +125,8 @@ def repeating(*acts: Any) -> Iterator[list[Exception]]:
 @pytest.mark.parametrize("migrated", ["postgresql-18"], indirect=True)
 @pytest.mark.timeout(120)
 def test_a_thousand_jobs_each_run_once(centre: Centre, tmp_path: Path) -> None:
-    base = centre.workload(centre.task())
-    schedulers = [Scheduler(job_id, base, JOBS // 4) for job_id in (SCHEDULER, SCHEDULER + 1)]
+    ti = centre.task()
+    schedulers = [Scheduler(centre, job_id, ti, JOBS // 4) for job_id in (SCHEDULER, SCHEDULER + 1)]
     edge3 = [Edge3Worker(f"edge3-{number}") for number in range(3)]
     for worker in edge3:
         worker.register()

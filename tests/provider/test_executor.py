@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from airflow.executors import workloads
-from airflow.executors.workloads import BundleInfo, ExecuteCallback
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.callback import CallbackKey
 from airflow.models.dagbag import DBDagBag
@@ -28,6 +27,7 @@ from edge_ws.provider.executor import (
     LOOK_FOR_GATEWAYS_S,
     RECONCILE_S,
     TELLINGS,
+    UNWANTED_S,
     EdgeWsExecutor,
 )
 from edge_ws.provider.info import get_provider_info
@@ -35,7 +35,7 @@ from edge_ws.store.live import REPORTED
 from edge_ws.store.records import Assignment, JobKey, Principal, Registration
 from edge_ws.store.store import Store
 from edge_ws.store.tables import epoch_now, gateway
-from tests.support.centre import SCHEDULER, Centre
+from tests.support.centre import SCHEDULER, Centre, callback_workload
 
 
 class Clock:
@@ -98,18 +98,37 @@ def events(executor: EdgeWsExecutor) -> dict[Any, str]:
     return {key: str(state) for key, (state, _) in executor.event_buffer.items()}
 
 
-def make_callback() -> ExecuteCallback:
-    return ExecuteCallback(
-        callback={
-            "id": str(uuid.uuid4()),
-            "fetch_method": "import_path",
-            "data": {"path": "a.b", "kwargs": {}},
-        },
-        dag_rel_path="factory.py",
-        token="",
-        log_path="executor_callbacks/factory/run-1/1",
-        bundle_info=BundleInfo(name="dags-folder"),
+def make_callback(centre: Centre) -> Any:
+    callback_id = str(uuid.uuid4())
+    centre.add_callback(callback_id)
+    return callback_workload(callback_id)
+
+
+def claimed(centre: Centre, executor: EdgeWsExecutor) -> tuple[Any, Store, Principal, Any]:
+    """Queue a task and let a worker start it."""
+    ti = queued(centre, executor)
+    store, me = Store(centre.engine), Principal(worker=WorkerName("factory-7"))
+    site, gateway = SiteId("site"), GatewayId("gateway")
+    nothing = Inventory(
+        site=site,
+        hosts=(),
+        dead_hosts=(),
+        claims=(),
+        revision=0,
+        concurrency=8,
+        queues=None,
+        stale_slots=0,
+        draining=False,
     )
+    said = Registration(
+        gateway=gateway, transport="websocket", concurrency=8, queues=None, inventory=nothing, sysinfo={}
+    )
+    store.register(me, said)
+    one = Assignment(key=key_of(ti), slots=1, worker=me.worker, site=site, concurrency=8)
+    (claimed,) = store.claim(gateway, [one], 10.0)
+    store.accept(me, claimed.claim, HostId("host"), start_within_s=70.0)
+    store.started(me, claimed.claim, HostId("host"))
+    return ti, store, me, claimed.claim
 
 
 @contextmanager
@@ -237,7 +256,7 @@ class TestQueueWorkload:
         assert events(executor) == {}
 
     def test_a_callback(self, centre: Centre, executor: EdgeWsExecutor) -> None:
-        item = make_callback()
+        item = make_callback(centre)
         queue(executor, item)
         (key,) = centre.rows()
         assert key == workload.callback_row(item.callback.id)
@@ -340,7 +359,7 @@ class TestSync:
     def test_a_callbacks_end_is_reported_once(
         self, centre: Centre, executor: EdgeWsExecutor, state: str | None
     ) -> None:
-        item = make_callback()
+        item = make_callback(centre)
         queue(executor, item)
         centre.set_row(workload.callback_row(item.callback.id), state=state)
         executor.sync()
@@ -414,7 +433,7 @@ class TestReconcile:
         kept = queued(centre, executor)
         lost = centre.task()
         queue(executor, centre.workload(lost), commit=False)
-        item = make_callback()
+        item = make_callback(centre)
         queue(executor, item)
         executor.sync()
         assert executor.running == {compat.ti_key(kept), compat.ti_key(lost), CallbackKey(item.callback.id)}
@@ -430,6 +449,162 @@ class TestReconcile:
         clock.now += RECONCILE_S
         executor.sync()
         assert executor.running == set()
+
+
+UNWANTED = (
+    "success",
+    "failed",
+    "skipped",
+    "removed",
+    "upstream_failed",
+    "up_for_retry",
+    "up_for_reschedule",
+    "deferred",
+    "scheduled",
+    None,
+)
+"""States of a task that no executor has."""
+
+
+class TestNobodys:
+    """A row that no worker has, and that nothing waits for any more."""
+
+    @staticmethod
+    def look_again(executor: EdgeWsExecutor, clock: Clock) -> None:
+        clock.now += UNWANTED_S
+        executor.sync()
+
+    @pytest.mark.parametrize("state", UNWANTED)
+    def test_a_task_that_is_not_queued_any_more_gives_row_and_slot_back(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock, state: str | None
+    ) -> None:
+        ti, other = queued(centre, executor), queued(centre, executor)
+        self.look_again(executor, clock)
+        assert executor.slots_occupied == 2
+        centre.set_task(ti, state=state)
+        self.look_again(executor, clock)
+        assert executor.running == {compat.ti_key(other)}
+        rows = centre.rows()
+        assert (rows[key_of(ti)].state, rows[key_of(ti)].edge_ws_owner) == ("removed", REPORTED)
+        assert rows[key_of(other)].state == "queued"
+        assert executor.event_buffer == {}
+        let_the_scheduler_process(executor)
+        assert centre.task_state(ti) == state
+
+    @pytest.mark.parametrize("state", ["queued", "running", "restarting"])
+    def test_a_task_that_somebody_may_have_keeps_it(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock, state: str
+    ) -> None:
+        ti = queued(centre, executor)
+        centre.set_task(ti, state=state)
+        self.look_again(executor, clock)
+        assert centre.rows()[key_of(ti)].state == "queued"
+        assert executor.running == {compat.ti_key(ti)}
+
+    def test_a_cleared_task(self, centre: Centre, executor: EdgeWsExecutor, clock: Clock) -> None:
+        ti = queued(centre, executor)
+        centre.clear(ti)
+        self.look_again(executor, clock)
+        assert centre.rows()[key_of(ti)].state == "removed"
+        assert executor.running == set()
+
+    def test_a_deleted_run(self, centre: Centre, executor: EdgeWsExecutor, clock: Clock) -> None:
+        ti = queued(centre, executor)
+        centre.delete_run(ti)
+        self.look_again(executor, clock)
+        assert centre.rows()[key_of(ti)].state == "removed"
+        assert executor.running == set()
+
+    def test_a_task_that_is_queued_again_meanwhile_is_not_ended(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock
+    ) -> None:
+        ti = queued(centre, executor)
+        centre.set_task(ti, state="scheduled")
+        centre.set_task(ti, state="queued")
+        queue(executor, centre.workload(ti))
+        self.look_again(executor, clock)
+        assert centre.rows()[key_of(ti)].state == "queued"
+        assert executor.running == {compat.ti_key(ti)}
+
+    @pytest.mark.parametrize(
+        ("state", "stays"), [("queued", True), ("running", True), ("success", False), (None, False)]
+    )
+    def test_a_callback(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock, state: str | None, stays: bool
+    ) -> None:
+        item = make_callback(centre)
+        queue(executor, item)
+        self.look_again(executor, clock)
+        assert executor.running == {CallbackKey(item.callback.id)}
+        centre.set_callback(item.callback.id, state)
+        self.look_again(executor, clock)
+        row = centre.rows()[workload.callback_row(item.callback.id)]
+        assert row.state == ("queued" if stays else "removed")
+        assert (executor.running != set()) is stays
+        assert executor.event_buffer == {}
+
+    @pytest.mark.parametrize("state", ["restarting", "running"])
+    def test_what_an_edge3_worker_had_and_left(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock, state: str
+    ) -> None:
+        ti = queued(centre, executor)
+        centre.set_task(ti, state="failed")
+        now = datetime.now(UTC)
+        centre.set_row(key_of(ti), state=state, edge_worker="e1", last_update=now - timedelta(minutes=4))
+        self.look_again(executor, clock)
+        assert centre.rows()[key_of(ti)].state == state
+        centre.set_row(key_of(ti), last_update=now - timedelta(minutes=6))
+        self.look_again(executor, clock)
+        assert centre.rows()[key_of(ti)].state == "removed"
+        assert executor.running == set()
+
+    def test_what_a_worker_of_ours_has_is_its_claims(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock
+    ) -> None:
+        ti, *_ = claimed(centre, executor)
+        centre.set_task(ti, state="failed")
+        centre.set_row(key_of(ti), last_update=datetime.now(UTC) - timedelta(hours=1))
+        self.look_again(executor, clock)
+        assert centre.rows()[key_of(ti)].state == "running"
+        assert executor.running == {compat.ti_key(ti)}
+
+    def test_whose_rows_it_ends(self, centre: Centre, clock: Clock) -> None:
+        for job_id, state in ((5, "running"), (6, "failed"), (SCHEDULER, "running")):
+            centre.scheduler(job_id, state)
+        owners = {5: "queued", 6: "removed", SCHEDULER: "removed"}
+        tis = {owner: queued(centre, make_executor(clock, job_id=owner)) for owner in owners}
+        edge3s = queued(centre, make_executor(clock, job_id=6))
+        edge3s_old = queued(centre, make_executor(clock, job_id=6))
+        centre.set_row(key_of(edge3s), edge_ws_owner=None)
+        long_ago = datetime.now(UTC) - timedelta(hours=2)
+        centre.set_row(key_of(edge3s_old), edge_ws_owner=None, queued_dttm=long_ago)
+        reds = queued(centre, make_executor(clock, job_id=SCHEDULER))
+        centre.set_row(key_of(reds), team_name="red")
+        for ti in (*tis.values(), edge3s, edge3s_old, reds):
+            centre.set_task(ti, state="failed")
+        make_executor(clock).sync()
+        rows = centre.rows()
+        assert {owner: rows[key_of(ti)].state for owner, ti in tis.items()} == owners
+        assert rows[key_of(edge3s)].state == "queued"
+        assert rows[key_of(edge3s_old)].state == "removed"
+        assert rows[key_of(reds)].state == "queued"
+
+    def test_a_constant_number_of_statements(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock
+    ) -> None:
+        executor.sync()
+        counts = []
+        for number in (0, 1, 12):
+            tis = [queued(centre, executor) for _ in range(number)]
+            for ti in tis:
+                centre.set_task(ti, state="failed")
+            clock.now += UNWANTED_S
+            with counted(centre.engine) as statements:
+                executor.sync()
+            counts.append(len(statements))
+            assert executor.running == set()
+        assert counts[0] <= 3
+        assert counts[1] == counts[2] <= 10
 
 
 class TestGateways:
@@ -474,10 +649,10 @@ class TestGateways:
         self.waited(centre, queued(centre, executor), 5)
         self.gateway(centre, 10.0)
         assert self.sync(executor) == []
-        clock.now += RECONCILE_S + 1
+        clock.now += LOOK_FOR_GATEWAYS_S - 1
         executor.sync()
         # Once a minute a statement more, not at each look.
-        clock.now += LOOK_FOR_GATEWAYS_S - RECONCILE_S - 1
+        clock.now += 1
         counts = []
         for _ in range(3):
             with counted(centre.engine) as statements:
@@ -601,7 +776,7 @@ class TestInheritance:
     def test_its_callbacks_are_taken_over(
         self, centre: Centre, executor: EdgeWsExecutor, clock: Clock, state: str
     ) -> None:
-        item = make_callback()
+        item = make_callback(centre)
         queue(make_executor(clock, job_id=6), item)
         key = workload.callback_row(item.callback.id)
         centre.set_row(key, state=state)
@@ -630,7 +805,7 @@ class TestInheritance:
     ) -> None:
         other = make_executor(clock, job_id=owner)
         ti = queued(centre, other)
-        item = make_callback()
+        item = make_callback(centre)
         queue(other, item)
         end(centre, ti, "failed")
         before = {key: row.edge_ws_owner for key, row in centre.rows().items()}
@@ -682,39 +857,13 @@ class TestOwner:
 
 
 class TestTaskLog:
-    def claimed(self, centre: Centre, executor: EdgeWsExecutor) -> tuple[Any, Store, Principal, Any]:
-        """Queue a task and let a worker start it."""
-        ti = queued(centre, executor)
-        store, me = Store(centre.engine), Principal(worker=WorkerName("factory-7"))
-        site, gateway = SiteId("site"), GatewayId("gateway")
-        nothing = Inventory(
-            site=site,
-            hosts=(),
-            dead_hosts=(),
-            claims=(),
-            revision=0,
-            concurrency=8,
-            queues=None,
-            stale_slots=0,
-            draining=False,
-        )
-        said = Registration(
-            gateway=gateway, transport="websocket", concurrency=8, queues=None, inventory=nothing, sysinfo={}
-        )
-        store.register(me, said)
-        one = Assignment(key=key_of(ti), slots=1, worker=me.worker, site=site, concurrency=8)
-        (claimed,) = store.claim(gateway, [one], 10.0)
-        store.accept(me, claimed.claim, HostId("host"), start_within_s=70.0)
-        store.started(me, claimed.claim, HostId("host"))
-        return ti, store, me, claimed.claim
-
     def test_a_job_without_a_claim_of_ours(self, centre: Centre, executor: EdgeWsExecutor) -> None:
         ti = queued(centre, executor)
         assert executor.get_task_log(ti, 1) == ([], [])
         assert executor.get_task_log(ti, 2) == ([], [])
 
     def test_the_worker_and_what_has_arrived(self, centre: Centre, executor: EdgeWsExecutor) -> None:
-        ti, store, me, claim = self.claimed(centre, executor)
+        ti, store, me, claim = claimed(centre, executor)
         messages, logs = executor.get_task_log(ti, 1)
         assert "factory-7" in messages[0]
         assert logs == []
@@ -724,7 +873,7 @@ class TestTaskLog:
         assert logs == ['{"event": "one"}\n{"event": "tw\N{REPLACEMENT CHARACTER}"}\n']
 
     def test_a_long_log_says_what_is_left_out(self, centre: Centre, executor: EdgeWsExecutor) -> None:
-        ti, store, me, claim = self.claimed(centre, executor)
+        ti, store, me, claim = claimed(centre, executor)
         line = b"x" * 1023 + b"\n"
         for number in range(9):
             store.append_log(me, claim, number * 2**20, line * 1024)
@@ -736,7 +885,7 @@ class TestTaskLog:
     def test_a_fresh_executor_can_tell_as_in_the_api_server(
         self, centre: Centre, executor: EdgeWsExecutor
     ) -> None:
-        ti, *_ = self.claimed(centre, executor)
+        ti, *_ = claimed(centre, executor)
         assert "factory-7" in EdgeWsExecutor().get_task_log(ti, 1)[0][0]
 
     def test_a_database_that_is_away(self, centre: Centre, executor: EdgeWsExecutor) -> None:

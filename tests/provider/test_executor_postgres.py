@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from airflow import settings
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dagbag import DBDagBag
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.sqlalchemy import prohibit_commit
+from sqlalchemy.orm import Session
 
 from edge_ws.provider import compat, workload
 from edge_ws.provider.executor import EdgeWsExecutor
-from tests.support.centre import SCHEDULER, Centre
+from tests.support.centre import SCHEDULER, Centre, callback_workload
 
 
 @pytest.fixture
@@ -94,3 +97,63 @@ def test_revoking(postgres_centre: Centre, executor: EdgeWsExecutor) -> None:
     executor.revoke_task(ti=ti)
     assert postgres_centre.rows() == {}
     assert executor.running == set()
+
+
+def test_what_nothing_waits_for(postgres_centre: Centre, executor: EdgeWsExecutor) -> None:
+    centre = postgres_centre
+    tis = [centre.task() for _ in range(4)]
+    marked, deleted, waits, runs = tis
+    callbacks = [str(uuid.uuid4()) for _ in range(2)]
+    with create_session(scoped=False) as session:
+        for ti in tis:
+            executor.queue_workload(centre.workload(ti), session=session)
+        for one in callbacks:
+            centre.add_callback(one)
+            executor.queue_workload(callback_workload(one), session=session)
+    centre.set_task(marked, state="failed")
+    centre.delete_run(deleted)
+    centre.set_task(runs, state="running")
+    centre.set_callback(callbacks[0], None)
+    executor.sync()
+    kept = {compat.ti_key(waits), compat.ti_key(runs), compat.callback_key(callbacks[1])}
+    assert executor.running == kept
+    assert sorted(row.state for row in centre.rows().values()) == ["queued"] * 3 + ["removed"] * 3
+    assert executor.event_buffer == {}
+
+
+def requeue(centre: Centre, executor: EdgeWsExecutor, ti: Any, session: Session) -> None:
+    session.execute(sa.update(TaskInstance).where(TaskInstance.id == ti.id).values(state="queued"))
+    executor.queue_workload(centre.workload(ti), session=session)
+
+
+@pytest.mark.parametrize("before", ["BEGIN", "FOR UPDATE"])
+def test_a_task_that_is_queued_again_at_that_moment_keeps_its_row(
+    postgres_centre: Centre, executor: EdgeWsExecutor, before: str
+) -> None:
+    """Another scheduler queues it while the row is judged: once not committed yet, once just now."""
+    centre = postgres_centre
+    ti = centre.task(state="scheduled")
+    with create_session(scoped=False) as session:
+        executor.queue_workload(centre.workload(ti), session=session)
+    other = settings.NonScopedSession()
+    if before == "BEGIN":
+        requeue(centre, executor, ti, other)
+        executor.sync()
+        other.commit()
+    else:
+        judged: list[str] = []
+
+        def queue_again(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if "SKIP LOCKED" in statement and "edge_job" in statement and not judged:
+                judged.append(statement)
+                requeue(centre, executor, ti, other)
+                other.commit()
+
+        sa.event.listen(centre.engine, "before_cursor_execute", queue_again)
+        executor.sync()
+        sa.event.remove(centre.engine, "before_cursor_execute", queue_again)
+        assert judged
+    other.close()
+    assert row_of(centre, ti).state == "queued"
+    assert executor.running == {compat.ti_key(ti)}
+    assert centre.task_state(ti) == "queued"

@@ -8,7 +8,8 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,23 @@ def _present(session: Any, ti: Any) -> Any:
     return session.scalars(sa.select(TaskInstance).where(*same, TaskInstance.task_id == ti.task_id)).one()
 
 
+def callback_workload(callback_id: str) -> Any:
+    """Return what the scheduler queues for a callback."""
+    from airflow.executors.workloads import BundleInfo, ExecuteCallback
+
+    return ExecuteCallback(
+        callback={
+            "id": callback_id,
+            "fetch_method": "import_path",
+            "data": {"path": "a.b", "kwargs": {}},
+        },
+        dag_rel_path="factory.py",
+        token="",
+        log_path="executor_callbacks/factory/run-1/1",
+        bundle_info=BundleInfo(name="dags-folder"),
+    )
+
+
 class Centre:
     """An Airflow without processes: the test is the scheduler, the workers and the Execution API."""
 
@@ -118,6 +136,16 @@ class Centre:
             session.flush()
             return ti
 
+    def copies(self, ti: Any, names: Mapping[uuid.UUID, str]) -> None:
+        """Give the task's run further tasks like it: id -> name."""
+        from airflow.models.taskinstance import TaskInstance
+
+        table = TaskInstance.__table__
+        with self.engine.begin() as connection:
+            row = connection.execute(sa.select(table).where(table.c.id == ti.id)).mappings().one()
+            copies = [{**row, "id": one, "task_id": name} for one, name in names.items()]
+            connection.execute(table.insert(), copies)
+
     def workload(self, ti: Any) -> Any:
         """Return what the scheduler queues for the task instance."""
         from airflow.executors.workloads import BundleInfo, ExecuteTask
@@ -125,6 +153,31 @@ class Centre:
         return ExecuteTask.make(
             ti, bundle_info=BundleInfo(name="dags-folder"), dag_rel_path=Path("factory.py")
         )
+
+    def add_callback(self, callback_id: str) -> None:
+        """Make a callback that the scheduler has just queued, as a deadline that was missed does."""
+        from airflow.models.callback import Callback
+
+        values = {
+            "id": uuid.UUID(callback_id),
+            "type": "executor",
+            "fetch_method": "import_path",
+            "data": {"path": "a.b", "kwargs": {}},
+            "state": "queued",
+            "priority_weight": 1,
+            "created_at": dt.datetime.now(dt.UTC),
+        }
+        with self.engine.begin() as connection:
+            connection.execute(Callback.__table__.insert().values(values))
+
+    def set_callback(self, callback_id: str, state: str | None) -> None:
+        """Give the callback that state; None: delete it."""
+        from airflow.models.callback import Callback
+
+        table = Callback.__table__
+        change = table.delete() if state is None else table.update().values(state=state)
+        with self.engine.begin() as connection:
+            connection.execute(change.where(table.c.id == uuid.UUID(callback_id)))
 
     def set_task(self, ti: Any, **values: object) -> None:
         """Change the task instance behind everybody's back."""

@@ -180,3 +180,24 @@ def test_a_task_that_nobody_serves_waits(site: Site) -> None:
         lambda: next(iter(site.tasks("elsewhere", "r1").values()))["state"] == "queued", 30, every_s=0.3
     )
     site.api("PATCH", "dags/elsewhere/dagRuns/r1", {"state": "failed"})
+
+
+def test_queued_tasks_that_end_by_a_users_hand_leave_their_queue(site: Site) -> None:
+    """Marked, marked with their run, deleted: their jobs go, and give back the executor's slots."""
+    runs, task = ("by-run", "by-task", "deleted"), ("nobody_serves_it", -1)
+    for run in runs:
+        site.trigger("elsewhere", run)
+    for run in runs:
+        wait_until(lambda run=run: site.tasks("elsewhere", run)[task]["state"] == "queued", 30, every_s=0.3)
+
+    def states() -> set[str]:
+        listed = site.airflow("edge-ws", "list-jobs", "--dag-id", "elsewhere", "-o", "json").stdout
+        return {one["state"] for one in json.loads(listed) if one["run_id"] in runs}
+
+    assert states() == {"queued"}
+    site.api("PATCH", "dags/elsewhere/dagRuns/by-run", {"state": "failed"})
+    path = "dags/elsewhere/dagRuns/by-task/taskInstances/nobody_serves_it"
+    site.api("PATCH", path, {"new_state": "success"})
+    site.api("PATCH", "dags/elsewhere/dagRuns/deleted", {"state": "failed"})
+    site.api("DELETE", "dags/elsewhere/dagRuns/deleted")
+    wait_until(lambda: states() == {"removed"}, 30, every_s=1.0)

@@ -1,0 +1,69 @@
+"""Rows that nobody holds and that nothing waits for: their task or callback is over, cleared or deleted.
+
+What a worker of ours holds is settled by its claim, never here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from edge_ws.store.bulk import PLACE, UpdateMany, place_of
+from edge_ws.store.live import KEY_COLUMNS, OPEN_STATES, QUEUED, REMOVED, REPORTED, held, key_columns, key_of
+from edge_ws.store.records import JobKey
+from edge_ws.store.tables import claim, edge_job, utc_now
+
+LEFT_S = 300.0
+"""A row of ours that an edge3 worker has is left alone for so long after its last word: after as long edge3's
+executor calls its own lifeless."""
+EDGE3_S = 3600.0
+"""What edge3's executor has queued is its own to end for so long, which is how long it keeps what failed."""
+_END = UpdateMany(
+    edge_job,
+    KEY_COLUMNS,
+    (),
+    by_place=True,
+    state=REMOVED,
+    edge_ws_owner=REPORTED,
+    last_update=utc_now(),
+)
+
+
+def unwanted(
+    is_wanted: sa.ColumnElement[bool], *, others: Collection[int], team: str | None
+) -> sa.ColumnElement[bool]:
+    """Return the condition that nobody holds the row and nothing waits for it.
+
+    Args:
+        is_wanted: whether the row's task or callback waits for it, over the columns of `edge_job`.
+        others: the living schedulers whose rows these are not to be.
+        team: only rows of this team; None: of none.
+    """
+    c = edge_job.c
+    # By this machine's clock, as edge3 writes these columns by its own.
+    now = datetime.now(UTC)
+    queued = c.state == sa.literal_column(f"'{QUEUED}'")
+    claimed = sa.exists(sa.select(claim.c.id).where(held).correlate(edge_job))
+    left = sa.and_(c.state.in_(OPEN_STATES), c.last_update < now - timedelta(seconds=LEFT_S), ~claimed)
+    ours = sa.and_(c.edge_ws_owner.not_in(others), sa.or_(queued, left))
+    edge3s = sa.and_(c.edge_ws_owner.is_(None), queued, c.queued_dttm < now - timedelta(seconds=EDGE3_S))
+    return sa.and_(sa.or_(ours, edge3s), c.team_name.is_not_distinct_from(team), ~is_wanted)
+
+
+def end_them(connection: Connection, condition: sa.ColumnElement[bool]) -> list[JobKey]:
+    """End the rows that fulfil the condition and return their keys: three statements, however many.
+
+    A row is judged again once it is locked. Whoever queues its task anew writes the row and the task's state
+    in one transaction: either that is committed by then and seen, or it waits and begins a new round.
+    """
+    place = place_of(connection.dialect.name, edge_job)
+    rows: sa.Select[Any] = sa.select(*key_columns, place.label(PLACE)).where(condition)
+    locking = rows.order_by(*key_columns).with_for_update(of=edge_job, skip_locked=True)
+    locked = {key_of(row) for row in connection.execute(locking)}
+    still = {key: row.place for row in connection.execute(rows) if (key := key_of(row)) in locked}
+    _END.run(connection, [{**key._asdict(), PLACE: place} for key, place in still.items()])
+    return list(still)
