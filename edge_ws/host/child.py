@@ -1,8 +1,9 @@
 """A job's own process: wait for `go`, run the workload, tell its end. Forked, or in a fresh interpreter.
 
-It talks with the host over one socket, JSON lines: it hears `{"go": token}`, and says `forked`, `started` and
-its last word, `not_started` or `ended`. When the host is gone before `go`, it leaves without a trace. Run as
-a module it is the fresh interpreter; its arguments are two descriptors: the socket, and the workload's file.
+It talks with the host over one socket, JSON lines: it hears `{"go": token}` and perhaps `stop`, and says
+`forked`, `started`, `stopping` or `left`, and its last word, `not_started` or `ended`. When the host is gone
+before `go`, it leaves without a trace. Run as a module it is the fresh interpreter; its arguments are three
+descriptors: the socket, the workload's file, and the right to send SIGTERM.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from edge_ws import streams
-from edge_ws.host import runner
+from edge_ws.host import leftovers, runner
 from edge_ws.host.processes import start_time, thread_count
+from edge_ws.host.supervision import Right, Supervision
 
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
 
@@ -37,32 +39,38 @@ class Workload:
     worker: str
 
 
-def start(workload: Workload, close_inherited: Callable[[], None]) -> tuple[int, socket.socket]:
-    """Start a waiting job; return its process id and the host's end of its socket.
+def start(workload: Workload, close_inherited: Callable[[], None]) -> tuple[int, socket.socket, Right]:
+    """Start a waiting job; return its process id, the host's end of its socket, and the right to SIGTERM.
 
     `close_inherited` closes, in a forked child, all that only the host may hold open.
 
     Raises:
         OSError: the machine has no room for another process.
     """
+    right = Right()
     ours, theirs = socket.socketpair()
     try:
         # A fork copies only the thread that forks: a lock that another one holds would stay locked for ever.
         pid = (
-            _fork(workload, ours, theirs, close_inherited)
+            _fork(workload, right, ours, theirs, close_inherited)
             if thread_count() == 1
-            else _spawn(workload, theirs)
+            else _spawn(workload, right, theirs)
         )
     except OSError:
         ours.close()
+        right.close()
         raise
     finally:
         theirs.close()
-    return pid, ours
+    return pid, ours, right
 
 
 def _fork(
-    workload: Workload, ours: socket.socket, theirs: socket.socket, close_inherited: Callable[[], None]
+    workload: Workload,
+    right: Right,
+    ours: socket.socket,
+    theirs: socket.socket,
+    close_inherited: Callable[[], None],
 ) -> int:
     sys.stdout.flush()  # What is still in the buffers would be written twice.
     sys.stderr.flush()
@@ -72,18 +80,18 @@ def _fork(
             _reset_signals()
             ours.close()
             close_inherited()
-            _live(workload, theirs)
+            _live(workload, right, theirs)
     return pid
 
 
-def _spawn(workload: Workload, theirs: socket.socket) -> int:
+def _spawn(workload: Workload, right: Right, theirs: socket.socket) -> int:
     """Start the job in a fresh interpreter, which loads Airflow itself."""
     # A file in memory, not an argument: other users can read a process's arguments.
     memory = os.memfd_create("edge-ws-workload")
     try:
         os.write(memory, json.dumps(dataclasses.asdict(workload)).encode())
         os.lseek(memory, 0, os.SEEK_SET)
-        descriptors = [theirs.fileno(), memory]
+        descriptors = [theirs.fileno(), memory, right.number]
         for number in descriptors:
             os.set_inheritable(number, True)
         return os.posix_spawn(
@@ -96,15 +104,16 @@ def _spawn(workload: Workload, theirs: socket.socket) -> int:
         os.close(memory)
 
 
-def main(sock: int, memory: int) -> NoReturn:
+def main(sock: int, memory: int, right: int) -> NoReturn:
     """Be the fresh interpreter."""
     streams.protect_standard_streams()
     with _never_returning():
-        os.set_inheritable(sock, False)
+        for number in (sock, right):
+            os.set_inheritable(number, False)
         with os.fdopen(memory, "rb") as file:
             workload = Workload(**json.load(file))
         runner.preload()
-        _live(workload, socket.socket(fileno=sock))
+        _live(workload, Right(right), socket.socket(fileno=sock))
     raise AssertionError
 
 
@@ -136,17 +145,33 @@ class _Line:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._unread = b""
 
-    def wait_for_go(self) -> str | None:
-        """Return the token, None if the host is gone."""
-        data = b""
-        while not data.endswith(b"\n"):
+    def wait_for_go(self) -> dict[str, Any] | None:
+        """Return the word that holds the token, None if the host is gone."""
+        while b"\n" not in self._unread:
             part = self._sock.recv(65536)
             if not part:
                 return None
-            data += part
-        token: str = json.loads(data)["go"]
-        return token
+            self._unread += part
+        line, _, self._unread = self._unread.partition(b"\n")
+        word: dict[str, Any] = json.loads(line)
+        return word
+
+    # supervision.Line
+
+    def copy(self) -> socket.socket:
+        return self._sock.dup()
+
+    def hear(self) -> list[dict[str, Any]] | None:
+        try:
+            part = self._sock.recv(65536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            part = None
+        except OSError:
+            part = b""
+        *lines, self._unread = (self._unread + (part or b"")).split(b"\n")
+        return None if part == b"" else [json.loads(line) for line in lines]
 
     def say(self, **words: object) -> None:
         with contextlib.suppress(OSError):  # Without a host nobody hears it; the task goes on all the same.
@@ -161,22 +186,27 @@ class _Line:
         self.say(started=True)
 
 
-def _live(workload: Workload, sock: socket.socket) -> None:
+def _live(workload: Workload, right: Right, sock: socket.socket) -> None:
     runner.set_title(f"edge-ws job {workload.claim}: waiting")
+    leftovers.become_subreaper()
     # The task's process and what it forks must not hold the line to the host: closing twice is harmless.
     os.register_at_fork(after_in_child=sock.close)
+    os.register_at_fork(after_in_child=right.close)
     line = _Line(sock)
-    token = line.wait_for_go()
-    if token is None:
+    go = line.wait_for_go()
+    if go is None:
         return
+    supervision = Supervision(line, right, go["grace_s"])
     outcome = runner.run(
         workload.payload,
-        token=token,
+        token=go["go"],
         server=workload.server,
         proxy=workload.proxy,
         worker=workload.worker,
         report=line,
+        supervision=supervision,
     )
+    supervision.finish()
     if outcome.not_started is not None:
         line.say(not_started=outcome.not_started)
     else:

@@ -14,16 +14,35 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Literal, Protocol
 
-from edge_ws.host import child, runner, task_log
+from edge_ws.host import child, leftovers, runner, task_log
 from edge_ws.host.child import Workload
 from edge_ws.host.processes import group_is_there, kill_tree, signal_group, start_time
+from edge_ws.host.supervision import Right
 
 LAST_STEPS = 60
-"""So many times longer than that of a killed task may the supervisor of one that ended by itself take: it may
-have a long log to upload."""
+"""So many times longer than one that does not answer may a supervisor take whose task has gone: it may have a
+long log to upload."""
+GRACE_S = 5.0
+"""Between SIGTERM and SIGKILL where the daemon, one of an older release, does not say: Airflow 3.3's."""
 Phase = Literal["prepared", "going", "started", "not_started", "ended"]
+
+
+class _Step(Enum):
+    """Who stops the task, and how far it is."""
+
+    ASKED = "asked"
+    """Its supervisor has been told."""
+    THEIRS = "theirs"
+    """Its supervisor has sent SIGTERM."""
+    TERMINATED = "terminated"
+    """The host has sent SIGTERM, as the supervisor did not answer."""
+    KILLED = "killed"
+    """The host has sent SIGKILL: the supervisor is next."""
+    OVER = "over"
+    """The task had gone when it came to that: the supervisor is at its last steps."""
 
 
 @dataclass(slots=True)
@@ -32,9 +51,11 @@ class _Stop:
 
     reason: str
     grace_s: float
-    signal_at: float
-    """When the next, harder signal is due."""
-    sent: signal.Signals | None = None
+    look: bool
+    """Airflow decides, by its answer to a heartbeat."""
+    due_at: float
+    """When the next, harder step is due."""
+    step: _Step = _Step.ASKED
     is_late: bool = False
     """The task had ended by itself when it came: nothing is stopped."""
 
@@ -46,6 +67,7 @@ class Job:
     claim: str
     pid: int
     sock: socket.socket
+    right: Right
     start_time: float | None
     log_path: str | None
     log_file: str | None
@@ -58,6 +80,8 @@ class Job:
     alive: bool = True
     dropped: bool = False
     stop: _Stop | None = None
+    is_stopping: bool = False
+    """Its supervisor has sent SIGTERM, for whatever reason."""
     words: dict[str, Any] = field(default_factory=dict)
     """The child's last word, believed once the child has gone."""
     unread: bytes = b""
@@ -66,6 +90,18 @@ class Job:
     def is_killed(self) -> bool:
         """Whether it was killed while it waited."""
         return self.phase == "prepared" and (self.dropped or bool(self.words))
+
+    def say(self, **words: object) -> None:
+        """Tell the child, if it is there."""
+        # The line holds at most two short words, so all of it fits. A child that has died is reported when it
+        # is reaped.
+        with contextlib.suppress(OSError):
+            self.sock.send(json.dumps(words).encode() + b"\n")
+
+    def close(self) -> None:
+        """Let go of what it shares with the child."""
+        self.sock.close()
+        self.right.close()
 
     def facts(self) -> dict[str, object]:
         """Return what the daemon and the journal are told."""
@@ -111,6 +147,8 @@ class Jobs:
         self._supervisor_s = supervisor_s
         self._host = host
         self._jobs: dict[str, Job] = {}
+        self._has_adopted = False
+        """A supervisor has died: what was below it is below this process now."""
         self.closed = False
         """Nothing new is taken."""
 
@@ -143,7 +181,7 @@ class Jobs:
         try:
             described = runner.describe(payload)
             workload = Workload(claim=claim, payload=payload, server=server, proxy=proxy, worker=self._worker)
-            pid, sock = child.start(workload, self._close_inherited)
+            pid, sock, right = child.start(workload, self._close_inherited)
         except ValueError as error:
             self._refuse(claim, str(error), invalid=True)
             return None
@@ -155,6 +193,7 @@ class Jobs:
             claim=claim,
             pid=pid,
             sock=sock,
+            right=right,
             start_time=start_time(pid),
             log_path=described.log_path,
             log_file=described.log_file,
@@ -167,11 +206,11 @@ class Jobs:
 
     def _close_inherited(self) -> None:
         for job in self._jobs.values():
-            job.sock.close()
+            job.close()
         self._host.close()
 
-    def go(self, claim: str, token: str) -> None:
-        """Let the waiting process start its workload."""
+    def go(self, claim: str, token: str, grace_s: float = GRACE_S) -> None:
+        """Let the waiting process start its workload; `grace_s` as in `cancel`, for whoever stops it."""
         job = self._jobs.get(claim)
         if job is None:
             self._host.emit(
@@ -181,10 +220,7 @@ class Jobs:
             job.phase = "going"
             # Before the token is out: whoever finds this journal after a crash must count the job as begun.
             self._host.save()
-            # The line is empty until now and the token is short, so all of it fits. A child that has died is
-            # reported when it is reaped.
-            with contextlib.suppress(OSError):
-                job.sock.send(json.dumps({"go": token}).encode() + b"\n")
+            job.say(go=token, grace_s=grace_s)
 
     def drop(self, claim: str) -> None:
         """Kill a process that still waits."""
@@ -202,18 +238,24 @@ class Jobs:
                 job.words = {"not_started": reason}
                 _kill(job)
 
-    def cancel(self, claim: str, grace_s: float, reason: str, now: float) -> None:
-        """Stop the task's process group: SIGTERM now, SIGKILL after the grace, the supervisor at last."""
+    def cancel(self, claim: str, grace_s: float, reason: str, now: float, *, look: bool = False) -> None:
+        """Have the task's supervisor stop it: SIGTERM, SIGKILL after the grace.
+
+        `look`: the task is over for Airflow, as far as is known; its supervisor asks and decides.
+        """
         job = self._jobs.get(claim)
-        if job is None or not job.alive or job.stop is not None:
+        if job is None or not job.alive or (job.stop is not None and (look or not job.stop.look)):
             return
         if job.phase == "prepared":
             self.drop(claim)
             return
-        job.stop = _Stop(reason=reason, grace_s=grace_s, signal_at=now + grace_s)
-        # If the task's process is not known yet, the signal follows when it is.
-        if job.task_pid is not None:
-            self._terminate(job)
+        stop = job.stop = _Stop(reason, grace_s, look, now + grace_s + self._supervisor_s)
+        if job.task_pid is not None and not group_is_there(job.task_pid, job.task_start_time):
+            stop.is_late = True
+            self._leave_it_to_its_last_steps(stop, now)
+        elif job.is_stopping:
+            stop.step = _Step.THEIRS
+        job.say(stop={"reason": reason, "grace_s": grace_s, "look": look})
 
     def forget(self, claim: str) -> None:
         """Drop the memory of a job whose end is safe elsewhere."""
@@ -225,50 +267,60 @@ class Jobs:
 
     def deadline(self) -> float | None:
         """Return when `tick` must be called next."""
-        return min((stop.signal_at for _, stop in self._stopping()), default=None)
+        return min((stop.due_at for _, stop in self._stopping()), default=None)
 
     def _stopping(self) -> list[tuple[Job, _Stop]]:
         return [(job, job.stop) for job in self._jobs.values() if job.alive and job.stop is not None]
 
     def tick(self, now: float) -> None:
-        """Send the harder signals that are due."""
+        """Take the harder steps that are due."""
         for job, stop in self._stopping():
-            if stop.signal_at <= now:
+            if stop.due_at <= now:
                 self._harden(job, stop, now)
 
-    def _terminate(self, job: Job) -> None:
-        assert job.stop is not None
-        assert job.task_pid is not None
-        if not group_is_there(job.task_pid, job.task_start_time):
-            job.stop.is_late = True
-            job.stop.signal_at += LAST_STEPS * self._supervisor_s
-            return
-        job.stop.sent = signal.SIGTERM
-        self._log(job, "warning", f"Stopping the task ({job.stop.reason}): SIGTERM to its process group")
-        is_sent = signal_group(job.task_pid, job.task_start_time, signal.SIGTERM)
-        if not is_sent and group_is_there(job.task_pid, job.task_start_time):
+    def _harden(self, job: Job, stop: _Stop, now: float) -> None:
+        """Step in for a supervisor that does not stop its task, or does not leave."""
+        if job.task_pid is None:
+            self._kill_supervisor(job, stop, now, "it had not begun")
+        elif stop.step is _Step.OVER:
+            patience_s = self._supervisor_s * LAST_STEPS
+            self._kill_supervisor(job, stop, now, f"it did not end {patience_s:g} s after its task")
+        elif stop.step is _Step.KILLED:
+            self._kill_supervisor(job, stop, now, f"it did not end {self._supervisor_s:g} s after its task")
+        elif not group_is_there(job.task_pid, job.task_start_time):
+            self._leave_it_to_its_last_steps(stop, now)
+        elif stop.step is _Step.ASKED and job.right.take():
+            self._terminate(job, job.task_pid, stop, now)
+        elif stop.step is _Step.ASKED:  # It has begun at this moment, and says so next.
+            stop.step, stop.due_at = _Step.THEIRS, now + stop.grace_s + self._supervisor_s
+        else:
+            late = f"it did not stop within {stop.grace_s:g} s of SIGTERM"
+            self._say_stopping(job, "error", f"SIGKILL to its process group, as {late}")
+            kill_tree(job.task_pid, job.task_start_time)
+            stop.step, stop.due_at = _Step.KILLED, now + self._supervisor_s
+
+    def _leave_it_to_its_last_steps(self, stop: _Stop, now: float) -> None:
+        stop.step, stop.due_at = _Step.OVER, now + LAST_STEPS * self._supervisor_s
+
+    def _terminate(self, job: Job, task: int, stop: _Stop, now: float) -> None:
+        patience_s = stop.grace_s + self._supervisor_s
+        silent = f"its supervisor has not answered for {patience_s:g} s"
+        self._say_stopping(job, "warning", f"SIGTERM to its process group, as {silent}")
+        is_sent = signal_group(task, job.task_start_time, signal.SIGTERM)
+        if not is_sent and group_is_there(task, job.task_start_time):
             # With run_as_user, sudo leads the group. Without a supervisor the task can report nothing.
             why = "The task runs as another user, whom this worker may not signal; its supervisor goes last"
             self._log(job, "warning", why)
+        stop.step, stop.due_at = _Step.TERMINATED, now + stop.grace_s
 
-    def _harden(self, job: Job, stop: _Stop, now: float) -> None:
-        stop.signal_at = now + self._supervisor_s
-        if job.task_pid is None or stop.is_late or stop.sent is signal.SIGKILL:
-            patience_s = self._supervisor_s * (LAST_STEPS if stop.is_late else 1)
-            what = (
-                "it had not begun"
-                if job.task_pid is None
-                else f"it did not end {patience_s:g} s after its task"
-            )
-            self._log(
-                job, "error", f"Stopping the task ({stop.reason}): SIGKILL to its supervisor, as {what}"
-            )
-            _kill(job)
-            return
-        stop.sent = signal.SIGKILL
-        late = f"it did not stop within {stop.grace_s:g} s of SIGTERM"
-        self._log(job, "error", f"Stopping the task ({stop.reason}): SIGKILL to its process group, as {late}")
-        kill_tree(job.task_pid, job.task_start_time)
+    def _kill_supervisor(self, job: Job, stop: _Stop, now: float, why: str) -> None:
+        self._say_stopping(job, "error", f"SIGKILL to its supervisor, as {why}")
+        _kill(job)
+        stop.due_at = now + self._supervisor_s
+
+    def _say_stopping(self, job: Job, level: str, what: str) -> None:
+        assert job.stop is not None
+        self._log(job, level, f"Stopping the task ({job.stop.reason}): {what}")
 
     def _log(self, job: Job, level: str, sentence: str) -> None:
         if job.log_path is not None:
@@ -294,28 +346,44 @@ class Jobs:
     def _take(self, job: Job, words: dict[str, Any]) -> None:
         if "forked" in words:
             job.task_pid, job.task_start_time = words["forked"], words["start_time"]
-            if job.stop is not None:
-                self._terminate(job)
         elif "started" in words:
             job.phase = "started"
             self._host.emit({"ev": "started", "claim": job.claim})
+        elif "stopping" in words:
+            job.is_stopping = True
+            if job.stop is not None and job.stop.step is _Step.ASKED:
+                job.stop.step = _Step.THEIRS
+                # Not later than at this time it was told to begin.
+                job.stop.due_at += job.stop.grace_s + self._supervisor_s
+        elif "left" in words:
+            if job.stop is not None and job.stop.look and job.stop.step is _Step.ASKED:
+                job.stop = None
         else:
             job.words = words
 
     def reap(self) -> None:
-        """Conclude the jobs whose process has ended."""
-        for job in list(self._jobs.values()):
-            if job.alive:
-                pid, status = os.waitpid(job.pid, os.WNOHANG)
-                if pid:
+        """Conclude the jobs whose process has ended, and end what dead supervisors have left."""
+        alive = {job.pid: job for job in self._jobs.values() if job.alive}
+        with contextlib.suppress(ChildProcessError):  # there is none
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                pid, status = ended
+                if (job := alive.pop(pid, None)) is not None:
                     self._conclude(job, os.waitstatus_to_exitcode(status))
+        if self._has_adopted:
+            self._has_adopted = self._kill_adopted()
+
+    def _kill_adopted(self) -> bool:
+        # Living supervisors inherit what is below them, so whatever is inherited here is a dead one's.
+        return leftovers.kill_adopted({job.pid for job in self._jobs.values() if job.alive})
 
     def _conclude(self, job: Job, code: int) -> None:
         # What it said before it died is all in the socket now; one read takes it, as it is short.
         self._hear(job)
         self._host.unwatch(job.sock)
-        job.sock.close()
+        job.close()
         job.alive = False
+        if job.task_pid is not None and not job.words:
+            self._has_adopted = self._kill_adopted()
         if job.dropped:
             del self._jobs[job.claim]
             self._host.emit({"ev": "dropped", "claim": job.claim})
@@ -332,9 +400,6 @@ class Jobs:
             self._end(job, code or 1, f"the task's supervisor {how}", uploaded=False)
 
     def _end(self, job: Job, exit_code: int, detail: str, *, uploaded: bool) -> None:
-        if job.task_pid is not None and (job.stop is not None or "ended" not in job.words):
-            # Its supervisor has gone: nothing of a cancelled or orphaned task may be left.
-            kill_tree(job.task_pid, job.task_start_time)
         if job.stop is not None and not job.stop.is_late:
             detail = f"cancelled ({job.stop.reason})" + (f": {detail}" if detail else "")
         job.phase, job.exit_code, job.detail, job.log_uploaded = "ended", exit_code, detail, uploaded

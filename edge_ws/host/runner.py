@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import orjson
 
 from edge_ws.host import task_log
+from edge_ws.host.supervision import Supervision
 from edge_ws.streams import LossyFile
 
 if TYPE_CHECKING:
@@ -282,7 +283,16 @@ class _Start:
         self.log = log
 
 
-def run(payload: str, *, token: str, server: str, proxy: str | None, worker: str, report: Report) -> Outcome:
+def run(
+    payload: str,
+    *,
+    token: str,
+    server: str,
+    proxy: str | None,
+    worker: str,
+    report: Report,
+    supervision: Supervision,
+) -> Outcome:
     """Run the workload to its end, in a process that does nothing else and ends afterwards.
 
     `proxy` is the only one on the way to `server`, None for none: the environment's are not for that.
@@ -297,7 +307,7 @@ def run(payload: str, *, token: str, server: str, proxy: str | None, worker: str
         _renew_trust()
         _use_proxy(proxy)
         task_log.lose_rather_than_fail(start.keep_log)
-        _watch_start(report, start)
+        _watch_start(report, start, supervision)
         from airflow.executors.base_executor import BaseExecutor
 
         code = BaseExecutor.run_workload(workload, server=server)
@@ -364,10 +374,11 @@ def _start_exporters() -> None:
         settings.configure_otel(conf)
 
 
-def _watch_start(report: Report, seen: _Start) -> None:
+def _watch_start(report: Report, seen: _Start, supervision: Supervision) -> None:
     """Wrap the supervisor's start of a process, to report it and to notice the process's end at once."""
     from airflow.sdk.execution_time import callback_supervisor, supervisor
 
+    supervision.wrap(supervisor.WatchedSubprocess)
     fork = supervisor.WatchedSubprocess.start.__func__
 
     def forked(cls: type, /, **options: object) -> _Process:
@@ -376,6 +387,7 @@ def _watch_start(report: Report, seen: _Start) -> None:
         with contextlib.suppress(OSError):
             os.setpgid(process.pid, process.pid)
         _wake_at_exit(process)
+        supervision.attend(process)
         report.forked(process.pid)
         return process
 

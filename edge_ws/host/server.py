@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from edge_ws import streams
-from edge_ws.host import hostname, runner
+from edge_ws.host import hostname, leftovers, runner
 from edge_ws.host.connection import Connection
-from edge_ws.host.jobs import Jobs
+from edge_ws.host.jobs import GRACE_S, Jobs
 from edge_ws.host.journal import Journal
 from edge_ws.host.processes import thread_count
 
@@ -84,6 +84,7 @@ class Host:
     def serve(self) -> None:
         """Run until there is no more to do."""
         self._catch_signals()
+        leftovers.become_subreaper()
         self.watch(self._listener, self._accept)
         self.watch(self._wakeup, self._signalled)
         self._quiet_since = time.monotonic()
@@ -238,11 +239,12 @@ class Host:
         elif verb == "prepare":
             self._jobs.prepare(claim, str(wish["payload"]), str(wish["server"]), wish.get("proxy"))
         elif verb == "go":
-            self._jobs.go(claim, str(wish["token"]))
+            self._jobs.go(claim, str(wish["token"]), float(wish.get("grace_s", GRACE_S)))
         elif verb == "drop":
             self._jobs.drop(claim)
         elif verb == "cancel":
-            self._jobs.cancel(claim, float(wish["grace_s"]), str(wish["reason"]), time.monotonic())
+            grace_s, look = float(wish["grace_s"]), bool(wish.get("look", False))
+            self._jobs.cancel(claim, grace_s, str(wish["reason"]), time.monotonic(), look=look)
         elif verb == "forget":
             self._jobs.forget(claim)
         elif verb == "retire":

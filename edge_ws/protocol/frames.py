@@ -209,7 +209,7 @@ class Timers:
     """Each side says something at least this often; silent for two: dead."""
     offer_lease_s: Interval = 10.0
     cancel_grace_s: Seconds = 5.0
-    """Between SIGTERM and SIGKILL of a cancelled job's process group."""
+    """Between SIGTERM and SIGKILL of a task that its supervisor stops."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,12 +44,15 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Stop the running job's process group."""
+    """Have the running job's supervisor stop its task."""
 
     claim: ClaimId
     reason: str
     grace_s: float | None = None
-    """Between SIGTERM and SIGKILL; None: as the server dictates."""
+    """Between SIGTERM and SIGKILL of a task which Airflow counts as running.
+
+    None: the server said so, as the task is over for Airflow; the supervisor asks, with the server's grace.
+    """
 
 
 @dataclass(frozen=True, slots=True)

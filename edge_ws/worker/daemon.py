@@ -419,12 +419,13 @@ class Daemon:
             case Prepare():
                 self._hosts.prepare(action.claim, action.payload, self._execution_api_url, self._task_proxy)
             case Start():
-                self._hosts.go(action.claim, action.token)
+                self._hosts.go(action.claim, action.token, self._timers.cancel_grace_s)
             case Drop():
                 self._hosts.drop(action.claim)
             case Stop():
+                look = action.grace_s is None
                 grace_s = self._timers.cancel_grace_s if action.grace_s is None else action.grace_s
-                self._hosts.cancel(action.claim, grace_s, action.reason)
+                self._hosts.cancel(action.claim, grace_s, action.reason, look=look)
                 if (job := self._jobs.get(action.claim)) is not None:
                     self._diary.stopping(job, action.reason)
             case Forget():

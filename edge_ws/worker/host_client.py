@@ -102,17 +102,23 @@ class Hosts:
         life.preparing.add(claim)
         life.say("prepare", claim=claim, payload=payload, server=server, proxy=proxy)
 
-    def go(self, claim: ClaimId, token: str) -> None:
-        """Let the waiting process start; nothing happens if its host is gone, which is told by `HostGone`."""
-        self._say(claim, "go", token=token)
+    def go(self, claim: ClaimId, token: str, grace_s: float) -> None:
+        """Let the waiting process start; nothing happens if its host is gone, which is told by `HostGone`.
+
+        `grace_s`: between SIGTERM and SIGKILL if the task is stopped, whoever finds that it is to be.
+        """
+        self._say(claim, "go", token=token, grace_s=grace_s)
 
     def drop(self, claim: ClaimId) -> None:
         """Kill the waiting process: `Dropped` follows."""
         self._say(claim, "drop")
 
-    def cancel(self, claim: ClaimId, grace_s: float, reason: str) -> None:
-        """Stop the job: SIGTERM to the task's process group, SIGKILL after the grace; `JobEnded` follows."""
-        self._say(claim, "cancel", grace_s=grace_s, reason=reason)
+    def cancel(self, claim: ClaimId, grace_s: float, reason: str, *, look: bool = False) -> None:
+        """Have Airflow's supervisor stop the job: SIGTERM, SIGKILL after the grace; `JobEnded` follows.
+
+        `look`: it asks Airflow first, at once, and does as the answer says.
+        """
+        self._say(claim, "cancel", grace_s=grace_s, reason=reason, look=look)
 
     def forget(self, claim: ClaimId) -> None:
         """The job's end is safe elsewhere: its host need not keep it."""

@@ -475,13 +475,13 @@ class Hosts:
 
     slots_of: Callable[[ClaimId], int]
 
-    def go(self, claim: ClaimId, token: str) -> None:
+    def go(self, claim: ClaimId, token: str, grace_s: float) -> None:
         self._say(claim, "go", token)
 
     def drop(self, claim: ClaimId) -> None:
         self._say(claim, "drop")
 
-    def cancel(self, claim: ClaimId, grace_s: float, reason: str) -> None:
+    def cancel(self, claim: ClaimId, grace_s: float, reason: str, *, look: bool = False) -> None:
         self._say(claim, "cancel", grace_s)
 
     def forget(self, claim: ClaimId) -> None:

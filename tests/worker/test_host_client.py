@@ -109,7 +109,7 @@ class Watched:
 
     async def start(self, workload: TaskWorkload) -> ClaimId:
         claim = await self.prepare(workload)
-        self.hosts.go(claim, "token")
+        self.hosts.go(claim, "token", 5.0)
         await self.hears_of(JobStarted, claim)
         return claim
 
@@ -149,7 +149,7 @@ async def test_jobs_go_their_way_over_a_restart_of_the_daemon(site: Site, api: E
         refused = task_workload("hello")
         api.refuse_run[refused.id] = (409, {"reason": "invalid_state"})
         never = await first.prepare(refused)
-        hosts.go(never, "token")
+        hosts.go(never, "token", 5.0)
         assert "409" in (await first.hears_of(JobNotStarted, never)).reason
 
         forgotten = await first.start(task_workload("hello"))
@@ -176,7 +176,7 @@ async def test_jobs_go_their_way_over_a_restart_of_the_daemon(site: Site, api: E
         }
         assert jobs[unforgotten].exit_code == 0
         assert "409" in jobs[never].detail
-        second.hosts.go(waiting, "token")
+        second.hosts.go(waiting, "token", 5.0)
         await second.hears_of(JobEnded, waiting)
         (site.notes / "enough").touch()
         await second.hears_of(JobEnded, running)
@@ -254,7 +254,7 @@ async def test_a_host_that_dies_or_hangs(site: Site, api: ExecutionApi) -> None:
         assert not gone.left
         assert first.host not in watched.hosts.alive
         assert not (await watched.hears_of(PrepareRefused, unprepared)).invalid
-        watched.hosts.go(waiting, "token")  # to nobody
+        watched.hosts.go(waiting, "token", 5.0)  # to nobody
 
         second = await watched.is_up()
         assert second.host != first.host
