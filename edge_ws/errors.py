@@ -9,6 +9,7 @@ An error takes data and builds its own sentence: what failed, where, what to do.
     │   └── ConflictError        4  the database broke off one of two that waited for each other
     ├── SchemaError              5  the database lacks our tables, or has others in their place
     ├── MissingExtraError        6  the installed package lacks the extra that the verb needs
+    ├── UnsupportedAirflowError  6  the installed Airflow is a release that edge-ws does not work with
     ├── TimedOutError            1  what was waited for did not happen in time
     ├── LocalProtocolError       1  our own code broke the protocol: a bug here
     └── RemoteProtocolError      1  the peer sent what the protocol does not allow
@@ -16,6 +17,7 @@ An error takes data and builds its own sentence: what failed, where, what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import ClassVar
 
@@ -94,6 +96,18 @@ class MissingExtraError(EdgeWsError):
     def __init__(self, extra: str, missing: str) -> None:
         super().__init__(f"{missing} is not installed; run: pip install 'edge-ws[{extra}]'")
         self.extra = extra
+
+
+class UnsupportedAirflowError(EdgeWsError):
+    """The installed Airflow is a release that this edge-ws does not work with."""
+
+    exit_code = 6
+
+    def __init__(self, version: str, supported: Sequence[str], edge_ws: str) -> None:
+        super().__init__(
+            f"Airflow {version} is installed here, and edge-ws {edge_ws} works with Airflow"
+            f" {' and '.join(supported)} only: install one of these, or another release of edge-ws"
+        )
 
 
 class TimedOutError(EdgeWsError):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from importlib.machinery import PathFinder
 from typing import cast
 
+from edge_ws import airflow_versions
 from edge_ws.cli.output import discard, printable, tell
 from edge_ws.cli.verb import Verb
 from edge_ws.errors import EdgeWsError, MissingExtraError
@@ -52,10 +53,14 @@ def require(extra: str) -> None:
 
     Raises:
         MissingExtraError: it is not.
+        UnsupportedAirflowError: it has come with an Airflow that we do not work with.
     """
     for module, distribution in _BROUGHT[extra]:
         if not _is_installed(module):
             raise MissingExtraError(extra, distribution)
+    # A worker starts all the same: its job host says why it takes no jobs, and what runs there ends.
+    if extra == "server":
+        airflow_versions.require()
 
 
 def _is_installed(module: str) -> bool:

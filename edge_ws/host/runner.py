@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
+from edge_ws import airflow_versions
 from edge_ws.host import task_log
 from edge_ws.host.supervision import Supervision
 from edge_ws.streams import LossyFile
@@ -100,8 +101,10 @@ def preload() -> str:
     """Import all that a task needs, start no thread for it, and return Airflow's version.
 
     Raises:
+        UnsupportedAirflowError: it is a release that edge-ws does not work with.
         ImportError: Airflow is not installed, or something it needs is not; `name` is the module's.
     """
+    airflow_versions.require()
     with _exporters_off():
         version: str = importlib.import_module("airflow").__version__
         _set_defaults()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_ws import streams
+from edge_ws.errors import EdgeWsError, MissingExtraError
 from edge_ws.host import hostname, leftovers, runner
 from edge_ws.host.connection import Connection
 from edge_ws.host.jobs import GRACE_S, Jobs
@@ -307,13 +308,21 @@ def main(argv: list[str]) -> int:
     try:
         host.load()
     except Exception as error:  # noqa: BLE001 - Airflow's own start may raise anything; the daemon tells the user
-        missing = isinstance(error, ModuleNotFoundError) and error.name in {"airflow", "airflow.sdk"}
-        reason = _MISSING if missing else f"Airflow cannot be loaded on this worker: {runner.one_line(error)}"
+        reason, code = _why_not(error)
         host.fail(reason)
         sys.stderr.write(f"edge-ws host: {reason}\n")
-        return 6 if missing else 1
+        return code
     host.serve()
     return 0
+
+
+def _why_not(error: Exception) -> tuple[str, int]:
+    """Return why Airflow cannot be loaded, and the exit code."""
+    if isinstance(error, EdgeWsError):
+        return str(error), error.exit_code
+    if isinstance(error, ModuleNotFoundError) and error.name in {"airflow", "airflow.sdk"}:
+        return _MISSING, MissingExtraError.exit_code
+    return f"Airflow cannot be loaded on this worker: {runner.one_line(error)}", 1
 
 
 if __name__ == "__main__":

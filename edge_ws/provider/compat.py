@@ -1,8 +1,11 @@
 """Airflow's moving parts in one place: what differs between its releases, and what may.
 
 With the job host's runner, the only module to look at when a new Airflow comes out. Features are detected,
-never version numbers compared. Knows nothing of jobs and claims.
+never version numbers compared. Knows nothing of jobs and claims. Importing it raises UnsupportedAirflowError
+where another Airflow is installed: so executor and gateway are refused before anything else fails.
 """
+
+# ruff: noqa: E402
 
 from __future__ import annotations
 
@@ -19,6 +22,12 @@ from typing import Any
 
 import orjson
 import sqlalchemy as sa
+
+from edge_ws import airflow_versions
+
+# Another Airflow may lack what is imported from here on: its user is to read a sentence instead.
+airflow_versions.require()
+
 from airflow import __version__ as AIRFLOW_VERSION  # noqa: N812 - a constant, whatever its name there
 from airflow import settings
 from airflow.configuration import conf
@@ -75,6 +84,15 @@ def task_key(
 def ti_key(ti: Any) -> Hashable:  # noqa: ANN401 - model or workload
     """Return the key of a task instance that is at hand."""
     return ExecutorBase.get_task_key(ti) if KEYS_ARE_IDS else ti.key
+
+
+def ti_index(ti: Any) -> int:  # noqa: ANN401 - model or workload
+    """Return the index under which Airflow's table has a task instance.
+
+    From 3.4 on the `map_index` of a workload is the one for people: -1 in all passes of a loop.
+    """
+    stored = getattr(ti, "region_index", None)
+    return int(ti.map_index if stored is None else stored)
 
 
 def workload_key(workload: Any) -> Hashable | None:  # noqa: ANN401 - Airflow's own types
@@ -181,17 +199,18 @@ def find_task(connection: Connection, dag_id: str, run_id: str, task_id: str, ma
         c.dag_id == dag_id,
         c.run_id == run_id,
         c.task_id == task_id,
-        c.map_index == map_index,
+        _index(table) == map_index,
         *present(table),
     )
-    return connection.execute(query).first()
+    # A task in a loop may have the index once for each pass: the last one made counts.
+    return connection.execute(query.order_by(c.id.desc())).first()
 
 
 def map_indexes(connection: Connection, dag_id: str, run_id: str, task_id: str) -> tuple[int, int] | None:
     """Return a task's first and last map index (-1: it is not mapped), None if there is no such task."""
     table = TaskInstance.__table__
     c = table.c
-    query = sa.select(sa.func.min(c.map_index), sa.func.max(c.map_index)).where(
+    query = sa.select(sa.func.min(_index(table)), sa.func.max(_index(table))).where(
         c.dag_id == dag_id, c.run_id == run_id, c.task_id == task_id, *present(table)
     )
     first, last = connection.execute(query).one()
@@ -229,6 +248,11 @@ def present(table: sa.Table) -> tuple[sa.ColumnElement[bool], ...]:
     """Return the conditions of a task's present attempt, over the table of tasks."""
     # From 3.4 on the attempts of the past are in the same table.
     return (table.c.working_set.is_(sa.true()),) if "working_set" in table.c else ()
+
+
+def _index(table: sa.Table) -> sa.Column[Any]:
+    # From 3.4 on a task's index counts the passes of a loop, too.
+    return table.c.region_index if "region_index" in table.c else table.c.map_index
 
 
 def _as_uuid(text: str) -> uuid.UUID | None:

@@ -297,13 +297,15 @@ class EdgeWsExecutor(compat.ExecutorBase):
         row is gone (edge3 deletes rows) is left to Airflow's heartbeat: reset, it would run twice.
         """
         rows = {workload.task_row(ti, ti.try_number): ti for ti in tis}
-        states = self._adopt(
-            {key: str(ti.id) for key, ti in rows.items()}, object_session(tis[0]) if tis else None
-        )
+        wanted = {key: str(ti.id) for key, ti in rows.items()}
+        # Where they were queued before an upgrade to Airflow 3.4, their rows have keys without their ids.
+        wanted |= {workload.without_id(key): subject for key, subject in wanted.items()}
+        states = self._adopt(wanted, object_session(tis[0]) if tis else None)
         rejected = []
         for key, ti in rows.items():
             is_anothers = key in states and states[key] is None
-            if states.get(key) in _OPEN_STATES or (ti.state == "running" and not is_anothers):
+            state = states.get(key) or states.get(workload.without_id(key))
+            if state in _OPEN_STATES or (ti.state == "running" and not is_anothers):
                 self.running.add(compat.ti_key(ti))
             else:
                 rejected.append(ti)

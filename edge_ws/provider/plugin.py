@@ -1,15 +1,20 @@
 """Airflow's plugin: mounts the gateway in the api-server, if the configuration says so.
 
-Every Airflow process imports this, each task's too: it imports nothing but Airflow's plugin class. Only an
+Every Airflow process imports this, each task's too: of ours it imports no more than the errors. Only an
 api-server asks for `fastapi_apps` (and `airflow plugins`, to print them), and only then `shell` is imported.
 """
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
+
+from edge_ws.errors import EdgeWsError
+
+log = logging.getLogger(__name__)
 
 
 class EdgeWsPlugin(AirflowPlugin):
@@ -23,6 +28,9 @@ class EdgeWsPlugin(AirflowPlugin):
 
         gunicorn asks in the process from which it forks its workers.
         """
-        from edge_ws.provider.shell import mounts  # noqa: PLC0415 - see the module's docstring
-
+        try:
+            from edge_ws.provider.shell import mounts  # noqa: PLC0415 - see the module's docstring
+        except EdgeWsError as error:
+            log.error("edge-ws serves no gateway: %s", error)  # noqa: TRY400 - a sentence, no traceback
+            return []
         return mounts()

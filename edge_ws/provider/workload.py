@@ -55,10 +55,15 @@ def task_row(ti: Any, try_number: int) -> JobKey:  # noqa: ANN401 - model, histo
         dag_id=ti.dag_id,
         task_id=ti.task_id,
         run_id=ti.run_id,
-        map_index=ti.map_index,
+        map_index=compat.ti_index(ti),
         try_number=try_number,
         task_instance_id=str(ti.id) if compat.KEYS_ARE_IDS else "",
     )
+
+
+def without_id(key: JobKey) -> JobKey:
+    """Return the key as it was before Airflow 3.4."""
+    return key._replace(task_instance_id="")
 
 
 def callback_row(callback_id: str) -> JobKey:

@@ -62,9 +62,15 @@ def of_payload(payload: str) -> Subject | None:
     try:
         body = orjson.loads(payload)
         callback = body.get("callback")
-        return read(body["ti"]) if callback is None else _callback(str(callback["id"]))
+        return _of_task(body["ti"]) if callback is None else _callback(str(callback["id"]))
     except (ValueError, AttributeError, LookupError, TypeError):
         return None
+
+
+def _of_task(ti: dict[str, object]) -> Subject | None:
+    # From Airflow 3.4 on: the index under which the centre lists it, which counts the passes of a loop, too.
+    index = ti.get("region_index")
+    return read(ti if index is None else {**ti, "map_index": index})
 
 
 def title(subject: Subject | None, claim: ClaimId) -> str:

@@ -1,6 +1,6 @@
 """What a worker says of its machine: under edge3's keys, so that edge3's page and metrics show it.
 
-Must not import Airflow: its version is read from the installed package's metadata.
+Must not import Airflow.
 """
 
 from __future__ import annotations
@@ -14,31 +14,20 @@ import pwd
 import sys
 from collections.abc import Mapping
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 
 import psutil
 
-from edge_ws import __version__
+from edge_ws import __version__, airflow_versions
 
 _USER_NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 """Where Python's `getpass` looks, in its order."""
 
 
-def airflow_version() -> str | None:
-    """Return the version of the installed Airflow, None if there is none."""
-    for distribution in ("apache-airflow-core", "apache-airflow"):
-        try:
-            return metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
-
-
 def versions() -> dict[str, str]:
     """Return what runs here: `edge_ws`, `python` and, where it is installed, `airflow`."""
     found = {"edge_ws": __version__, "python": platform.python_version()}
-    airflow = airflow_version()
+    airflow = airflow_versions.installed()
     return found if airflow is None else {**found, "airflow": airflow}
 
 

@@ -162,7 +162,8 @@ class TestStart:
         name = ExecutorName(module_path=get_provider_info()["executors"][0], alias="edge_ws")
         loaded, _ = ExecutorLoader.import_executor_cls(name)
         assert loaded is EdgeWsExecutor
-        assert loaded.supports_callbacks
+        types = getattr(loaded, "supported_workload_types", None)
+        assert loaded.supports_callbacks if types is None else types == {"ExecuteTask", "ExecuteCallback"}
         assert loaded.supports_multi_team
         assert not loaded.is_local
         assert not loaded.serve_logs
@@ -703,6 +704,22 @@ class TestAdoption:
         assert executor.running == {compat.ti_key(ti)}
         assert centre.rows()[key_of(ti)].edge_ws_owner == SCHEDULER
 
+    @pytest.mark.skipif(
+        not compat.KEYS_ARE_IDS, reason="the id is no part of the row's key before Airflow 3.4"
+    )
+    def test_a_job_from_before_an_upgrade_is_taken_over(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock
+    ) -> None:
+        ti = queued(centre, make_executor(clock, job_id=6))
+        old = workload.without_id(key_of(ti))
+        centre.set_row(key_of(ti), state="running", task_instance_id="")
+        centre.set_task(ti, state="running")
+        assert self.adopt(executor) == ({ti.run_id}, set())
+        assert centre.rows()[old].edge_ws_owner == SCHEDULER
+        centre.set_row(old, state="failed", edge_worker="factory-7")
+        executor.sync()
+        assert events(executor) == {compat.ti_key(ti): "failed"}
+
     @pytest.mark.parametrize("row", ["success", "failed"])
     def test_an_end_that_nobody_reported_is_reported(
         self, centre: Centre, executor: EdgeWsExecutor, clock: Clock, row: str
@@ -733,6 +750,7 @@ class TestAdoption:
         ti = centre.task(state="running")
         assert self.adopt(executor) == ({ti.run_id}, set())
 
+    @pytest.mark.skipif(compat.KEYS_ARE_IDS, reason="the id is part of the row's key from Airflow 3.4 on")
     def test_a_row_of_the_same_try_under_another_id_is_not_the_tasks(
         self, centre: Centre, executor: EdgeWsExecutor, clock: Clock
     ) -> None:

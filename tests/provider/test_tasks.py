@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from edge_ws.errors import UsageError
+from edge_ws.provider import compat
 from edge_ws.provider.tasks import look_up
 from edge_ws.server.scene import AirflowTask
 from edge_ws.server.views import show_job
@@ -56,10 +57,11 @@ def _map(centre: Centre, ti: Any, count: int) -> None:
     from airflow.models.taskinstance import TaskInstance
 
     table = TaskInstance.__table__
-    centre.set_task(ti, map_index=0)
+    index = "region_index" if compat.KEYS_ARE_IDS else "map_index"
+    centre.set_task(ti, **{index: 0})
     with centre.engine.begin() as connection:
         row = connection.execute(sa.select(table).where(table.c.id == ti.id)).one()._asdict()
-        others = [{**row, "id": uuid.uuid4(), "map_index": index} for index in range(1, count)]
+        others = [{**row, "id": uuid.uuid4(), index: number} for number in range(1, count)]
         connection.execute(table.insert(), others)
 
 

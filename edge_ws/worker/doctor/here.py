@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from edge_ws import airflow_versions
+from edge_ws.errors import UnsupportedAirflowError
 from edge_ws.worker import network, sysinfo
 from edge_ws.worker.doctor.visit import Found, Visit, failed, ok, warning
 
@@ -26,6 +28,10 @@ async def versions(visit: Visit) -> Found:
     here, there = sysinfo.versions(), visit.health.get("versions", {})
     if "airflow" not in here:
         return failed("Airflow is not installed here", "run: pip install 'edge-ws[worker]'")
+    try:
+        airflow_versions.require()
+    except UnsupportedAirflowError as error:
+        return failed(str(error), "")
     detail = f"here {_told(here)}; centre {_told(there) if there else 'unknown'}"
     ours, theirs = _minor(here["airflow"]), _minor(str(there.get("airflow", here["airflow"])))
     if ours > theirs:
@@ -48,7 +54,7 @@ def _minor(version: str) -> tuple[int, ...]:
 
 async def dag_bundles(visit: Visit) -> Found:
     """Have Airflow say which bundles it knows here, and look into the local ones."""
-    if sysinfo.airflow_version() is None:
+    if airflow_versions.installed() is None:
         return failed("Airflow is not installed here", "run: pip install 'edge-ws[worker]'")
     environ = {**network.task_environment(visit.config), **visit.environ}
     process = await asyncio.create_subprocess_exec(
