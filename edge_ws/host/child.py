@@ -37,6 +37,8 @@ class Workload:
     proxy: str | None
     """The forward proxy on the way there."""
     worker: str
+    settings: dict[str, str]
+    """Of the centre, as in `site_settings`."""
 
 
 def start(workload: Workload, close_inherited: Callable[[], None]) -> tuple[int, socket.socket, Right]:
@@ -203,6 +205,7 @@ def _live(workload: Workload, right: Right, sock: socket.socket) -> None:
         server=workload.server,
         proxy=workload.proxy,
         worker=workload.worker,
+        settings=workload.settings,
         report=line,
         supervision=supervision,
     )

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, Protocol
@@ -166,21 +166,37 @@ class Jobs:
 
     # What the daemon wants
 
-    def prepare(self, claim: str, payload: str, server: str, proxy: str | None = None) -> None:
-        """Start a process that waits for `go`."""
+    def prepare(
+        self,
+        claim: str,
+        payload: str,
+        server: str,
+        proxy: str | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start a process that waits for `go`; `settings` are the centre's for it."""
         job = self._jobs.get(claim)
         if job is None:
-            job = self._prepare(claim, payload, server, proxy)
+            job = self._prepare(claim, payload, server, proxy, settings or {})
         if job is not None and job.phase == "prepared":
             self._host.emit({"ev": "prepared", "claim": claim, "log_path": job.log_file})
 
-    def _prepare(self, claim: str, payload: str, server: str, proxy: str | None) -> Job | None:
+    def _prepare(
+        self, claim: str, payload: str, server: str, proxy: str | None, settings: Mapping[str, str]
+    ) -> Job | None:
         if self.closed:
             self._refuse(claim, "this job host takes nothing new", invalid=False)
             return None
         try:
             described = runner.describe(payload)
-            workload = Workload(claim=claim, payload=payload, server=server, proxy=proxy, worker=self._worker)
+            workload = Workload(
+                claim=claim,
+                payload=payload,
+                server=server,
+                proxy=proxy,
+                worker=self._worker,
+                settings=dict(settings),
+            )
             pid, sock, right = child.start(workload, self._close_inherited)
         except ValueError as error:
             self._refuse(claim, str(error), invalid=True)

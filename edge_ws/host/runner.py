@@ -16,8 +16,7 @@ import os
 import selectors
 import signal
 import ssl
-from collections.abc import Callable, Iterator
-from configparser import RawConfigParser
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import orjson
 
 from edge_ws import airflow_versions
-from edge_ws.host import task_log
+from edge_ws.host import site_settings, task_log
 from edge_ws.host.supervision import Supervision
 from edge_ws.streams import LossyFile
 
@@ -57,7 +56,7 @@ _PRELOADED_IF_THERE = (
 )
 """What a task would import after the fork; the more is here, the less each job costs."""
 _OTEL_SWITCHES = ("AIRFLOW__TRACES__OTEL_ON", "AIRFLOW__METRICS__OTEL_ON")
-_HEARTBEATS = "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS"
+_HEARTBEATS = ("workers", "max_failed_heartbeats")
 _LONGEST_SENTENCE = 300
 
 
@@ -146,10 +145,8 @@ def _set_defaults() -> None:
     """
     from airflow.configuration import conf
 
-    chosen = {_HEARTBEATS, f"{_HEARTBEATS}_CMD", f"{_HEARTBEATS}_SECRET"} & os.environ.keys()
-    # The parser's own `has_option` also knows Airflow's defaults; the base class's only the user's file.
-    if not chosen and not RawConfigParser.has_option(conf, "workers", "max_failed_heartbeats"):
-        os.environ[_HEARTBEATS] = "30"
+    if not site_settings.is_set_here(conf, *_HEARTBEATS):
+        os.environ[site_settings.variable(*_HEARTBEATS)] = "30"
 
 
 @functools.cache
@@ -293,15 +290,20 @@ def run(
     server: str,
     proxy: str | None,
     worker: str,
+    settings: Mapping[str, str],
     report: Report,
     supervision: Supervision,
 ) -> Outcome:
     """Run the workload to its end, in a process that does nothing else and ends afterwards.
 
     `proxy` is the only one on the way to `server`, None for none: the environment's are not for that.
+    `settings` are the centre's, as in `site_settings`.
     """
+    from airflow.configuration import conf
+
     start = _Start()
     try:
+        site_settings.take_from_centre(conf, settings)
         workload = _read(payload)
         workload.token = token
         if fault := _bundle_fault(workload, worker):

@@ -238,7 +238,8 @@ class Host:
         elif verb == "ping":
             self.emit({"ev": "pong", "n": wish["n"]})
         elif verb == "prepare":
-            self._jobs.prepare(claim, str(wish["payload"]), str(wish["server"]), wish.get("proxy"))
+            payload, server = str(wish["payload"]), str(wish["server"])
+            self._jobs.prepare(claim, payload, server, wish.get("proxy"), wish.get("settings"))
         elif verb == "go":
             self._jobs.go(claim, str(wish["token"]), float(wish.get("grace_s", GRACE_S)))
         elif verb == "drop":

@@ -241,6 +241,8 @@ class Welcome:
     """Only if the centre sets one; else the worker uses `<url>/execution/`."""
     versions: dict[str, str] = field(default_factory=dict)
     capabilities: tuple[str, ...] = ()
+    settings: dict[str, str] = field(default_factory=dict)
+    """Of the centre, for tasks, where the worker's own site has not set them; `section.option` -> text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,8 +64,10 @@ def serves_gateway(conf: Conf) -> bool:
     return _BOOLEANS[text.lower()]
 
 
-def gateway_settings(conf: Conf, *, versions: dict[str, str]) -> GatewaySettings:
-    """Return the settings of a gateway on this machine.
+def gateway_settings(
+    conf: Conf, *, versions: dict[str, str], task_settings: dict[str, str] | None = None
+) -> GatewaySettings:
+    """Return the settings of a gateway on this machine, which passes on those for tasks.
 
     Raises:
         UsageError: an option has no sense; the sentence names it.
@@ -80,6 +82,7 @@ def gateway_settings(conf: Conf, *, versions: dict[str, str]) -> GatewaySettings
         ),
         execution_api_url=_url(conf, "execution_api_url"),
         versions=versions,
+        task_settings=task_settings or {},
         token_leeway_s=_number("api_auth", "jwt_leeway", leeway, least=0.0),
         keep_ended_s=_seconds(conf, "keep_ended_sec", least=0.0),
         keep_offline_workers_s=_days(conf, "offline_worker_retention_days") * DAY_S,

@@ -23,6 +23,7 @@ from edge_ws.protocol.frames import Refusal
 from edge_ws.provider import compat
 from edge_ws.provider.config import gateway_settings, listen_url
 from edge_ws.provider.ports import AirflowFinishedLogs, AirflowTaskStates, AirflowTaskTokens
+from edge_ws.provider.task_settings import task_settings
 from edge_ws.provider.tasks import look_up
 from edge_ws.provider.users import AirflowUsers
 from edge_ws.server.app import Gateway
@@ -76,7 +77,7 @@ def make_gateway() -> Gateway:
     python = platform.python_version()
     versions = {"airflow": compat.AIRFLOW_VERSION, "edge_ws": __version__, "python": python}
     engine = compat.engine()
-    settings = gateway_settings(compat.conf, versions=versions)
+    settings = gateway_settings(compat.conf, versions=versions, task_settings=task_settings(compat.conf))
     schema.check(engine)
     states = AirflowTaskStates(Database(engine))
     store = Store(engine, listen_url=listen_url(compat.conf))

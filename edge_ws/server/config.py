@@ -19,6 +19,8 @@ class GatewaySettings:
     """Sent to every worker; None: `<url>/execution/`, which the worker knows."""
     versions: dict[str, str] = field(default_factory=dict)
     """Sent to every worker and shown by `/health`."""
+    task_settings: dict[str, str] = field(default_factory=dict)
+    """Sent to every worker for its tasks: `section.option` -> text."""
     token_life_s: float = 60.0
     """Life of a task token minted at `go`."""
     token_leeway_s: float = 10.0

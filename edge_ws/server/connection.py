@@ -203,6 +203,7 @@ class Workers:
                 execution_api_url=self._settings.execution_api_url,
                 versions=self._settings.versions,
                 capabilities=(CONTROL,),
+                settings=self._settings.task_settings,
             )
         )
         return registered

@@ -190,6 +190,7 @@ class Daemon:
         """Take over what the server dictates, and say again what it has not confirmed."""
         self._timers = welcome.timers
         self._centre = welcome.versions
+        self._hosts.task_settings = welcome.settings
         self._controls = CONTROL in welcome.capabilities
         if welcome.execution_api_url is not None:
             self._execution_api_url = welcome.execution_api_url

@@ -12,7 +12,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import anyio
@@ -73,6 +73,8 @@ class Hosts:
         self._on_event = on_event
         self._lives: dict[HostId, Life] = {}
         self._claims: dict[ClaimId, Life] = {}
+        self.task_settings: Mapping[str, str] = {}
+        """The centre's for tasks, by `section.option`; they hold where the site has set none of its own."""
         self._retiring = False
         self._found = False
 
@@ -100,7 +102,8 @@ class Hosts:
             return
         life = self._claims[claim] = self._lives[current]
         life.preparing.add(claim)
-        life.say("prepare", claim=claim, payload=payload, server=server, proxy=proxy)
+        settings = dict(self.task_settings)
+        life.say("prepare", claim=claim, payload=payload, server=server, proxy=proxy, settings=settings)
 
     def go(self, claim: ClaimId, token: str, grace_s: float) -> None:
         """Let the waiting process start; nothing happens if its host is gone, which is told by `HostGone`.

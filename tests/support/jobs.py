@@ -12,7 +12,7 @@ from pathlib import Path
 import edge_ws
 
 _DAG = """
-import os, pathlib, signal, subprocess, sys, time
+import json, os, pathlib, signal, subprocess, sys, time
 from datetime import datetime
 from airflow.sdk import DAG, task
 from airflow.providers.standard.operators.bash import BashOperator
@@ -34,6 +34,15 @@ with DAG("jobs", schedule=None, start_date=datetime(2026, 1, 1)):
         note("descriptors", "\\n".join(
             os.readlink(entry) for entry in pathlib.Path("/proc/self/fd").iterdir() if entry.is_symlink()))
         return 42
+
+    @task
+    def settings(ti=None):
+        from airflow.sdk.bases.sensor import BaseSensorOperator
+        from airflow.sdk.configuration import conf
+        from edge_ws.provider.task_settings import TASK_SETTINGS
+        read = {f"{section}.{option}": conf.get(section, option, fallback="") for section, option in TASK_SETTINGS}
+        timeout = BaseSensorOperator(task_id="sensor", dag=DAG("unsaved")).timeout
+        note("settings", json.dumps(read | {"log_url": ti.log_url, "timeout": str(timeout)}))
 
     @task
     def wait():
@@ -63,7 +72,7 @@ with DAG("jobs", schedule=None, start_date=datetime(2026, 1, 1)):
     def _vanish():
         os._exit(7)
 
-    hello(); wait(); chat(); stubborn()
+    hello(); settings(); wait(); chat(); stubborn()
     PythonOperator(task_id="vanish", python_callable=_vanish)
     BashOperator(task_id="bash", bash_command="echo from bash")
 

@@ -46,6 +46,17 @@ def test_the_callbacks_of_a_task_that_has_told_its_end_run_to_theirs(site: Site)
     assert site.tasks("callbacks", "r1")["retried", -1]["try_number"] == 2
 
 
+def test_links_in_logs_and_callbacks_lead_to_the_centre(site: Site) -> None:
+    """The worker's own site has no `[api] base_url`."""
+    site.trigger("links", "r1")
+    assert site.wait_run("links", "r1") == "failed"
+    log = site.wait_log("callback ", "links", "r1", "fails")
+    link = f"{site.url}/dags/links/runs/r1/tasks/fails"
+    for words in ("task", "mark", "callback"):
+        assert f"{words} {link}" in log
+    assert "localhost:8080" not in log
+
+
 def test_deferral_and_reschedule_go_through_all_their_rounds(site: Site) -> None:
     site.trigger("rounds", "r1")
     assert site.wait_run("rounds", "r1") == "success"

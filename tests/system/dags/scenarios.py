@@ -212,8 +212,22 @@ def elsewhere():
     nobody_serves_it()
 
 
+@dag(schedule=None)
+def links():
+    def tells(context):
+        print("callback", context["ti"].log_url)
+
+    @task(on_failure_callback=tells)
+    def fails(ti=None):
+        print("task", ti.log_url, "mark", ti.mark_success_url)
+        raise RuntimeError
+
+    fails()
+
+
 success()
 failure()
+links()
 callbacks()
 rounds()
 fifty()
