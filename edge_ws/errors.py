@@ -62,6 +62,12 @@ class Unreachable(Enum):
     """Something on the way did not wait for the answer."""
     CLOSED = "closed"
     """It was there, and the server itself closed it."""
+    FOREIGN = "foreign"
+    """An answer, but not of a gateway: of something on the way, or of another server."""
+    TOO_LARGE = "too_large"
+    """Something on the way takes smaller messages only."""
+    FAULT = "fault"
+    """An exception that nobody has foreseen: a bug here."""
 
 
 class UnreachableError(EdgeWsError):
@@ -69,9 +75,17 @@ class UnreachableError(EdgeWsError):
 
     exit_code = 4
 
-    def __init__(self, sentence: str, *, kind: Unreachable = Unreachable.NO_ANSWER) -> None:
+    def __init__(
+        self,
+        sentence: str,
+        *,
+        kind: Unreachable = Unreachable.NO_ANSWER,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(sentence)
         self.kind = kind
+        self.retry_after_s = retry_after_s
+        """What an answer in its place asked for."""
 
 
 class ConflictError(UnreachableError):

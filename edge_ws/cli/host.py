@@ -19,12 +19,10 @@ from typing import Any
 from edge_ws.cli.output import printable, tell
 from edge_ws.errors import EdgeWsError, TimedOutError, UnreachableError, UsageError
 from edge_ws.worker.config import Place, find_state_dir, this_machine
-from edge_ws.worker.control import Condition, ask
+from edge_ws.worker.control import COMMENT_LENGTH, Condition, ask
 from edge_ws.worker.state import daemon_of, held_beside
 from edge_ws.worker.subject import read, title
 
-COMMENT_LENGTH = 1024
-"""Characters of a comment: edge3's column has no more."""
 _LOOK_S = 0.1
 _NAMED = 3
 """Of many things a sentence names so many."""
@@ -223,11 +221,21 @@ def _rows(told: Condition) -> list[tuple[str, str]]:
         ("queues", f"{_names(told['queues']['in_force'])} ({_sources(told['queues'], _names)})"),
         ("maintenance", _maintenance(told)),
         ("takes jobs", _takes_jobs(told)),
+        *_faults(told["faults"]),
         ("process", process),
         ("state dir", told["state_dir"]),
         ("versions", _versions(told["versions"])),
         ("centre", _centre(told["centre_versions"])),
     ]
+
+
+def _faults(told: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the row about faults of the daemon's own code, if there have been any."""
+    last = told["last"]
+    if last is None:
+        return []
+    counted = f"{told['count']} in the worker's own code; the last {_time(last['at'])}"
+    return [("faults", f"{counted}, of {last['what']}: {last['error']} at {last['place']}; please report it")]
 
 
 def _versions(told: dict[str, str]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 
-from edge_ws.worker.config import resolve, this_machine, token_warning
+from edge_ws import streams
+from edge_ws.worker.config import WorkerConfig, resolve, this_machine, token_warning
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -18,6 +20,19 @@ def run(arguments: argparse.Namespace) -> int:
     warning = token_warning(resolved.config)
     if warning:
         print(f"edge-ws: warning: {warning}", file=sys.stderr)
-    from edge_ws.worker.daemon import main
+    return _work(resolved.config)
 
-    return main(resolved.config)
+
+def _work(config: WorkerConfig) -> int:
+    import anyio
+
+    from edge_ws.worker.daemon import Daemon
+    from edge_ws.worker.state import StateDirectory
+
+    streams.protect_standard_streams()
+    # Not the root's level: the debug lines of websockets show the token.
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("edge_ws").setLevel(config.log_level.upper())
+    state = StateDirectory(config.state_dir)
+    anyio.run(Daemon(config, state, dict(os.environ)).run)
+    return 0

@@ -15,6 +15,7 @@ import anyio
 
 from edge_ws.worker.config import WorkerConfig
 from edge_ws.worker.control import Condition
+from edge_ws.worker.faults import Faults
 from edge_ws.worker.jobs import Job, Jobs
 from edge_ws.worker.link import Link
 from edge_ws.worker.readiness import Reason
@@ -38,6 +39,7 @@ class Parts:
     started_at: datetime
     no_jobs: Reason | None
     """Why no new jobs are taken; None: they are."""
+    faults: Faults
 
 
 def describe(parts: Parts) -> Condition:
@@ -73,6 +75,7 @@ def describe(parts: Parts) -> Condition:
         "why_no_jobs": parts.no_jobs.sentence if parts.no_jobs is not None else None,
         "no_jobs_code": parts.no_jobs.code if parts.no_jobs is not None else None,
         "jobs": [_job(job, jobs.slots.of(job.claim)) for job in jobs.all()],
+        "faults": _faults(parts.faults),
         "versions": dict(parts.versions),
         "centre_versions": dict(parts.centre) if parts.centre is not None else None,
     }
@@ -107,6 +110,20 @@ def _connection(parts: Parts) -> dict[str, object]:
         "lost_at": _text(link.steadiness.lost_at) if link.steadiness.lost_at is not None else None,
         "lost_why": link.steadiness.lost_why or None,
     }
+
+
+def _faults(faults: Faults) -> dict[str, object]:
+    last = faults.last
+    told = None
+    if last is not None:
+        told = {
+            "what": last.what,
+            "error": last.error,
+            "place": last.place,
+            "count": last.count,
+            "at": _text(last.last_at),
+        }
+    return {"count": faults.count, "last": told}
 
 
 def _job(job: Job, slots: int) -> dict[str, object]:

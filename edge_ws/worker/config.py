@@ -30,6 +30,8 @@ _SWITCH = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }
+_OF_SYSTEMD = ("INVOCATION_ID", "NOTIFY_SOCKET")
+"""Variables by which a service manager shows that it started the worker: nobody looks at its exit."""
 _HOW = "at the centre: airflow edge-ws token create"
 
 
@@ -61,6 +63,8 @@ class WorkerConfig:
     client_cert: Path | None = None
     client_key: Path | None = None
     allow_insecure: bool = False
+    wait: bool = False
+    """A first start does not end by an answer that a person must do something about: that may happen yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,6 +297,10 @@ def _fill_in(found: dict[str, _Found], environ: Mapping[str, str], machine: Mach
     }
     for name, value in defaults.items():
         found.setdefault(name, _Found(value, "default"))
+    manager = next((name for name in _OF_SYSTEMD if environ.get(name)), None)
+    found.setdefault(
+        "wait", _Found(manager is not None, "default" if manager is None else f"default ({manager} is set)")
+    )
 
 
 def _settle_place(found: dict[str, _Found], environ: Mapping[str, str], machine: Machine) -> None:

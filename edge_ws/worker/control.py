@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +20,7 @@ import anyio
 import orjson
 
 from edge_ws.errors import EdgeWsError, Unreachable, UnreachableError, UsageError
+from edge_ws.worker.faults import Faults
 from edge_ws.worker.state import daemon_of
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ IDLE_S = 30.0
 """For the next request to come, or an answer to be read."""
 CONNECTIONS = 16
 """Open at once; further ones are closed."""
+COMMENT_LENGTH = 1024
+"""Characters of a comment: edge3's column has no more."""
 ANSWER_S = 10.0
 """How long the client waits for the daemon."""
 _PAUSE_S = 1.0
@@ -87,9 +91,10 @@ def _address(directory: Path) -> Iterator[str]:
 class ControlServer:
     """Listens in a state directory that this process holds the lock of."""
 
-    def __init__(self, directory: Path, controlled: Controlled) -> None:
+    def __init__(self, directory: Path, controlled: Controlled, faults: Faults | None = None) -> None:
         self._directory = directory
         self._controlled = controlled
+        self._faults = faults or Faults()
         self._open = 0
 
     async def run(self) -> None:
@@ -141,7 +146,11 @@ class ControlServer:
 
     async def _converse(self, connection: socket.socket) -> None:
         try:
-            with connection, suppress(OSError, TimeoutError):
+            with (
+                self._faults.contained("a connection to the local socket"),
+                connection,
+                suppress(OSError, TimeoutError),
+            ):
                 connection.setblocking(False)
                 await self._answer_all(connection)
         finally:
@@ -162,26 +171,60 @@ class ControlServer:
 
     def _answer(self, line: bytes) -> dict[str, object]:
         try:
-            self._do(orjson.loads(line))
-        except EdgeWsError as error:
-            return {"error": str(error)}
+            request = _read_request(line)
         except (ValueError, LookupError, TypeError):
             return {"error": "the worker does not understand the request; is it of another release?"}
-        return {"condition": self._controlled.condition()}
+        try:
+            self._do(request)
+            return {"condition": self._controlled.condition()}
+        except EdgeWsError as error:
+            return {"error": str(error)}
+        except Exception as error:  # noqa: BLE001 - it costs this request
+            self._faults.note("a request to the local socket", error)
+            return {
+                "error": f"a fault of the worker's own code, see its log: {type(error).__name__}: {error}"
+            }
 
-    def _do(self, request: dict[str, Any]) -> None:
-        match request["do"]:
+    def _do(self, request: _Request) -> None:
+        match request.do:
             case "status":
                 return
             case "maintenance":
-                comment = str(request.get("comment") or "")
-                self._controlled.ask_maintenance(wanted=bool(request["on"]), comment=comment)
-            case "stop" if request.get("now"):
+                self._controlled.ask_maintenance(wanted=request.on, comment=request.comment)
+            case "stop" if request.now:
                 self._controlled.stop_now("edge-ws stop --now")
             case "stop":
                 self._controlled.drain("edge-ws stop")
             case other:
                 raise UsageError(f"the worker, of another release perhaps, does not know {other!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    do: str
+    on: bool
+    comment: str
+    now: bool
+
+
+def _read_request(line: bytes) -> _Request:
+    """Return a request.
+
+    Raises:
+        ValueError: it is none; as are LookupError and TypeError.
+    """
+    told = orjson.loads(line)
+    request = _Request(
+        do=told["do"],
+        on=told["on"] if told["do"] == "maintenance" else False,
+        comment=told.get("comment") or "",
+        now=bool(told.get("now")),
+    )
+    kinds = (request.do, str), (request.on, bool), (request.comment, str)
+    # The centre keeps no longer comment, and a worker that says one would be refused there.
+    if not all(isinstance(value, kind) for value, kind in kinds) or len(request.comment) > COMMENT_LENGTH:
+        raise ValueError(line)
+    return request
 
 
 def _is_trusted(connection: socket.socket) -> bool:

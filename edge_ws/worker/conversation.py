@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
 import anyio
 
-from edge_ws.errors import EdgeWsError, RefusedError, RemoteProtocolError, Unreachable, UnreachableError
+from edge_ws.errors import RefusedError, RemoteProtocolError, Unreachable, UnreachableError
 from edge_ws.protocol.frames import (
     Bye,
     Hello,
@@ -27,7 +28,10 @@ from edge_ws.protocol.frames import (
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import Close, CloseCode, WorkerSession
 from edge_ws.protocol.states import Connection
+from edge_ws.worker.faults import expected
 from edge_ws.worker.transports.base import Channel, Transport, refusal
+
+_E = TypeVar("_E", bound=BaseException)
 
 RETIRED_FOR_S = 2.0
 """For so long a connection that another one replaces still hears what is on its way."""
@@ -93,6 +97,7 @@ class Conversation:
 
         Raises:
             EdgeWsError: refused, not opened, or broken off.
+            Exception: a fault of our own, or of a library.
         """
         async with self.transport.open(worker, token) as channel:
             hello = self._spoken.hello()
@@ -108,7 +113,7 @@ class Conversation:
                 raise
 
     async def _speak(self, channel: Channel) -> None:
-        failed: list[EdgeWsError] = []
+        failed: list[BaseException] = []
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._read, channel)
@@ -118,11 +123,12 @@ class Conversation:
                     channel.retire()
                     await anyio.sleep(RETIRED_FOR_S)
                 tasks.cancel_scope.cancel()
-        except* EdgeWsError as group:
+        except* Exception as group:  # noqa: BLE001 - the first that counts is raised below
             failed.extend(flat(group))
         if failed and self._end is None:
-            # Each task fails for the same end of the connection; a refusal says the most.
-            raise next((error for error in failed if isinstance(error, RefusedError)), failed[0])
+            # Each task fails for the same end; a refusal says the most, a fault of our own next.
+            refused = next((error for error in failed if isinstance(error, RefusedError)), None)
+            raise refused or next((error for error in failed if not expected(error)), failed[0])
 
     async def _read(self, channel: Channel) -> None:
         while True:
@@ -190,9 +196,9 @@ class Conversation:
             self.send(self._spoken.status())
 
 
-def flat(group: BaseExceptionGroup[EdgeWsError]) -> list[EdgeWsError]:
+def flat(group: BaseExceptionGroup[_E]) -> list[_E]:
     """Return the errors of a group of groups."""
-    found: list[EdgeWsError] = []
+    found: list[_E] = []
     for error in group.exceptions:
         found.extend(flat(error) if isinstance(error, BaseExceptionGroup) else [error])
     return found

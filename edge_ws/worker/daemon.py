@@ -6,7 +6,6 @@ The composition root of the remote side. It runs no task and imports no Airflow:
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from typing import assert_never
 
 import anyio
 
-from edge_ws import streams
 from edge_ws.errors import EdgeWsError, UsageError
 from edge_ws.protocol.frames import (
     Ack,
@@ -45,7 +43,8 @@ from edge_ws.worker.config import WorkerConfig, read_token
 from edge_ws.worker.control import Condition, ControlServer
 from edge_ws.worker.conversation import flat
 from edge_ws.worker.departure import Departure, Patience
-from edge_ws.worker.diary import Diary
+from edge_ws.worker.diary import Diary, left_behind
+from edge_ws.worker.faults import Faults
 from edge_ws.worker.host_client import HostEvent, HostFailed, HostGone, Hosts, HostSettings, HostUp, Prepared
 from edge_ws.worker.host_news import JobEvent, about_job, ends, host_up
 from edge_ws.worker.jobs import (
@@ -99,7 +98,7 @@ class Daemon:
         self._jobs = Jobs(self._slots)
         self._outbox = Outbox(state.path / "outbox")
         self._diary = Diary()
-        self._retiring = False
+        self._retiring, self._faults = False, Faults()
         self._told = Standing()
         self._pending: list[WorkerFrame] = []
         self._centre: dict[str, str] | None = None
@@ -121,6 +120,7 @@ class Daemon:
                 worker_name=config.name,
             ),
             self._on_host_event,
+            self._faults,
         )
         self._link = Link(
             config.name,
@@ -129,6 +129,8 @@ class Daemon:
             read_token=lambda: read_token(config),
             proven=state.is_proven(config.url),
             on_proven=lambda: state.prove(config.url),
+            wait=config.wait,
+            faults=self._faults,
         )
         self._logs = Logs(self._link.send, self._on_log_flushed)
 
@@ -291,6 +293,7 @@ class Daemon:
             centre=self._centre,
             started_at=self._started_at,
             no_jobs=self._why_no_jobs(),
+            faults=self._faults,
         )
         return condition.describe(parts)
 
@@ -321,10 +324,17 @@ class Daemon:
         """Whether a job's process may be there; see `departure.Leaver`."""
         return self._jobs.have_processes
 
+    @property
+    def runs_tasks(self) -> bool:
+        """Whether a task has begun and not ended; see `departure.Leaver`."""
+        return self._jobs.have_tasks
+
     def go(self) -> None:
         """Leave now; see `departure.Leaver`."""
-        left = len(self._jobs)
-        log.warning("leaving at once; %d jobs are taken up at the next start, those that run go on", left)
+        if self._wishes.leaving and not self.runs_tasks:
+            # What still waits for its token waits in vain.
+            self.stop_jobs("this worker leaves")
+        log.warning("%s", left_behind(self._jobs.all(), self._state.path))
         if self._running is not None:
             self._running.cancel()
 
@@ -392,28 +402,32 @@ class Daemon:
 
     def _do(self, actions: Sequence[Action]) -> None:
         for action in actions:
-            match action:
-                case Send():
-                    self._link.send(action.frame)
-                case Keep():
-                    self._outbox.save(action.record)
-                    self._diary.kept(action.record)
-                case KeepDead():
-                    self._outbox.save_dead(action.hosts)
-                case TailLog():
-                    self._logs.tail(action.claim, action.path, action.log_start)
-                case StopLog():
-                    self._logs.drop(action.claim)
-                case FlushLog():
-                    self._logs.flush(action.claim, log_line(action.line) if action.line else b"")
-                case _:
-                    self._do_on_host(action)
-
+            # One that fails keeps none of the others from being done.
+            with self._faults.contained(f"a step of a job ({type(action).__name__})"):
+                self._act(action)
         if actions and not len(self._jobs) and not self._wishes.takes_new:
             # The last one is gone: whoever waits for that at the centre sees it now.
             self._link.send(self.status())
         if self._wishes.leaving and not len(self._jobs):
             self._link.leave(Bye(reason="drained", maintenance=self._wishes.maintenance))
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case Send():
+                self._link.send(action.frame)
+            case Keep():
+                self._outbox.save(action.record)
+                self._diary.kept(action.record)
+            case KeepDead():
+                self._outbox.save_dead(action.hosts)
+            case TailLog():
+                self._logs.tail(action.claim, action.path, action.log_start)
+            case StopLog():
+                self._logs.drop(action.claim)
+            case FlushLog():
+                self._logs.flush(action.claim, log_line(action.line) if action.line else b"")
+            case _:
+                self._do_on_host(action)
 
     def _do_on_host(self, action: Prepare | Start | Drop | Stop | Forget) -> None:
         match action:
@@ -450,15 +464,20 @@ class Daemon:
         """
         self._do(self._jobs.restore(self._outbox.load(), self._outbox.load_dead()))
         failed: list[EdgeWsError] = []
-        control = ControlServer(self._state.path, self)
+        control = ControlServer(self._state.path, self, self._faults)
         try:
             async with anyio.create_task_group() as tasks:
                 self._running = tasks.cancel_scope
-                for part in (self._hosts, self._logs, self._departure, control):
-                    tasks.start_soon(part.run)
-                tasks.start_soon(self._departure.heed_signals)
-                tasks.start_soon(self._say_again)
-                await self._link.run()
+                for what, loop in (
+                    ("the watch over the job hosts", self._hosts.run),
+                    ("the delivery of logs", self._logs.run),
+                    ("the clock of the drain", self._departure.run),
+                    ("the local socket", control.run),
+                    ("the watch for signals", self._departure.heed_signals),
+                    ("the repetition of reports", self._say_again),
+                ):
+                    tasks.start_soon(self._faults.keep, what, loop)
+                await self._faults.keep("the link", self._link.run)
                 tasks.cancel_scope.cancel()
         except* EdgeWsError as group:
             failed.extend(flat(group))
@@ -481,14 +500,3 @@ class Daemon:
                     self._link.send(report)
             self._pending = pending
             self._logs.resend(only_stuck=True)
-
-
-def main(config: WorkerConfig) -> int:
-    """Run a worker in this process; return its exit code."""
-    streams.protect_standard_streams()
-    # Not the root's level: the debug lines of websockets show the token.
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("edge_ws").setLevel(config.log_level.upper())
-    state = StateDirectory(config.state_dir)
-    anyio.run(Daemon(config, state, dict(os.environ)).run)
-    return 0

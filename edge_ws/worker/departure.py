@@ -18,6 +18,7 @@ log = logging.getLogger("edge_ws.worker")
 SUPERVISOR_S = 15.0
 """Beyond the grace: for the supervisor of a killed task, which the job host kills after 10 s in its turn."""
 _LOOK_S = 0.05
+_QUIET_LOOK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Patience:
     kill_grace_s: float
     """Between SIGTERM and SIGKILL of a task's process group."""
     report_s: float = 10.0
-    """For the reports of stopped tasks. What is not acknowledged then waits on disk for the next start."""
+    """For reports after the last task's end; what is not acknowledged waits on disk for another life."""
 
 
 class Leaver(Protocol):
@@ -38,6 +39,11 @@ class Leaver(Protocol):
     @property
     def runs_anything(self) -> bool:
         """Whether a job's process may be there."""
+        ...
+
+    @property
+    def runs_tasks(self) -> bool:
+        """Whether a task has begun and not ended; a job that waits for its token has not begun."""
         ...
 
     def drain(self, why: str) -> None:
@@ -81,13 +87,17 @@ class Departure:
         self._hurried.set()
 
     async def run(self) -> None:
-        """Wait for the drain's beginning and for its time to be over, then stop all and go.
+        """Wait for the drain's beginning, then for the last task's end or for its time to be over, and go.
 
-        Ends by being cancelled, if the drain ends before.
+        Ends by being cancelled, if all is reported before.
         """
         await self._begun.wait()
-        with anyio.move_on_after(self._patience.drain_s or math.inf):
-            await self._hurried.wait()
+        if await self._has_finished():
+            log.info(
+                "draining: no task runs any more, and %g s were left for the reports", self._patience.report_s
+            )
+            self._leaver.go()
+            return
         log.warning("%s: tasks that still run are stopped", self._reason)
         self.stopping = self._reason
         self._leaver.stop_jobs(self.stopping)
@@ -96,6 +106,22 @@ class Departure:
                 await anyio.sleep(_LOOK_S)
         await anyio.sleep(self._patience.report_s)
         self._leaver.go()
+
+    async def _has_finished(self) -> bool:
+        """Tell whether no task has run for the time of the reports, before the drain's time is over."""
+        quiet_since: float | None = None
+        with anyio.move_on_after(self._patience.drain_s or math.inf):
+            while not self._hurried.is_set():
+                now = anyio.current_time()
+                if self._leaver.runs_tasks:
+                    quiet_since = None
+                elif quiet_since is None:
+                    quiet_since = now
+                elif now - quiet_since >= self._patience.report_s:
+                    return True
+                with anyio.move_on_after(_QUIET_LOOK_S):
+                    await self._hurried.wait()
+        return False
 
     async def heed_signals(self) -> NoReturn:
         """The first SIGTERM or SIGINT drains; a second one leaves at once, and running tasks go on.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from edge_ws.protocol.ids import ClaimId
 from edge_ws.protocol.states import Phase
@@ -16,6 +17,8 @@ from edge_ws.worker.outbox import Record
 from edge_ws.worker.subject import title
 
 log = logging.getLogger("edge_ws.worker")
+_NAMED = 3
+"""Of many jobs a line names so many."""
 
 
 class Diary:
@@ -58,3 +61,24 @@ class Diary:
     def _after(self, begun: float | None) -> str:
         # Unknown of what began in an earlier life.
         return "" if begun is None else f" after {self._clock() - begun:.1f} s"
+
+
+def left_behind(jobs: Sequence[Job], directory: Path) -> str:
+    """Return the line of a worker that leaves: what it leaves, and what becomes of that."""
+    running = [job for job in jobs if job.has_process]
+    reports = [job for job in jobs if not job.has_process]
+    told = []
+    if reports:
+        told.append(
+            f"{len(reports)} reports that the centre has not confirmed stay in {directory / 'outbox'} and "
+            f"are sent at the next start ({_named(reports)})"
+        )
+    if running:
+        told.append(f"{len(running)} jobs go on and are taken up at the next start ({_named(running)})")
+    return f"leaving: {'; '.join(told) or 'nothing is left'}"
+
+
+def _named(jobs: Sequence[Job]) -> str:
+    more = len(jobs) - _NAMED
+    names = ", ".join(title(job.subject, job.claim) for job in jobs[:_NAMED])
+    return f"{names} and {more} more" if more > 0 else names

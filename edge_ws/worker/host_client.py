@@ -21,6 +21,7 @@ from anyio.abc import ByteStream
 from edge_ws.errors import UsageError
 from edge_ws.protocol.ids import ClaimId, HostId, new_id
 from edge_ws.worker import host_process
+from edge_ws.worker.faults import Faults
 from edge_ws.worker.host_events import (
     Dropped,
     HostEvent,
@@ -58,6 +59,8 @@ log = logging.getLogger("edge_ws.worker")
 
 _LOOK_S = 0.05
 """How often is looked whether a host that starts listens, or one that was killed is gone."""
+_AGAIN_S = 1.0
+"""After a fault of this daemon's own, before it goes on with the host that it came from."""
 _LONGEST_RESTART_S = 60.0
 _STABLE_S = 60.0
 """A host that was ready for so long may be replaced at once."""
@@ -68,9 +71,15 @@ _BURIAL_S = 10.0
 class Hosts:
     """All job hosts of this site. Only `run` and `retire` take time; `on_event` is called from them alone."""
 
-    def __init__(self, settings: HostSettings, on_event: Callable[[HostEvent], None]) -> None:
+    def __init__(
+        self,
+        settings: HostSettings,
+        on_event: Callable[[HostEvent], None],
+        faults: Faults | None = None,
+    ) -> None:
         self._settings = settings
-        self._on_event = on_event
+        self._take = on_event
+        self._faults = faults or Faults()
         self._lives: dict[HostId, Life] = {}
         self._claims: dict[ClaimId, Life] = {}
         self.task_settings: Mapping[str, str] = {}
@@ -87,6 +96,10 @@ class Hosts:
     def alive(self) -> tuple[HostId, ...]:
         """Every host that is not known dead."""
         return tuple(self._lives)
+
+    def _on_event(self, event: HostEvent) -> None:
+        with self._faults.contained(f"an event of a job host ({type(event).__name__})"):
+            self._take(event)
 
     # What the daemon wants
 
@@ -232,16 +245,23 @@ class Hosts:
         """Stay with a host until it is dead, then bury it."""
         life.attended = True
         try:
-            give_up = time.monotonic() + life.patience_s
-            while life.lives():
-                if await self._converse(life):
-                    give_up = time.monotonic() + self._settings.ping_timeout_s
-                elif time.monotonic() > give_up:
-                    life.kill()
-                await anyio.sleep(_LOOK_S)
-            await self._bury(life)
+            while life.host in self._lives:
+                with self._faults.contained(f"the watch over job host {life.host}"):
+                    await self._attend_once(life)
+                    return
+                await anyio.sleep(_AGAIN_S)
         finally:
             life.attended = False
+
+    async def _attend_once(self, life: Life) -> None:
+        give_up = time.monotonic() + life.patience_s
+        while life.lives():
+            if await self._converse(life):
+                give_up = time.monotonic() + self._settings.ping_timeout_s
+            elif time.monotonic() > give_up:
+                life.kill()
+            await anyio.sleep(_LOOK_S)
+        await self._bury(life)
 
     async def _converse(self, life: Life) -> bool:
         """Talk with the host until the connection ends; tell whether there was any."""

@@ -14,6 +14,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import psutil
@@ -26,6 +27,18 @@ _RESET = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.S
 _LOGS_KEPT = 3
 _LONGEST_LINE = 300
 _OF_THE_DAEMON = "EDGE_WS_"
+_OF_A_JOB: Mapping[str, type | UnionType] = {
+    "claim": str,
+    "phase": str,
+    "log_path": str | None,
+    "exit_code": int | None,
+    "detail": str,
+    "log_uploaded": bool,
+    "pid": int | None,
+    "start_time": float | int | None,
+    "task_pid": int | None,
+    "task_start_time": float | int | None,
+}
 _UNFINISHED = ("prepared", "going", "started")
 
 
@@ -116,11 +129,17 @@ def read_journal(files: HostFiles) -> Journal:
     """Return the host's journal; one that is missing or torn by a crash of the machine reads as empty."""
     try:
         told = json.loads(files.path(".json").read_bytes())
-        return Journal(
-            **{name: told[name] for name in ("fingerprint", "boot", "ready", "closed", "failure", "jobs")}
-        )
+        values = {name: told[name] for name in ("fingerprint", "boot", "ready", "closed", "failure")}
+        return Journal(**values, jobs=tuple(job for job in told["jobs"] if _is_sound(job)))
     except (OSError, ValueError, LookupError, TypeError):
         return Journal()
+
+
+def _is_sound(job: object) -> bool:
+    """Tell whether an entry of a journal has what is read of it, each of its kind."""
+    return isinstance(job, dict) and all(
+        name in job and isinstance(job[name], kind) for name, kind in _OF_A_JOB.items()
+    )
 
 
 def last_words(files: HostFiles) -> str:

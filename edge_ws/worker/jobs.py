@@ -437,6 +437,13 @@ class Jobs:
         """Whether a process of any may be there."""
         return any(job.has_process for job in self._jobs.values())
 
+    @property
+    def have_tasks(self) -> bool:
+        """Whether a task of any has begun, and not ended; one that waits for its token has not begun."""
+        return any(
+            job.has_process and (job.going or job.phase is Phase.STARTED) for job in self._jobs.values()
+        )
+
     def _remove(self, claim: ClaimId) -> list[Action]:
         if self._jobs.pop(claim, None) is not None:
             self.slots.give_back(claim)

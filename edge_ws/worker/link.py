@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -17,26 +16,24 @@ import anyio
 from anyio.abc import TaskGroup
 
 from edge_ws.errors import EdgeWsError, RefusedError, Unreachable, UnreachableError, UsageError
-from edge_ws.protocol.frames import Bye, Drain, Hello, Refusal, ServerFrame, Status, Welcome, WorkerFrame
+from edge_ws.protocol.frames import Bye, Drain, Hello, ServerFrame, Status, Welcome, WorkerFrame
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.worker.choice import AUTO, LONGPOLL, WEBSOCKET, Choice, Mode
 from edge_ws.worker.conversation import Conversation, Spoken
+from edge_ws.worker.faults import Faults
+from edge_ws.worker.pauses import COME_BACK, READY_RESETS_S, Pauses, refusal_of
 from edge_ws.worker.steadiness import Steadiness
 from edge_ws.worker.transports.base import Transport
 
 log = logging.getLogger(__name__)
 
-BACKOFF_FIRST_S = 1.0
-BACKOFF_LONGEST_S = 60.0
-READY_RESETS_S = 30.0
-"""A connection that was ready for so long makes the next backoff a first one."""
-REFUSED_RETRY_S = 300.0
-"""A worker whose credential once worked tries a refusing server again after this, with jitter, for ever."""
 RENEW_AGAIN_S = 2.0
 """After a connection could not be opened beside the current one, whose gateway is leaving or is cut soon."""
-_COME_BACK = frozenset({Refusal.UNAVAILABLE.value, Refusal.PROTOCOL.value})
-"""Refusals that may be over in a moment; all others need a person."""
-_SAME_FOR_ALL = frozenset({Unreachable.TLS, Unreachable.NO_ANSWER})
+WRONG_URL = "wrong_url"
+"""Code of the end of a first start where whoever answers is no gateway."""
+TOKEN_LOOK_S = 1.0
+"""Between two looks at the token, while a gateway refuses the one that was shown."""
+_SAME_FOR_ALL = frozenset({Unreachable.TLS, Unreachable.NO_ANSWER, Unreachable.FOREIGN})
 
 
 class Served(Protocol):
@@ -59,19 +56,6 @@ class Served(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Backoff:
-    """Full jitter, doubling from BACKOFF_FIRST_S to BACKOFF_LONGEST_S."""
-
-    tries: int = 0
-
-    def next_s(self) -> float:
-        ceiling = min(BACKOFF_LONGEST_S, BACKOFF_FIRST_S * 2.0**self.tries)
-        self.tries = min(self.tries + 1, 16)
-        # Jitter against a thundering herd needs no secret randomness.
-        return random.uniform(0.05, ceiling)  # noqa: S311
-
-
 class Link:
     """The worker's side of the connection."""
 
@@ -84,6 +68,8 @@ class Link:
         read_token: Callable[[], str],
         proven: bool,
         on_proven: Callable[[], None],
+        wait: bool = False,
+        faults: Faults | None = None,
     ) -> None:
         """Make it.
 
@@ -94,6 +80,8 @@ class Link:
             read_token: reads the secret anew at each connect.
             proven: this credential has worked from this state directory before: then nothing ends the link.
             on_proven: called when it works for the first time.
+            wait: nothing ends the link before that either: what is missing may come.
+            faults: takes unexpected exceptions.
         """
         self._worker = worker
         self._transports = {transport.name: transport for transport in transports}
@@ -101,7 +89,11 @@ class Link:
         self._read_token = read_token
         self._proven = proven
         self._on_proven = on_proven
-        self._backoff = _Backoff()
+        self._wait = wait
+        self._faults = faults or Faults()
+        self._pauses = Pauses()
+        self._shown = ""
+        """The token that was last shown to a gateway; empty: there was none to show."""
         self._choice = Choice(AUTO if len(transports) > 1 else transports[0].name, 0.0)
         self.steadiness = Steadiness()
         self._spoken = Spoken(served.hello, served.status, self._welcomed, self._heard)
@@ -165,16 +157,17 @@ class Link:
         """Connect and serve until `leave`.
 
         Raises:
-            RefusedError: refused, and this credential has never worked from this state directory.
+            RefusedError: refused, or answered by no gateway, and this credential has never worked from this
+                state directory.
             UsageError: no token is configured.
         """
+        # After a fault of its own it begins anew: what was open has been closed.
+        self._open, self._current, self._fatal = set(), None, None
         async with anyio.create_task_group() as tasks:
             while self._leaving is None and self._fatal is None:
                 pause_s = await self._contact(tasks)
                 if self._leaving is None and self._fatal is None:
-                    self._retry_now = anyio.Event()
-                    with anyio.move_on_after(pause_s):
-                        await self._retry_now.wait()
+                    await self._pause(pause_s)
             tasks.cancel_scope.cancel()
         if self._fatal is not None:
             raise self._fatal
@@ -182,6 +175,7 @@ class Link:
     async def _contact(self, tasks: TaskGroup) -> float:
         """Connect and serve until no connection is left; return the pause before the next try, seconds."""
         self._errors, self._longest_s = [], 0.0
+        began = anyio.current_time()
         first, *others = self._choice.begin()
         self._start(tasks, first)
         with anyio.move_on_after(self._choice.head_start_s):
@@ -199,7 +193,7 @@ class Link:
                 self._changed = anyio.Event()
                 await self._changed.wait()
         is_over = self._leaving is not None or self._fatal is not None
-        return 0.0 if is_over else self._pause_s()
+        return 0.0 if is_over else self._pause_s(anyio.current_time() - began)
 
     def _is_worth_another_way(self) -> bool:
         """Tell whether what stands in the way may let another transport pass.
@@ -224,9 +218,15 @@ class Link:
     async def _converse(self, conversation: Conversation) -> None:
         error: EdgeWsError | None = None
         try:
-            await conversation.run(self._worker, self._read_token())
+            self._shown = ""
+            self._shown = self._read_token()
+            await conversation.run(self._worker, self._shown)
         except EdgeWsError as caught:
             error = caught
+        except Exception as caught:  # noqa: BLE001 - it costs this connection, no more
+            self._faults.note(f"a connection by {conversation.transport.name}", caught)
+            sentence = f"a fault of this program: {type(caught).__name__}: {caught}"
+            error = UnreachableError(sentence, kind=Unreachable.FAULT)
         self._over(conversation, error)
 
     def _over(self, conversation: Conversation, error: EdgeWsError | None) -> None:
@@ -250,13 +250,21 @@ class Link:
         self._changed.set()
 
     def _note(self, error: EdgeWsError) -> None:
-        is_final = isinstance(error, RefusedError) and error.code not in _COME_BACK and not self._proven
-        if isinstance(error, UsageError) or is_final:
-            self._fatal = self._fatal or error
+        final = error if isinstance(error, UsageError) else self._final(error)
+        if final is not None:
+            self._fatal = self._fatal or final
         if self._current is None:
             self._errors.append(error)
         else:
             log.info("still by %s: %s", self._current.transport.name, error)
+
+    def _final(self, error: EdgeWsError) -> EdgeWsError | None:
+        """Return what ends a first start: a person is there, and trying again does not help; else None."""
+        if self._proven or self._wait:
+            return None
+        if isinstance(error, UnreachableError) and error.kind is Unreachable.FOREIGN:
+            return RefusedError(WRONG_URL, str(error))
+        return error if isinstance(error, RefusedError) and error.code not in COME_BACK else None
 
     def _welcomed(self, conversation: Conversation, welcome: Welcome) -> None:
         now, name = anyio.current_time(), conversation.transport.name
@@ -275,7 +283,8 @@ class Link:
         self._errors, self._drain_at, self._renew_after = [], None, 0.0
         self._choice.ready(name, now)
         self.steadiness.ready(name)
-        self._served.welcomed(welcome, now - conversation.opened_at, name)
+        with self._faults.contained("the greeting of a gateway"):
+            self._served.welcomed(welcome, now - conversation.opened_at, name)
         if name == LONGPOLL and self._choice.mode.reason:
             log.warning("by long-poll, since: %s; WebSockets are tried again", self._choice.mode.reason)
         self._changed.set()
@@ -283,7 +292,8 @@ class Link:
     def _heard(self, conversation: Conversation, frame: ServerFrame) -> None:
         if not isinstance(frame, Drain):
             # Of a retired one, too: the offer that was on its way is an offer.
-            self._served.take(frame)
+            with self._faults.contained("a frame of the gateway"):
+                self._served.take(frame)
         elif conversation is self._current and self._drain_at is None:
             log.info("the gateway is leaving: a new connection is opened in %.1f s", frame.come_back_s)
             self._drain_at = anyio.current_time() + frame.come_back_s
@@ -312,29 +322,36 @@ class Link:
 
     # Pauses
 
-    def _pause_s(self) -> float:
-        """Return how long to wait now that nothing is open, and say why."""
-        if self._longest_s >= READY_RESETS_S:
-            self._backoff = _Backoff()
-        refused = next((error for error in self._errors if isinstance(error, RefusedError)), None)
-        if refused is not None:
-            return self._refused(refused)
-        pause_s = self._backoff.next_s()
-        if self._errors:
-            why = "; and ".join(dict.fromkeys(str(error) for error in self._errors))
-            self._trouble = why
-            log.warning("not connected: %s; next try in %.1f s", why, pause_s)
-        return pause_s
+    async def _pause(self, pause_s: float) -> None:
+        """Wait for that long, less if somebody asks for a try now, or if another token is there."""
+        self._retry_now = anyio.Event()
+        refused = refusal_of(self._errors)
+        is_watched = refused is not None and refused.code not in COME_BACK
+        with anyio.move_on_after(pause_s):
+            while not self._retry_now.is_set() and not (is_watched and self._is_another_token()):
+                with anyio.move_on_after(TOKEN_LOOK_S if is_watched else None):
+                    await self._retry_now.wait()
 
-    def _refused(self, error: RefusedError) -> float:
-        if error.retry_after_s is not None:
-            pause_s = error.retry_after_s * random.uniform(1.0, 1.5)  # noqa: S311
-        elif error.code not in _COME_BACK:
-            pause_s = REFUSED_RETRY_S * random.uniform(0.8, 1.2)  # noqa: S311
-        else:
-            pause_s = self._backoff.next_s()
-        self._trouble = str(error)
-        # A gateway that is busy or starting asks for patience; all else needs a person.
-        level = logging.WARNING if error.code in _COME_BACK else logging.ERROR
-        log.log(level, "not connected: %s; running tasks go on, next try in %.0f s", error, pause_s)
+    def _is_another_token(self) -> bool:
+        try:
+            return self._read_token() != self._shown
+        except EdgeWsError:
+            return False
+
+    def _pause_s(self, tried_s: float) -> float:
+        """Return how long to wait now that nothing is open, and say why."""
+        if self._longest_s > 0:
+            tried_s = 0.0
+        if self._longest_s >= READY_RESETS_S:
+            self._pauses.steady()
+        pause_s = self._pauses.next_s(self._errors, tried_s, anyio.current_time())
+        if not self._errors:
+            return pause_s
+        refused = refusal_of(self._errors)
+        why = str(refused) if refused else "; and ".join(dict.fromkeys(str(one) for one in self._errors))
+        self._trouble = why
+        # A gateway that is busy or starting asks for patience; all other refusals need a person.
+        is_error = refused is not None and refused.code not in COME_BACK
+        level = logging.ERROR if is_error else logging.WARNING
+        log.log(level, "not connected: %s; running tasks go on, next try in %.1f s", why, pause_s)
         return pause_s

@@ -149,7 +149,8 @@ class Logs:
                 if not data or not self._send(Log(claim=tail.claim, offset=tail.sent, data=data)):
                     break
                 tail.sent += len(data)
-        except OSError as error:
+        except (OSError, ValueError, OverflowError) as error:
+            # The last two: where to read is past what a file can have.
             log.warning("the log %s cannot be read further: %s", tail.path, error)
             tail.broken, size = True, tail.acked
         if tail.final and tail.acked >= size:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,7 +66,11 @@ class Outbox:
 
     def drop(self, claim: ClaimId) -> None:
         """Forget the claim."""
-        self._path(claim).unlink(missing_ok=True)
+        try:
+            self._path(claim).unlink(missing_ok=True)
+        except OSError as error:
+            # It is told again at the next start, and the server says that it knows.
+            log.warning("the report of claim %s stays on disk: %s", claim, error.strerror)
 
     def save_dead(self, hosts: Sequence[HostId]) -> bool:
         """Write durably which hosts are dead; as `save`."""
@@ -75,7 +80,7 @@ class Outbox:
         """Return the dead hosts, the newest last."""
         try:
             return [HostId(str(host)) for host in orjson.loads((self._directory / _DEAD).read_bytes())]
-        except (OSError, orjson.JSONDecodeError, TypeError):
+        except (OSError, ValueError, TypeError):
             return []
 
     def load(self) -> list[Record]:
@@ -85,7 +90,8 @@ class Outbox:
             record = _read(path)
             if record is None:
                 log.error("%s is not a readable record; it is kept as %s.bad", path, path.stem)
-                path.replace(path.with_suffix(".bad"))
+                with suppress(OSError):
+                    path.replace(path.with_suffix(".bad"))
             else:
                 records.append(record)
         return records
@@ -105,6 +111,22 @@ def _read(path: Path) -> Record | None:
     try:
         body = orjson.loads(path.read_bytes())
         known = {name: body[name] for name in Record.__slots__ if name in body}
-        return Record(**{**known, "phase": Phase(body["phase"]), "subject": read(body.get("subject"))})
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        record = Record(**{**known, "phase": Phase(body["phase"]), "subject": read(body.get("subject"))})
+    except (OSError, KeyError, TypeError, ValueError):
         return None
+    return record if _is_sound(record) and record.claim == path.stem else None
+
+
+def _is_sound(record: Record) -> bool:
+    """Tell whether each value is of its kind, and within what may travel."""
+    texts = (record.claim, record.detail)
+    perhaps = (record.host, record.log_path, record.not_started)
+    numbers = (record.slots, record.log_start, 0 if record.exit_code is None else record.exit_code)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(text is None or isinstance(text, str) for text in perhaps)
+        and all(type(number) is int for number in numbers)
+        and 0 <= record.slots < 2**31
+        and record.log_start >= 0
+        and "\0" not in (record.log_path or "")
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from edge_ws.worker.network import Network, health_url, http_client
+from edge_ws.worker.transports.failures import is_temporary
 
 PROBE_WITHIN_S = 10.0
 
@@ -33,4 +34,4 @@ async def who_answers(network: Network) -> Answer:
     if "edge-ws-error" in response.headers or response.headers.get("content-type") == "application/json":
         ours = "edge-ws-error" in response.headers or b'"edge_ws"' in response.content
         return Answer.GATEWAY if ours else Answer.STRANGER
-    return Answer.NOBODY if response.status_code >= 500 else Answer.STRANGER
+    return Answer.NOBODY if is_temporary(response.status_code) else Answer.STRANGER

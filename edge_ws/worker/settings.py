@@ -283,4 +283,13 @@ SETTINGS: tuple[Setting, ...] = (
         check=_check_switch,
         show=lambda value: str(value).lower(),
     ),
+    Setting(
+        field="wait",
+        flag="--wait",
+        help="at the first start, too, go on trying whatever the answer is: a token, a network or a centre "
+        "that is not there yet may come (default: only when systemd starts the worker)",
+        kind=Kind.SWITCH,
+        check=_check_switch,
+        show=lambda value: str(value).lower(),
+    ),
 )

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _LOCK = "lock"
 _ASKED = "asked"
+_ID = re.compile(r"[!-~]{1,36}")
+"""What may be an id on the wire."""
 
 
 def daemon_of(directory: Path) -> int | None:
@@ -68,14 +71,23 @@ class StateDirectory:
     def _read_or_make(self, name: str, value: str) -> str:
         path = self.path / name
         try:
-            found = path.read_text(encoding="ascii").strip()
+            found = path.read_bytes().decode("ascii", "replace").strip()
         except FileNotFoundError:
             found = ""
-        if found:
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}; see --state-dir") from error
+        if _ID.fullmatch(found):
             return found
+        if found:
+            log.error("%s holds no id; it is kept as %s.bad, and this is a new site now", path, name)
+            with suppress(OSError):
+                path.replace(path.with_suffix(".bad"))
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(value + "\n", encoding="ascii")
-        temporary.replace(path)
+        try:
+            temporary.write_text(value + "\n", encoding="ascii")
+            temporary.replace(path)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}; see --state-dir") from error
         return value
 
     def is_proven(self, url: str) -> bool:
@@ -85,13 +97,17 @@ class StateDirectory:
     def prove(self, url: str) -> None:
         """Note that the credential has worked at that URL."""
         proofs = self._proofs() | {self._proof(url)}
-        (self.path / "proven").write_text("\n".join(sorted(proofs)) + "\n", encoding="ascii")
+        try:
+            (self.path / "proven").write_text("\n".join(sorted(proofs)) + "\n", encoding="ascii")
+        except OSError as error:
+            log.warning("%s does not take that the token has worked: %s", self.path, error.strerror)
 
     def _proofs(self) -> set[str]:
         try:
-            return set((self.path / "proven").read_text(encoding="ascii").split())
-        except FileNotFoundError:
+            found = (self.path / "proven").read_bytes().decode("ascii", "replace").split()
+        except OSError:
             return set()
+        return {one for one in found if one.isascii()}
 
     def request(self) -> Request | None:
         """Return what was last asked for on this host; a file that cannot be read is kept as `.bad`."""
@@ -99,7 +115,7 @@ class StateDirectory:
         try:
             told = orjson.loads(path.read_bytes())
             asked = Asked(
-                number=int(told["number"]),
+                number=min(max(0, int(told["number"])), 2**31 - 1),
                 maintenance=bool(told["maintenance"]),
                 comment=str(told["comment"]),
             )
@@ -107,7 +123,7 @@ class StateDirectory:
             return Request(asked, settled=bool(told.get("settled")))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, OverflowError):
             log.error("%s cannot be read; it is kept as asked.bad", path)  # noqa: TRY400 - no traceback
             with suppress(OSError):
                 path.replace(path.with_suffix(".bad"))

@@ -93,6 +93,7 @@ EACH = {
     "client_cert": ("/etc/own.pem", '"/etc/own.pem"', Path("/etc/own.pem")),
     "client_key": ("/etc/own.key", '"/etc/own.key"', Path("/etc/own.key")),
     "allow_insecure": ("Yes", "true", True),
+    "wait": ("on", "true", True),
 }
 
 

@@ -28,6 +28,7 @@ class Leaver:
     def __init__(self) -> None:
         self.told: list[str] = []
         self.runs_anything = True
+        self.runs_tasks = True
 
     def drain(self, why: str) -> None:
         self.told.append(f"drain: {why}")
@@ -51,6 +52,16 @@ async def running(leaver: Leaver, drain_s: float) -> AsyncIterator[Departure]:
         await anyio.lowlevel.checkpoint()
         yield one
         tasks.cancel_scope.cancel()
+
+
+async def test_it_goes_soon_after_the_last_task_whatever_is_undelivered() -> None:
+    leaver = Leaver()
+    async with running(leaver, 0.0) as one:
+        one.begin()
+        await anyio.sleep(0.1)
+        assert leaver.told == []
+        leaver.runs_tasks = False
+        await until(lambda: leaver.told == ["go"])
 
 
 async def test_nothing_is_stopped_before_a_drain_begins() -> None:

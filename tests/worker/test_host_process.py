@@ -124,7 +124,7 @@ def test_a_journal_is_read(files: HostFiles) -> None:
         "more": 1,
     }
     files.path(".json").write_text(json.dumps(told))
-    assert read_journal(files) == Journal(fingerprint="f", boot="b", ready=True, jobs=[])  # type: ignore[arg-type]
+    assert read_journal(files) == Journal(fingerprint="f", boot="b", ready=True)
 
 
 def test_who_holds_a_lock_is_known(files: HostFiles) -> None:

@@ -15,10 +15,12 @@ from edge_ws.errors import RefusedError
 from edge_ws.protocol.frames import Asked, Bye, Hello, ServerFrame, Status, Welcome
 from edge_ws.protocol.ids import HostId, SiteId, WorkerName, new_id
 from edge_ws.store.store import Store
+from edge_ws.worker.faults import Faults
 from edge_ws.worker.link import Link
 from edge_ws.worker.network import Network
 from edge_ws.worker.transports.longpoll import LongPollTransport
 from edge_ws.worker.transports.websocket import WebSocketChannel, WebSocketTransport
+from tests.support.foreign import answering_with
 from tests.support.gateway import RunningGateway, inventory, make_token, serving
 from tests.support.rows import enqueue, new_job
 from tests.support.waiting import free_port, until
@@ -231,3 +233,94 @@ async def test_a_server_that_is_not_ours_is_said_to_be_the_wrong_url(
     link = Worker().link(f"{gateway.base_url}/elsewhere", "token", transport=transport)
     with pytest.raises(RefusedError, match="no edge-ws is there; --url is Airflow's base URL"):
         await link.run()
+
+
+@pytest.mark.parametrize("answer", ["404 Not Found", "200 OK", "302 Found", "429 Slow", "403 No", "503 Away"])
+@each_way
+async def test_a_foreign_answer_costs_a_proven_worker_seconds(
+    store: Store, answer: str, transport: str
+) -> None:
+    head = f"HTTP/1.1 {answer}\r\nLocation: /login\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    worker, port = Worker(), free_port()
+    link = worker.link(f"http://127.0.0.1:{port}", make_token(store), proven=True, transport=transport)
+    async with anyio.create_task_group() as tasks:
+        with answering_with(head.encode(), port) as asked:
+            tasks.start_soon(link.run)
+            await until(lambda: len(asked) >= 3, 20)
+        with serving(store, port=port):
+            await until(lambda: link.ready, 15)
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_first_start_that_waits_outlasts_any_answer(gateway: RunningGateway) -> None:
+    worker = Worker()
+    way = Network(f"{gateway.base_url}/elsewhere", None, None)
+    link = Link(
+        W,
+        [WebSocketTransport(way)],
+        worker,
+        read_token=lambda: "t",
+        proven=False,
+        on_proven=lambda: None,
+        wait=True,
+    )
+    with anyio.move_on_after(1.5) as scope:
+        await link.run()
+    assert scope.cancelled_caught
+    assert "no edge-ws is there" in link.trouble
+
+
+async def test_a_new_token_is_tried_at_once_while_the_old_one_is_refused(
+    store: Store, gateway: RunningGateway
+) -> None:
+    tokens = ["edgews_wrong"]
+    worker = Worker()
+    link = Link(
+        W,
+        [WebSocketTransport(Network(gateway.base_url, None, None))],
+        worker,
+        read_token=lambda: tokens[-1],
+        proven=True,
+        on_proven=lambda: None,
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(link.run)
+        await until(lambda: "token refused" in link.trouble)
+        tokens.append(make_token(store))
+        await until(lambda: link.ready, 5)
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_fault_of_a_connection_or_a_frame_ends_nothing_else(
+    sqlite_engine: sa.Engine, store: Store, gateway: RunningGateway
+) -> None:
+    worker, faults, token = Worker(), Faults(), make_token(store)
+    good = worker.hello
+    broken = [True, True]
+
+    def hello() -> Hello:
+        if broken:
+            broken.pop()
+            raise ZeroDivisionError
+        return good()
+
+    worker.hello = hello  # type: ignore[method-assign]
+    worker.take = lambda frame: worker.frames.append(frame) or {}[frame]  # type: ignore[method-assign,func-returns-value]
+    link = Link(
+        W,
+        [WebSocketTransport(Network(gateway.base_url, None, None))],
+        worker,
+        read_token=lambda: token,
+        proven=False,
+        on_proven=lambda: None,
+        faults=faults,
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(link.run)
+        await until(lambda: link.ready, 15)
+        enqueue(sqlite_engine, new_job())
+        await until(lambda: len(worker.frames) == 1)
+        await anyio.lowlevel.checkpoint()
+        assert link.ready
+        tasks.cancel_scope.cancel()
+    assert faults.count == 3

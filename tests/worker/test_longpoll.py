@@ -283,8 +283,9 @@ def test_after_many_polls_that_lasted_longer_ones_are_tried_again() -> None:
 @pytest.mark.parametrize(
     ("answer", "error", "sentence"),
     [
-        (Answer(404, body=b"{}"), RefusedError, "no edge-ws is there; --url is Airflow's base URL"),
-        (Answer(200, body=b"<html>", kind="text/html"), RefusedError, "no edge-ws is there"),
+        (Answer(404, body=b"{}"), UnreachableError, "no edge-ws is there; --url is Airflow's base URL"),
+        (Answer(200, body=b"<html>", kind="text/html"), UnreachableError, "no edge-ws is there"),
+        (Answer(429, body=b""), UnreachableError, "status 429; it is not ready or not there"),
         (
             Answer(502, body=b"", kind="text/html"),
             UnreachableError,

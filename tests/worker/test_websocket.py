@@ -6,10 +6,14 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx2
@@ -329,10 +333,11 @@ async def test_a_server_that_misbehaves(
     [(_OK, "status 200: no edge-ws is there"), (_MOVED, "(a redirect to http://127.0.0.1:9/login)")],
 )
 async def test_another_web_server_is_the_wrong_url(answer: bytes, part: str) -> None:
-    with _server(_answers(answer)) as url, pytest.raises(RefusedError) as refused:
-        async with WebSocketTransport(_network(url)).open(W, "token"):
-            pass
-    assert part in str(refused.value)
+    with _server(_answers(answer)) as url:
+        fault = await _fault(_network(url))
+    assert part in str(fault)
+    assert fault.kind is Unreachable.FOREIGN
+    assert "give --url" not in str(fault)
 
 
 async def test_a_redirect_is_not_followed_with_the_token() -> None:
@@ -343,10 +348,80 @@ async def test_a_redirect_is_not_followed_with_the_token() -> None:
 
     with _server(elsewhere) as target:
         moved = _answers(_MOVED.replace(b"http://127.0.0.1:9", target.encode()))
-        with _server(moved) as url, pytest.raises(RefusedError):
-            async with WebSocketTransport(_network(url)).open(W, "token"):
-                pass
+        with _server(moved) as url:
+            await _fault(_network(url))
     assert heard == []
+
+
+async def test_a_redirect_of_the_same_place_is_one_for_the_url() -> None:
+    moved = _MOVED.replace(b"http://127.0.0.1:9/login", b"wss://other.example/sub/edge-ws/v1/ws")
+    with _server(_answers(moved)) as url:
+        fault = await _fault(_network(url))
+    assert str(fault).endswith("; if Airflow has moved there, give --url https://other.example/sub")
+
+
+@pytest.mark.parametrize(
+    ("offers", "part"),
+    [
+        (["Negotiate", "NTLM"], "it wants Negotiate or NTLM credentials, and only Basic ones can be sent"),
+        (["NTLM", 'Basic realm="a, b"'], "it wants credentials: --proxy http://user:password@..."),
+        (['Digest realm="x", nonce="y, z", qop=auth'], "it wants Digest credentials"),
+        ([], "it wants credentials"),
+    ],
+)
+async def test_a_proxy_that_offers_several_ways_to_authenticate(offers: list[str], part: str) -> None:
+    lines = "".join(f"Proxy-Authenticate: {one}\r\n" for one in offers)
+    answer = f"HTTP/1.1 407 No\r\n{lines}Content-Length: 0\r\nConnection: close\r\n\r\n".encode()
+    with _server(_answers(answer)) as url:
+        fault = await _fault(_network("https://airflow.invalid", {"HTTPS_PROXY": url}))
+    assert part in str(fault)
+    assert fault.kind is Unreachable.PROXY
+
+
+@pytest.mark.parametrize("name", ["edge-ws-error", "Location", "Retry-After", "Content-Type"])
+async def test_a_header_that_comes_twice_is_no_fault(name: str) -> None:
+    twice = f"HTTP/1.1 404 No\r\n{name}: 7\r\n{name}: 8\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with _server(_answers(twice.encode())) as url, pytest.raises((UnreachableError, RefusedError)):
+        async with WebSocketTransport(_network(url)).open(W, "token"):
+            pass
+
+
+async def test_retry_after_is_heard_in_both_its_forms() -> None:
+    at = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    for told, least, most in (
+        ("7", 7, 7),
+        (at, 60, 91),
+        ("-1", 0, 0),
+        ("1e999", None, None),
+        ("x", None, None),
+    ):
+        answer = _OK.replace(b"200 OK", b"429 Slow").replace(
+            b"Content-Type", f"Retry-After: {told}\r\nX".encode()
+        )
+        with _server(_answers(answer)) as url:
+            fault = await _fault(_network(url))
+        after_s = fault.retry_after_s
+        assert (after_s is None) if least is None else (after_s is not None and least <= after_s <= most), (
+            told
+        )
+
+
+@pytest.mark.parametrize("through_proxy", [False, True])
+async def test_an_address_that_swallows_everything_costs_a_moment(
+    store: Store, gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch, through_proxy: bool
+) -> None:
+    entrance = Entrance(target=None if through_proxy else gateway.port)
+    with open_entrance(entrance) as live, _black_hole(live.port) as dead:
+        _resolve(monkeypatch, {"two.test": [dead, "127.0.0.1"]})
+        two = f"http://two.test:{live.port}"
+        way = (
+            _network(gateway.base_url, {"HTTP_PROXY": two})
+            if through_proxy
+            else _network(two, allow_insecure=True)
+        )
+        began = time.monotonic()
+        async with WebSocketTransport(way).open(W, make_token(store)):
+            assert time.monotonic() - began < 2.0
 
 
 async def test_a_way_that_lets_only_plain_http_pass(gateway: RunningGateway) -> None:
@@ -354,6 +429,34 @@ async def test_a_way_that_lets_only_plain_http_pass(gateway: RunningGateway) -> 
         fault = await _fault(_network(f"http://127.0.0.1:{firewall.port}"))
     assert "answered with HTTP status 403: something on the way does not let WebSockets pass" in str(fault)
     assert fault.kind is Unreachable.NO_UPGRADE
+
+
+@contextmanager
+def _black_hole(port: int) -> Iterator[str]:
+    """Yield an address of this machine where connections to that port are never answered: its backlog is full."""
+    address = "127.0.0.77"
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind((address, port))
+        listener.listen(0)
+        for _ in range(6):
+            held = stack.enter_context(socket.socket())
+            held.setblocking(False)
+            held.connect_ex((address, port))
+        yield address
+
+
+def _resolve(monkeypatch: pytest.MonkeyPatch, names: dict[str, list[str]]) -> None:
+    """Give names these addresses, in that order; the system's own look-up knows none of a test's."""
+    look_up = socket.getaddrinfo
+
+    def known(host: Any, port: Any, *args: Any, **more: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        if name not in names:
+            return look_up(host, port, *args, **more)
+        return [one for address in names[name] for one in look_up(address, port, type=socket.SOCK_STREAM)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", known)
 
 
 async def test_nobody_there() -> None:

@@ -20,7 +20,7 @@ from edge_ws.worker.config import read_token
 from edge_ws.worker.doctor.visit import Found, Visit, failed, failed_by, ok, warning
 from edge_ws.worker.network import Network
 from edge_ws.worker.transports.base import refusal
-from edge_ws.worker.transports.failures import failure, no_certificate, proxy_refused
+from edge_ws.worker.transports.failures import failure, no_certificate, proxy_refused, redirect_advice
 from edge_ws.worker.transports.websocket import WebSocketTransport
 
 ROUND_TRIPS = 5
@@ -210,10 +210,9 @@ def _object(way: Network, url: str, response: Any) -> Mapping[str, Any]:  # noqa
     if (fault := no_certificate(url, response.status_code, response.content)) is not None:
         raise fault
     status = f"{urlsplit(url)._replace(query='').geturl()} answered with HTTP status {response.status_code}"
-    if response.is_redirect:
-        raise UnreachableError(
-            f"{status}, a redirect to {response.headers.get('location')}; give that in --url"
-        )
+    if response.is_redirect and (location := response.headers.get("location")) is not None:
+        advice = redirect_advice(way.base_url, url, location)
+        raise UnreachableError(f"{status}, a redirect to {location}; {advice}")
     if not response.is_success:
         raise UnreachableError(status)
     if not isinstance(told, dict):

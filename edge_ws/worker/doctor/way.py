@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import os
 import socket
 import ssl
 import time
@@ -16,11 +17,15 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from edge_ws.errors import UnreachableError, UsageError
 from edge_ws.worker import network, proxy
 from edge_ws.worker.config import token_warning
-from edge_ws.worker.doctor.visit import ANSWER_WITHIN_S, Found, Visit, failed_by, ok, warning
+from edge_ws.worker.doctor.visit import ANSWER_WITHIN_S, Found, Visit, failed, failed_by, ok, warning
 from edge_ws.worker.network import Network
 from edge_ws.worker.transports.failures import failure, proxy_refused
+from edge_ws.worker.transports.websocket import NEXT_ADDRESS_S
 
 EXPIRES_SOON_DAYS = 14
+ADDRESS_WITHIN_S = 5.0
+"""For a connection to one of a name's addresses."""
+_ADDRESSES = 16
 _LONGEST_HEAD = 64 * 1024
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -83,19 +88,48 @@ async def by_proxy(visit: Visit) -> Found:
 
 
 async def tcp(visit: Visit) -> Found:
-    """Connect to the host."""
-    way, parts = visit.network, urlsplit(visit.config.url)
-    if way.proxy is not None:
-        return ok(f"{parts.hostname}:{_port(parts)} is connected to by the proxy")
-    began = time.monotonic()
+    """Connect to the host, or to the proxy: to each address of its name."""
+    way, url = visit.network, visit.config.url
+    parts = urlsplit(url if way.proxy is None else way.proxy)
+    what = f"{parts.hostname} port {_port(parts)}"
     try:
-        async with _direct(way, visit.config.url) as (_, writer):
-            address = writer.get_extra_info("peername")[0]
-            return ok(f"connected to {address} port {_port(parts)} ({_ms(began)})")
-    except UnreachableError as error:
-        return failed_by(
-            error, "is the port right, and does a firewall let us out? HTTPS_PROXY may be needed"
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            found = await asyncio.get_running_loop().getaddrinfo(
+                parts.hostname, _port(parts), type=socket.SOCK_STREAM
+            )
+    except OSError as error:
+        return failed_by(failure(way, url, error))
+    addresses = list(dict.fromkeys(str(one[4][0]) for one in found))[:_ADDRESSES]
+    began = time.monotonic()
+    faults = await asyncio.gather(*(_fault(address, _port(parts)) for address in addresses))
+    dead = [f"{address} ({fault})" for address, fault in zip(addresses, faults, strict=True) if fault]
+    if len(dead) == len(addresses):
+        return failed(
+            f"{what} cannot be connected to: {', '.join(dead)}",
+            "is the port right, and does a firewall let us out? HTTPS_PROXY may be needed",
         )
+    live = [address for address, fault in zip(addresses, faults, strict=True) if not fault]
+    if dead:
+        return warning(
+            f"{what}: {', '.join(live)} can be connected to, but not {', '.join(dead)}",
+            "have that address taken out of DNS, or the way to it mended: who tries addresses one after the "
+            "other, as tasks do, waits for it each time",
+        )
+    whose = "" if way.proxy is None else ", the proxy"
+    return ok(f"connected to {', '.join(live)} port {_port(parts)}{whose} ({_ms(began)})")
+
+
+async def _fault(address: str, port: int) -> str:
+    """Return why an address cannot be connected to; empty: it can be."""
+    try:
+        async with asyncio.timeout(ADDRESS_WITHIN_S):
+            _, writer = await asyncio.open_connection(address, port)
+    except TimeoutError:
+        return f"no answer within {ADDRESS_WITHIN_S:.0f} s"
+    except OSError as error:
+        return os.strerror(error.errno) if error.errno else str(error)
+    writer.close()
+    return ""
 
 
 async def tls(visit: Visit) -> Found:
@@ -136,7 +170,11 @@ async def _direct(way: Network, url: str, context: ssl.SSLContext | None = None)
     try:
         async with asyncio.timeout(ANSWER_WITHIN_S):
             reader, writer = await asyncio.open_connection(
-                parts.hostname, _port(parts), ssl=context, limit=_LONGEST_HEAD
+                parts.hostname,
+                _port(parts),
+                ssl=context,
+                limit=_LONGEST_HEAD,
+                happy_eyeballs_delay=NEXT_ADDRESS_S,
             )
     except OSError as error:
         raise failure(way, url, error) from error
@@ -177,8 +215,9 @@ async def _proxied(way: Network, url: str) -> AsyncIterator[Stream]:
 
 
 def _header(head: bytes, name: str) -> str | None:
+    """Return a header's value, all values of one that is repeated; None if it is not there."""
     lines = (line.partition(":") for line in head.decode("latin-1").split("\r\n"))
-    return next((value.strip() for key, _, value in lines if key.strip().lower() == name), None)
+    return ", ".join(value.strip() for key, _, value in lines if key.strip().lower() == name) or None
 
 
 def _port(parts: SplitResult) -> int:

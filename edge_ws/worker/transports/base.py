@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Protocol
@@ -15,8 +16,6 @@ from edge_ws.protocol.session import Close
 
 ERROR_HEADER = "edge-ws-error"
 """On every refusal of a gateway, with its code: an answer without it is somebody else's."""
-WRONG_URL = "wrong_url"
-"""Code of a refusal by a server that is not ours."""
 
 
 class Channel(Protocol):
@@ -64,28 +63,24 @@ class Transport(Protocol):
         """Open a channel, closed at the end of the block.
 
         Raises:
-            UnreachableError: no answer, or none of ours.
-            RefusedError: the server refused the credential or cannot serve now.
+            UnreachableError: no answer, or one that is not a gateway's.
+            RefusedError: a gateway refused the credential or cannot serve now.
         """
         ...
 
 
 def own_refusal(where: str, code: str, body: bytes) -> RefusedError:
-    """Return the refusal that an HTTP answer with our marker holds."""
+    """Return the refusal that an HTTP answer with our marker holds, as far as it can be read."""
+    # A proxy may have repeated the header.
+    code = code.partition(",")[0].strip()
     sentence, retry_after_s = code, None
-    with suppress(orjson.JSONDecodeError, KeyError, TypeError):
+    with suppress(ValueError, LookupError, TypeError):
         told = orjson.loads(body)
-        sentence, retry_after_s = str(told["sentence"]), told.get("retry_after_s")
+        sentence = str(told["sentence"])
+        retry_after_s = float(told["retry_after_s"])
+    if retry_after_s is not None and not 0 <= retry_after_s < math.inf:
+        retry_after_s = None
     return refusal(where, code, sentence, retry_after_s)
-
-
-def stranger(status: str) -> RefusedError:
-    """Return what the answer of a server that is not ours means; `status` says which answer that was."""
-    return RefusedError(
-        WRONG_URL,
-        f"{status}: no edge-ws is there; --url is Airflow's base URL, and at the centre [edge_ws] "
-        "api_enabled must be True (restart the api-server after a change)",
-    )
 
 
 def refusal(where: str, code: str, sentence: str, retry_after_s: float | None) -> RefusedError:

@@ -6,11 +6,15 @@ Knows the faults of sockets, TLS and proxies, not of any protocol above; imports
 from __future__ import annotations
 
 import errno
+import math
 import os
+import re
 import socket
 import ssl
+import time
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from email.utils import parsedate_to_datetime
+from urllib.parse import urljoin, urlsplit
 
 from edge_ws.errors import Unreachable, UnreachableError
 from edge_ws.worker import proxy
@@ -18,6 +22,8 @@ from edge_ws.worker.network import Network
 
 _HOSTNAME_MISMATCH = frozenset({62, 64})
 """OpenSSL's codes of a certificate that is for another name, or another address."""
+TOO_LARGE = frozenset({413, 414, 431})
+"""HTTP statuses that say that less would pass."""
 _OUT_OF_DATE = frozenset({9, 10})
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNEXPECTED_MESSAGE", "RECORD_LAYER_FAILURE"})
 _UNTRUSTED = (
@@ -118,23 +124,106 @@ def no_certificate(url: str, status: int, body: bytes) -> UnreachableError | Non
 def proxy_refused(network: Network, url: str, status: int, *, wants: str | None = None) -> UnreachableError:
     """Return what the proxy's own HTTP status means, in place of a connection.
 
-    `wants` is its `Proxy-Authenticate` header, if it is known.
+    `wants` is its `Proxy-Authenticate` header, if it is known; of several, all of them with commas between.
     """
     assert network.proxy is not None
     parts, shown = urlsplit(url), proxy.masked(network.proxy)
     where = f"{parts.hostname}:{parts.port or (443 if parts.scheme in {'https', 'wss'} else 80)}"
     if status == 407:
-        scheme = (wants or "Basic").split()[0].rstrip(",")
-        if scheme.lower() != "basic" and "basic" not in (wants or "").lower():
-            advice = f"it wants {scheme} credentials, and only Basic ones can be sent"
-        elif urlsplit(network.proxy).username:
-            advice = "the credentials in its URL are wrong; see --proxy"
-        else:
-            advice = "it wants credentials: --proxy http://user:password@..."
-        sentence = f"the proxy {shown} answered with status 407: {advice}"
+        sentence = f"the proxy {shown} answered with status 407: {_credentials(network.proxy, wants)}"
         return UnreachableError(sentence, kind=Unreachable.PROXY)
     if status >= 500:
         sentence = f"the proxy {shown} cannot reach {where}: it answered with status {status}"
         return UnreachableError(sentence)
     sentence = f"the proxy {shown} does not let us through to {where}: it answered with status {status}"
     return UnreachableError(f"{sentence}; have that allowed there", kind=Unreachable.PROXY)
+
+
+def _credentials(proxy_url: str, wants: str | None) -> str:
+    """Return what to do about a proxy that wants credentials, or others."""
+    schemes = _schemes(wants or "")
+    if schemes and "basic" not in {scheme.lower() for scheme in schemes}:
+        return (
+            f"it wants {' or '.join(schemes)} credentials, and only Basic ones can be sent; have it take "
+            "Basic ones, or set up a proxy here that speaks to it"
+        )
+    if urlsplit(proxy_url).username:
+        return "the credentials in its URL are wrong; see --proxy"
+    return "it wants credentials: --proxy http://user:password@..."
+
+
+def _schemes(wants: str) -> list[str]:
+    """Return the ways to authenticate that `Proxy-Authenticate` offers: those words with no `=` behind."""
+    offers = re.sub(r'"[^"]*"', "", wants).split(",")
+    words = [offer.split()[0] for offer in offers if offer.split()]
+    return list(dict.fromkeys(word for word in words if "=" not in word))
+
+
+# Answers in the gateway's place
+
+
+def is_temporary(status: int) -> bool:
+    """Tell whether an HTTP status says to come back later."""
+    return status >= 500 or status in {408, 425, 429}
+
+
+def foreign(
+    network: Network,
+    url: str,
+    status: int,
+    *,
+    location: str | None = None,
+    retry_after: str | None = None,
+    nobody: bool = False,
+) -> UnreachableError:
+    """Return what an HTTP answer without our marker means: it is a proxy's, or another server's.
+
+    `nobody`: whoever was asked again who is there has not answered, or wants to be asked later.
+    """
+    shown = urlsplit(url)._replace(query="").geturl()
+    sentence = f"{shown} answered with HTTP status {status}"
+    after_s = _seconds(retry_after)
+    if status in TOO_LARGE:
+        sentence += ": something on the way takes smaller messages only"
+        return UnreachableError(sentence, kind=Unreachable.TOO_LARGE, retry_after_s=after_s)
+    if is_temporary(status) or nobody:
+        return UnreachableError(f"{sentence}; it is not ready or not there", retry_after_s=after_s)
+    if location is not None and 300 <= status < 400:
+        sentence += f" (a redirect to {location})"
+        advice = redirect_advice(network.base_url, url, location)
+        return UnreachableError(f"{sentence}; {advice}", kind=Unreachable.FOREIGN, retry_after_s=after_s)
+    return UnreachableError(
+        f"{sentence}: no edge-ws is there; --url is Airflow's base URL, and at the centre [edge_ws] "
+        "api_enabled must be True (restart the api-server after a change)",
+        kind=Unreachable.FOREIGN,
+        retry_after_s=after_s,
+    )
+
+
+def redirect_advice(base_url: str, url: str, location: str) -> str:
+    """Return what to do about a redirect: only the same place under another address is one for `--url`."""
+    wanted, target = urlsplit(url), urlsplit(urljoin(url, location))
+    below = wanted.path.removeprefix(urlsplit(base_url).path.rstrip("/"))
+    if below and target.path.rstrip("/").endswith(below) and not target.query:
+        scheme = {"ws": "http", "wss": "https"}.get(target.scheme, target.scheme)
+        moved = target._replace(scheme=scheme, path=target.path.rstrip("/").removesuffix(below), fragment="")
+        return f"if Airflow has moved there, give --url {moved.geturl()}"
+    return (
+        f"something before Airflow wants a person to log in, or sends elsewhere what it does not know: have "
+        f"requests to {urlsplit(base_url).path.rstrip('/')}/edge-ws/ passed on to Airflow as they are"
+    )
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Return the seconds that a `Retry-After` header asks for, as a number or as a date; None for neither."""
+    if retry_after is None:
+        return None
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            at = parsedate_to_datetime(retry_after)
+        except (ValueError, TypeError, OverflowError):
+            return None
+        seconds = at.timestamp() - time.time()
+    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -33,8 +33,8 @@ from edge_ws.protocol.ids import CONTROL, WorkerName
 from edge_ws.protocol.session import Close
 from edge_ws.worker import network
 from edge_ws.worker.network import Network
-from edge_ws.worker.transports.base import ERROR_HEADER, own_refusal, stranger
-from edge_ws.worker.transports.failures import failure, proxy_refused
+from edge_ws.worker.transports.base import ERROR_HEADER, own_refusal
+from edge_ws.worker.transports.failures import failure, foreign, no_certificate, proxy_refused
 
 if TYPE_CHECKING:
     import httpx2
@@ -121,7 +121,7 @@ class LongPollChannel:
         self._changed = anyio.Event()
         self._again = anyio.CancelScope()
         """The poll that is open."""
-        self._failed: EdgeWsError | None = None
+        self._failed: Exception | None = None
         self._marks: dict[str, str] = {}
         """Headers that name the connection and the last answer."""
         self._timers = Timers()
@@ -199,7 +199,7 @@ class LongPollChannel:
                 with anyio.CancelScope() as self._again:
                     cuts = 0 if await self._poll(hello, cuts) else cuts + 1
                 hello = self._transport.hello()
-        except EdgeWsError as error:
+        except Exception as error:  # noqa: BLE001 - whoever waits for frames raises it
             self._fail(error)
 
     async def _poll(self, hello: Hello, cuts: int) -> bool:
@@ -255,7 +255,7 @@ class LongPollChannel:
         self._wish = wish
         return frame if before is None else wish
 
-    def _fail(self, error: EdgeWsError) -> None:
+    def _fail(self, error: Exception) -> None:
         self._failed = self._failed or error
         self._changed.set()
 
@@ -266,7 +266,7 @@ class LongPollChannel:
 
         Raises:
             UnreachableError: none came, or one of somebody else.
-            RefusedError: the server refuses, or there is none of ours.
+            RefusedError: a gateway refuses.
         """
         import httpx2  # noqa: PLC0415 - as in network.http_client
 
@@ -290,17 +290,22 @@ class LongPollChannel:
 
     def _refused(self, url: str, response: httpx2.Response) -> EdgeWsError:
         """Return what an answer means that is not the one wanted."""
+        way, status = self._transport.network, response.status_code
         code = response.headers.get(ERROR_HEADER)
-        status = f"{url} answered with HTTP status {response.status_code}"
         if code is not None:
             return own_refusal(self._transport.where, code, response.content)
-        if response.status_code == 407 and self._transport.network.proxy is not None:
+        if status == 407 and way.proxy is not None:
             # To a plain http server a proxy answers in the server's place.
-            wants = response.headers.get("proxy-authenticate")
-            return proxy_refused(self._transport.network, url, 407, wants=wants)
-        if response.status_code in _TIMED_OUT:
-            sentence = f"{status}: something on the way did not wait"
+            return proxy_refused(way, url, 407, wants=response.headers.get("proxy-authenticate"))
+        if (fault := no_certificate(url, status, response.content)) is not None:
+            return fault
+        if status in _TIMED_OUT:
+            sentence = f"{url} answered with HTTP status {status}: something on the way did not wait"
             return UnreachableError(sentence, kind=Unreachable.TIMED_OUT)
-        if response.status_code >= 500:
-            return UnreachableError(f"{status}; it is not ready or not there")
-        return stranger(status)
+        return foreign(
+            way,
+            url,
+            status,
+            location=response.headers.get("location"),
+            retry_after=response.headers.get("retry-after"),
+        )

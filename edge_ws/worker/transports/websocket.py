@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.datastructures import Headers
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidHandshake,
@@ -29,11 +30,13 @@ from edge_ws.protocol.session import Close
 from edge_ws.worker import network, proxy
 from edge_ws.worker.network import Network
 from edge_ws.worker.probe import Answer, who_answers
-from edge_ws.worker.transports.base import ERROR_HEADER, own_refusal, stranger
-from edge_ws.worker.transports.failures import failure, no_certificate, proxy_refused
+from edge_ws.worker.transports.base import ERROR_HEADER, own_refusal
+from edge_ws.worker.transports.failures import failure, foreign, no_certificate, proxy_refused
 
 OPEN_WITHIN_S = 10.0
 CLOSE_WITHIN_S = 1.0
+NEXT_ADDRESS_S = 0.25
+"""Of several addresses of a name, the next is tried beside those that have not answered for so long."""
 UPGRADE_REQUIRED = "upgrade_required"
 """Its value where our server got a plain GET: no refusal of the worker."""
 
@@ -144,8 +147,12 @@ class WebSocketTransport:
         try:
             yield WebSocketChannel(connection)
         finally:
-            with suppress(OSError):
-                await connection.close()
+            try:
+                with suppress(OSError):
+                    await connection.close()
+            finally:
+                # Where this is cancelled, there was no time for that.
+                connection.transport.abort()
 
     async def _open(self, worker: WorkerName, token: str) -> ClientConnection:
         # A TLS context for the proxy may not even be None where the proxy has none.
@@ -166,13 +173,15 @@ class WebSocketTransport:
             close_timeout=CLOSE_WITHIN_S,
             # The protocol's own heartbeats prove that both programs live, not just their sockets.
             ping_interval=None,
+            # Of the connection to the server, or to its proxy.
+            happy_eyeballs_delay=NEXT_ADDRESS_S,
         )
         try:
             return await opening
         except InvalidStatus as error:
             raise await self._refused(error.response) from error
         except InvalidProxyStatus as error:
-            wants = error.response.headers.get("proxy-authenticate")
+            wants = _header(error.response.headers, "proxy-authenticate")
             raise proxy_refused(self._network, self._url, error.response.status_code, wants=wants) from error
         except InvalidProxyMessage as error:
             assert self._network.proxy is not None
@@ -195,7 +204,7 @@ class WebSocketTransport:
 
     async def _refused(self, response: Response) -> RefusedError | UnreachableError:
         """Return what an HTTP answer instead of an upgrade means."""
-        code = response.headers.get(ERROR_HEADER)
+        code = _header(response.headers, ERROR_HEADER)
         if code == UPGRADE_REQUIRED:
             sentence = f"{self._url} got no Upgrade header: something on the way takes it away"
             return UnreachableError(sentence, kind=Unreachable.NO_UPGRADE)
@@ -205,16 +214,24 @@ class WebSocketTransport:
             fault := no_certificate(self._url, response.status_code, bytes(response.body or b""))
         ) is not None:
             return fault
-        status = f"{self._url} answered with HTTP status {response.status_code}"
-        if "location" in response.headers:
-            status += f" (a redirect to {response.headers['location']})"
         answer = await who_answers(self._network)
         if answer is Answer.GATEWAY:
-            sentence = f"{status}: something on the way does not let WebSockets pass"
-            return UnreachableError(sentence, kind=Unreachable.NO_UPGRADE)
-        if answer is Answer.NOBODY:
-            return UnreachableError(f"{status}; it is not ready or not there")
-        return stranger(status)
+            sentence = f"{self._url} answered with HTTP status {response.status_code}: something on the way"
+            return UnreachableError(f"{sentence} does not let WebSockets pass", kind=Unreachable.NO_UPGRADE)
+        location, retry_after = (_header(response.headers, name) for name in ("location", "retry-after"))
+        return foreign(
+            self._network,
+            self._url,
+            response.status_code,
+            location=location,
+            retry_after=retry_after,
+            nobody=answer is Answer.NOBODY,
+        )
+
+
+def _header(headers: Headers, name: str) -> str | None:
+    """Return a header's value, all values of one that is repeated; None if it is not there."""
+    return ", ".join(headers.get_all(name)) or None
 
 
 def _closed(error: ConnectionClosed) -> UnreachableError:
