@@ -179,12 +179,13 @@ def _renew_trust() -> None:
 
 
 def _trusted() -> tuple[object, ...]:
-    import certifi
     from airflow.sdk.api import client
 
+    # The client brings authorities of its own before 3.4, and trusts the system's from then on.
+    certifi = getattr(client, "certifi", None)
     system = ssl.get_default_verify_paths()
     paths = (
-        certifi.where(),
+        None if certifi is None else certifi.where(),
         system.cafile,
         system.capath,
         client.API_SSL_CA_FILE_PATH,
@@ -317,8 +318,10 @@ def run(
 
         code = BaseExecutor.run_workload(workload, server=server)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the job ends here and its end is told
-        if start.refusal is not None:
-            return Outcome(not_started=start.refusal)
+        # From 3.4 on a callback is announced before its process is made.
+        refusal = start.refusal or (None if start.accepted else _refusal(error))
+        if refusal is not None:
+            return Outcome(not_started=refusal)
         verb = "did not end as it should" if start.accepted else "could not be started"
         return Outcome(exit_code=1, detail=f"the job {verb}: {one_line(error)}", log_uploaded=_uploads(start))
     return Outcome(exit_code=code, detail=_explain(code), log_uploaded=_uploads(start))

@@ -199,7 +199,7 @@ def find_task(connection: Connection, dag_id: str, run_id: str, task_id: str, ma
         c.dag_id == dag_id,
         c.run_id == run_id,
         c.task_id == task_id,
-        _index(table) == map_index,
+        index_of(table) == map_index,
         *present(table),
     )
     # A task in a loop may have the index once for each pass: the last one made counts.
@@ -210,7 +210,7 @@ def map_indexes(connection: Connection, dag_id: str, run_id: str, task_id: str) 
     """Return a task's first and last map index (-1: it is not mapped), None if there is no such task."""
     table = TaskInstance.__table__
     c = table.c
-    query = sa.select(sa.func.min(_index(table)), sa.func.max(_index(table))).where(
+    query = sa.select(sa.func.min(index_of(table)), sa.func.max(index_of(table))).where(
         c.dag_id == dag_id, c.run_id == run_id, c.task_id == task_id, *present(table)
     )
     first, last = connection.execute(query).one()
@@ -250,8 +250,8 @@ def present(table: sa.Table) -> tuple[sa.ColumnElement[bool], ...]:
     return (table.c.working_set.is_(sa.true()),) if "working_set" in table.c else ()
 
 
-def _index(table: sa.Table) -> sa.Column[Any]:
-    # From 3.4 on a task's index counts the passes of a loop, too.
+def index_of(table: sa.Table) -> sa.Column[Any]:
+    """Return the column with a task's map index; from 3.4 on it counts the passes of a loop, too."""
     return table.c.region_index if "region_index" in table.c else table.c.map_index
 
 

@@ -10,12 +10,12 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from edge_ws.protocol.ids import CALLBACK_DAG_ID
-from edge_ws.provider.compat import CALLBACKS, TASKS, present
+from edge_ws.provider.compat import CALLBACKS, TASKS, index_of, present
 from edge_ws.store.tables import edge_job
 
 _WAITING = ("queued", "running", "restarting")
 """States of a task that an executor has, or may have: its row is not taken from it here."""
-_ATTEMPT = ("dag_id", "task_id", "run_id", "map_index", "try_number")
+_ATTEMPT = ("dag_id", "task_id", "run_id", "try_number")
 _OVER = ("success", "failed")
 """States of a callback that has ended."""
 
@@ -37,7 +37,8 @@ def _is_callback() -> sa.ColumnElement[bool]:
 
 def _task() -> sa.ColumnElement[bool]:
     c = TASKS.c
-    same = (c[name] == edge_job.c[name] for name in _ATTEMPT)
+    same = [c[name] == edge_job.c[name] for name in _ATTEMPT]
+    same.append(index_of(TASKS) == edge_job.c.map_index)
     # From Airflow 3.4 on a row is named by its task's id; before, another id has another try, too.
     named = edge_job.c.task_instance_id
     its_own = sa.or_(named == "", as_stored(named) == sa.cast(c.id, sa.String))

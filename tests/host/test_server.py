@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.airflow_release import from_3_4_on
 from tests.support.execution_api import ExecutionApi
 from tests.support.jobs import Site, TaskWorkload, callback_workload, task_workload
 from tests.support.raw_host import Line, RawHost, raw_host
@@ -181,6 +182,34 @@ def test_a_refused_start_is_not_started(
     assert reason.startswith(f"the Execution API refused the start with {status}")
     assert sentence in reason
     assert api.states_of(workload.id) == []
+
+
+@from_3_4_on
+def test_a_callback_that_airflow_refuses_was_not_started(line: Line, api: ExecutionApi) -> None:
+    """Its token is for one start; whoever has had that start ends the callback."""
+    workload = callback_workload("builtins.print")
+    api.refuse_run[workload.id] = (409, {"reason": "invalid_state", "previous_state": "running"})
+    reason = line.hear("not_started", go(line, api, workload))["reason"]
+    assert reason.startswith("the Execution API refused the start with 409")
+
+
+@from_3_4_on
+def test_a_task_in_a_fresh_interpreter(site: Site, api: ExecutionApi) -> None:
+    """With the site's own setting, which the supervisor reads; it is reported and stopped as any other."""
+    environment = site.environment(AIRFLOW__CORE__EXECUTE_TASKS_NEW_PYTHON_INTERPRETER="True")
+    with raw_host(site.folder / "fresh", environment) as host:
+        line = host.connect()
+        workload = task_workload("hello")
+        assert line.hear("ended", go(line, api, workload))["exit_code"] == 0
+        assert "hello from the task" in events_in(site.logs / workload.log_path)
+        # A process that is forked has what the job host keeps out of the collector's way.
+        assert note_of(site, "frozen") == "0"
+        claim = go(line, api, task_workload("wait"))
+        line.hear("started", claim)
+        pid = int(wait_until((lambda: note_of(site, "wait")), 60))
+        line.say("cancel", claim=claim, grace_s=0.2, reason="not wanted")
+        line.hear("ended", claim)
+        wait_until(lambda: not is_running(pid))
 
 
 def test_an_execution_api_that_is_not_there(site: Site, api: ExecutionApi) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import edge_ws
 
 _DAG = """
-import json, os, pathlib, signal, subprocess, sys, time
+import gc, json, os, pathlib, signal, subprocess, sys, time
 from datetime import datetime
 from airflow.sdk import DAG, task
 from airflow.providers.standard.operators.bash import BashOperator
@@ -30,6 +30,7 @@ with DAG("jobs", schedule=None, start_date=datetime(2026, 1, 1)):
     @task
     def hello():
         print("hello from the task")
+        note("frozen", gc.get_freeze_count())
         note("environment", "\\n".join(f"{k}={v}" for k, v in os.environ.items()))
         note("descriptors", "\\n".join(
             os.readlink(entry) for entry in pathlib.Path("/proc/self/fd").iterdir() if entry.is_symlink()))
