@@ -16,7 +16,7 @@ import os
 import selectors
 import signal
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -58,6 +58,9 @@ _PRELOADED_IF_THERE = (
 _OTEL_SWITCHES = ("AIRFLOW__TRACES__OTEL_ON", "AIRFLOW__METRICS__OTEL_ON")
 _HEARTBEATS = ("workers", "max_failed_heartbeats")
 _LONGEST_SENTENCE = 300
+_BUNDLES_SETTING = "[dag_processor] dag_bundle_config_list"
+_EXAMPLES, _EXAMPLES_OF_A_PROVIDER = "example_dags", "-example-dags"
+"""Airflow's name of the bundle of its own examples, and the end of the names of its providers' ones."""
 
 
 class Report(Protocol):
@@ -333,20 +336,32 @@ def _bundle_fault(workload: _Workload, worker: str) -> str | None:
         return None  # A callback may be in an installed package; Airflow itself only warns.
     from airflow.dag_processing.bundles.manager import DagBundlesManager
 
-    setting = "[dag_processor] dag_bundle_config_list"
     try:
         known = set(DagBundlesManager().get_all_bundle_names())
     except Exception as error:  # noqa: BLE001 - a bundle's class may raise anything at its import
         return (
-            f"The DAG bundles of worker {worker} cannot be loaded: {one_line(error)}; correct {setting} there"
+            f"The DAG bundles of worker {worker} cannot be loaded: {one_line(error)};"
+            f" correct {_BUNDLES_SETTING} there"
         )
     name = workload.bundle_info.name
     if name in known:
         return None
     return (
-        f"DAG bundle '{name}' is not configured on worker {worker} "
-        f"(it has: {', '.join(sorted(known)) or 'none'}); add it to {setting} there and restart the worker"
+        f"DAG bundle '{name}' is not configured on worker {worker} (it has:"
+        f" {', '.join(sorted(known)) or 'none'}); {_bundle_advice(name, known)} and restart the worker"
     )
+
+
+def _bundle_advice(name: str, known: Collection[str]) -> str:
+    """Return how the bundle comes to a worker that has those; Airflow's examples are no entry of the list."""
+    package = name.removesuffix(_EXAMPLES_OF_A_PROVIDER)
+    if package != name and _EXAMPLES in known:
+        return f"install {package} there"
+    if package != name:
+        return f"set [core] load_examples = True there, have {package} installed"
+    if name == _EXAMPLES:
+        return "set [core] load_examples = True there"
+    return f"add it to {_BUNDLES_SETTING} there"
 
 
 def bundles() -> list[dict[str, str | None]]:

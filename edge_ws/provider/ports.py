@@ -16,6 +16,7 @@ from typing import Any
 
 from edge_ws.errors import EdgeWsError
 from edge_ws.provider import compat
+from edge_ws.provider.shared_log import SharedLog
 from edge_ws.server.ports import ARCHIVED, RESTARTING
 from edge_ws.store.database import Database
 
@@ -71,16 +72,22 @@ class AirflowFinishedLogs:
         return found.st_size
 
     def write(self, log_path: str, base: int, chunks: Iterable[bytes]) -> None:
-        """Cut the file to its first `base` bytes, then append; repeating the call changes nothing more."""
+        """Cut the file to its first `base` bytes, then append; repeating the call changes nothing more.
+
+        What is in the file already is neither cut nor written again: where the worker has this folder, too,
+        its task's supervisor has written the log itself, and the next round's may be at it.
+        """
         path = self._inside(log_path)
         there = self.size(log_path)
         try:
             compat.make_log_file(log_path)
-            with path.open("r+b", buffering=0) as file:
-                # A file that somebody shortened or removed meanwhile is not filled up with zeros.
-                file.truncate(min(base, there))
-                file.seek(0, os.SEEK_END)
-                for chunk in chunks:
+            # For appending: a supervisor may append to it at the same time.
+            with path.open("a+b", buffering=0) as file:
+                shared = SharedLog(file.fileno(), base, chunks)
+                if not shared.is_there:
+                    # A file that somebody shortened or removed meanwhile is not filled up with zeros.
+                    file.truncate(min(base, there))
+                for chunk in shared.missing():
                     _write_all(file.fileno(), chunk)
         except OSError as error:
             raise EdgeWsError(

@@ -65,6 +65,9 @@ class FinishedLogs(Protocol):
     def write(self, log_path: str, base: int, chunks: Iterable[bytes]) -> None:
         """Cut the file to its first `base` bytes, then append; repeating the call changes nothing more.
 
+        Lines of the log that are in those bytes, since the worker has that folder too, are not written again,
+        and nothing is cut then.
+
         Raises:
             EdgeWsError: the path leaves the log folder, or the file cannot be written.
         """

@@ -264,6 +264,24 @@ def test_a_bundle_unknown_here(line: Line, api: ExecutionApi, site: Site) -> Non
     assert api.calls_of(workload.id) == []
 
 
+@pytest.mark.parametrize(
+    ("bundle", "advice"),
+    [
+        ("example_dags", "set [core] load_examples = True there"),
+        (
+            "apache-airflow-providers-http-example-dags",
+            "set [core] load_examples = True there, have apache-airflow-providers-http installed",
+        ),
+    ],
+)
+def test_examples_are_no_entry_of_the_list_of_bundles(
+    line: Line, api: ExecutionApi, bundle: str, advice: str
+) -> None:
+    claim = prepare(line, api, task_workload("hello", bundle=bundle))
+    line.say("go", claim=claim, token="t")
+    assert f"(it has: dags-folder); {advice} and restart the worker" in line.hear("ended", claim)["detail"]
+
+
 def test_nonsense_ends_the_connection_and_not_the_host(shared_host: RawHost) -> None:
     for nonsense in (b"{\n", b'{"op": "prepare"}\n', b"[]\n"):
         line = shared_host.connect()

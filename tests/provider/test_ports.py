@@ -143,6 +143,44 @@ class TestFinishedLogs:
         logs.write(LOG, 100, [b"one\n"])
         assert (folder / LOG).read_bytes() == b"one\n"
 
+    @staticmethod
+    def line(text: str) -> bytes:
+        return f'{{"timestamp":"2026-11-30T08:00:00Z","event":"{text}"}}\n'.encode()
+
+    @pytest.mark.parametrize("before", [0, 1, 50_000])
+    @pytest.mark.parametrize("cut", [1, 7, 100, 100_000])
+    def test_what_the_worker_has_written_there_itself_is_not_written_again(
+        self, logs: AirflowFinishedLogs, folder: Path, before: int, cut: int
+    ) -> None:
+        """It shares the folder; the next round has begun already, and its supervisor appends."""
+        earlier = b"".join(self.line(f"earlier {number}") for number in range(before))
+        own, next_round = b"".join(self.line(f"own {number}") for number in range(20)), self.line("next")
+        logs.write(LOG, 0, [earlier + own + next_round])
+
+        def chunks(data: bytes) -> list[bytes]:
+            return [data[begin : begin + cut] for begin in range(0, len(data), cut)]
+
+        for _ in range(2):
+            logs.write(LOG, logs.size(LOG), chunks(own))
+            assert (folder / LOG).read_bytes() == earlier + own + next_round
+        last = self.line("said by the daemon alone")
+        logs.write(LOG, logs.size(LOG), chunks(own + last))
+        assert (folder / LOG).read_bytes() == earlier + own + next_round + last
+
+    def test_a_move_that_was_cut_short_is_begun_again(self, logs: AirflowFinishedLogs, folder: Path) -> None:
+        first, second = self.line("first"), self.line("second") + self.line("third")
+        logs.write(LOG, 0, [first])
+        base = logs.size(LOG)
+        logs.write(LOG, base, [second[:40]])
+        logs.write(LOG, base, [second])
+        logs.write(LOG, base, [second])
+        assert (folder / LOG).read_bytes() == first + second
+
+    def test_lines_without_a_time_may_be_alike(self, logs: AirflowFinishedLogs, folder: Path) -> None:
+        logs.write(LOG, 0, [b"again\n"])
+        logs.write(LOG, 6, [b"again\n"])
+        assert (folder / LOG).read_bytes() == b"again\n" * 2
+
     def test_no_bytes_at_all(self, logs: AirflowFinishedLogs, folder: Path) -> None:
         logs.write(LOG, 0, [])
         assert (folder / LOG).read_bytes() == b""
