@@ -71,7 +71,7 @@ _WORKER = Argument(
     is_once=True,
     help="the worker's name; with * and ? many, which asks first",
 )
-_ONE_WORKER = replace(_WORKER, help="the worker's name")
+_SOME_WORKERS = replace(_WORKER, help="the worker's name; with * and ? many")
 _YES = Argument(flags=("-y", "--yes"), is_switch=True, help="do not ask first")
 _WAIT = (
     Argument(flags=("-w", "--wait"), is_switch=True, help="wait until it is applied, and tell the time"),
@@ -90,6 +90,19 @@ _OF_QUEUES = Argument(
 _PATTERN = Argument(
     flags=("--worker-name-pattern",), metavar="PATTERN", help="only workers of these names, e.g. 'prod-*'"
 )
+
+
+_LISTING = (
+    Argument(
+        flags=("--columns",),
+        metavar="A,B",
+        is_once=True,
+        help="show these columns, by their names in json (default: as many as the terminal is wide)",
+    ),
+    Argument(flags=("--sort",), metavar="COLUMN", is_once=True, help="order the rows by this column"),
+    Argument(flags=("-r", "--reverse"), is_switch=True, help="turn the order round"),
+)
+_LIMIT = Argument(flags=("--limit",), metavar="N", type=int, help="show no more than so many (default: all)")
 
 
 def _reads(name: str, what: str, description: str, *arguments: Argument, output: Argument = OUTPUT) -> Verb:
@@ -123,7 +136,8 @@ def _changes(
 _LIST_WORKERS = _reads(
     "list-workers",
     "list the workers, edge-ws's and edge3's",
-    "An operator's wish stands beside what is in force; json and yaml show more than the table.",
+    "A table is as wide as the terminal, and has a summary below; json and yaml show all, an operator's "
+    "wish beside what is in force.",
     Argument(
         flags=("-s", "--state"),
         metavar="STATE",
@@ -133,16 +147,18 @@ _LIST_WORKERS = _reads(
     ),
     _PATTERN,
     _OF_QUEUES,
+    *_LISTING,
+    _LIMIT,
 )
 _SHOW_WORKER = _reads(
     "show-worker",
     "tell all that is known of a worker",
     "",
-    _ONE_WORKER,
+    _SOME_WORKERS,
     output=_ONE_THING,
 )
 _LIST_QUEUES = _reads(
-    "list-queues", "list the queues: what waits, what runs, who takes it", "", output=OUTPUT
+    "list-queues", "list the queues: what waits, what runs, who takes it", "", *_LISTING, _LIMIT
 )
 _LIST_JOBS = _reads(
     "list-jobs",
@@ -160,6 +176,7 @@ _LIST_JOBS = _reads(
         help="only of this worker",
     ),
     Argument(flags=("--dag-id",), metavar="DAG", help="only of this DAG"),
+    *_LISTING,
     Argument(
         flags=("--limit",), metavar="N", type=int, default=1000, help="no more than so many (default: 1000)"
     ),

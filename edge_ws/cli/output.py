@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from edge_ws.errors import EdgeWsError
 
@@ -13,20 +14,20 @@ Row = Mapping[str, object]
 """Column -> a string, number, truth value, list of strings, or None."""
 
 
-def show(
-    rows: Sequence[Row], form: str, absent: Mapping[str, str], nothing: str, hidden: Collection[str] = ()
-) -> None:
-    """Print the rows in that form; if there are none, say `nothing` on stderr.
-
-    `hidden` columns are left out of tables, which are wide enough without them.
-    """
+def show(rows: Sequence[Row], form: str, absent: Mapping[str, str], nothing: str) -> None:
+    """Print the rows in that form; if there are none, say `nothing` on stderr."""
     if not rows:
         print(nothing, file=sys.stderr)
-    if form not in {"json", "yaml"}:
-        rows = [{name: value for name, value in row.items() if name not in hidden} for row in rows]
     text = render(rows, form, absent)
     if text:
         tell(text)
+
+
+def terminal_width() -> int | None:
+    """Return the characters of the terminal that stdout is, None if it is none."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
 
 
 def tell(text: str, end: str = "\n") -> None:
@@ -105,11 +106,17 @@ def _line(name: str, value: object, wide: int) -> str:
     return f"{name:<{wide}}  {_cell(value, '-')}"
 
 
+def cells(rows: Sequence[Row], absent: Mapping[str, str]) -> list[list[str]]:
+    """Return the lines of a table of these rows (there are some), its head first."""
+    names = list(rows[0])
+    return [names, *([_cell(row[name], absent.get(name, "-")) for name in names] for row in rows)]
+
+
 def _columns(rows: Sequence[Row], absent: Mapping[str, str], *, framed: bool) -> str:
     if not rows:
         return ""
-    names = list(rows[0])
-    lines = [names, *([_cell(row[name], absent.get(name, "-")) for name in names] for row in rows)]
+    lines = cells(rows, absent)
+    names = lines[0]
     wide = [max(len(line[index]) for line in lines) for index in range(len(names))]
     gap = " | " if framed else "  "
     shown = [

@@ -13,22 +13,33 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sqlalchemy.engine import Engine
+
 from edge_ws.cli.output import show, tell
 from edge_ws.errors import UsageError
 from edge_ws.provider.admin import token_request, token_rows
-from edge_ws.provider.airflow_setup import airflow_engine
+from edge_ws.provider.airflow_setup import airflow_engine, load_engine, log_folder, tables_engine
+from edge_ws.provider.airflow_tables import Named
+from edge_ws.provider.tasks import AirflowTasks
 from edge_ws.server.admin import perform
-from edge_ws.server.scene import AirflowTask
+from edge_ws.server.scene import Unmet
 from edge_ws.store import schema
 from edge_ws.store.database import shown_url
 from edge_ws.store.store import Store
 
 
 @contextmanager
+def _engine() -> Iterator[Engine]:
+    """Yield the engine of Airflow's database, our tables checked."""
+    with tables_engine() as engine:
+        schema.check(engine)
+        yield engine
+
+
+@contextmanager
 def _store() -> Iterator[Store]:
     """Yield the store on Airflow's database, its tables checked."""
-    with airflow_engine() as engine:
-        schema.check(engine)
+    with _engine() as engine:
         yield Store(engine)
 
 
@@ -123,27 +134,29 @@ def token_revoke(arguments: Namespace) -> int:
 class OnDatabase:
     """The operations of `edge_ws.server.admin`, done here: the operator may write into the database."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, engine: Engine) -> None:
+        self._store = Store(engine)
+        self._tasks = AirflowTasks(engine, log_folder, _unmet)
 
     def __call__(self, operation: str, given: dict[str, object], *, changes: bool) -> object:  # noqa: ARG002
         """Return the operation's result."""
-        return perform(self._store, operation, given, look_up=_look_up)
+        return perform(self._store, operation, given, tasks=self._tasks)
 
     def has_gateway(self) -> bool:
         """Tell whether a gateway is alive."""
         return any(one.is_alive for one in self._store.gateways())
 
 
-def _look_up(dag_id: str, run_id: str, task_id: str, map_index: int) -> AirflowTask:
-    # Takes a second: Airflow's models. Only a task without a job is looked up.
-    from edge_ws.provider.tasks import look_up  # noqa: PLC0415
+def _unmet(task: Named) -> tuple[Unmet, ...]:
+    # Takes seconds: Airflow itself, its models and the DAG. Only what it has yet to queue is asked about.
+    load_engine()
+    from edge_ws.provider.dependencies import unmet  # noqa: PLC0415
 
-    return look_up(dag_id, run_id, task_id, map_index)
+    return unmet(task)
 
 
 @contextmanager
 def database() -> Iterator[OnDatabase]:
     """Yield the centre that is this database."""
-    with _store() as store:
-        yield OnDatabase(store)
+    with _engine() as engine:
+        yield OnDatabase(engine)

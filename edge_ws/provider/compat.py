@@ -35,8 +35,6 @@ from airflow.executors.base_executor import BaseExecutor
 from airflow.executors.workloads import ExecuteCallback, ExecuteTask
 from airflow.jobs.job import Job
 from airflow.models.callback import Callback, CallbackKey
-from airflow.models.dag import DagModel
-from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskinstancekey import TaskInstanceKey
 from sqlalchemy.engine import Connection, Engine
@@ -189,44 +187,6 @@ def past_attempts(connection: Connection, ids: Collection[str]) -> dict[str, boo
     query = sa.select(past.c.task_instance_id, present.c.state).where(past.c.task_instance_id.in_(known))
     rows = connection.execute(query.select_from(past.outerjoin(present, same_try)))
     return {str(row.task_instance_id): row.state == "restarting" for row in rows}
-
-
-def find_task(connection: Connection, dag_id: str, run_id: str, task_id: str, map_index: int) -> Any | None:  # noqa: ANN401
-    """Return state, executor, queue and try_number of a task's present attempt, None if there is none."""
-    table = TaskInstance.__table__
-    c = table.c
-    query = sa.select(c.state, c.executor, c.queue, c.try_number).where(
-        c.dag_id == dag_id,
-        c.run_id == run_id,
-        c.task_id == task_id,
-        index_of(table) == map_index,
-        *present(table),
-    )
-    # A task in a loop may have the index once for each pass: the last one made counts.
-    return connection.execute(query.order_by(c.id.desc())).first()
-
-
-def map_indexes(connection: Connection, dag_id: str, run_id: str, task_id: str) -> tuple[int, int] | None:
-    """Return a task's first and last map index (-1: it is not mapped), None if there is no such task."""
-    table = TaskInstance.__table__
-    c = table.c
-    query = sa.select(sa.func.min(index_of(table)), sa.func.max(index_of(table))).where(
-        c.dag_id == dag_id, c.run_id == run_id, c.task_id == task_id, *present(table)
-    )
-    first, last = connection.execute(query).one()
-    return None if first is None else (first, last)
-
-
-def has_dag(connection: Connection, dag_id: str) -> bool:
-    """Tell whether Airflow knows the DAG."""
-    c = DagModel.__table__.c
-    return bool(connection.scalar(sa.select(sa.exists().where(c.dag_id == dag_id))))
-
-
-def has_run(connection: Connection, dag_id: str, run_id: str) -> bool:
-    """Tell whether Airflow knows the DAG's run."""
-    c = DagRun.__table__.c
-    return bool(connection.scalar(sa.select(sa.exists().where(c.dag_id == dag_id, c.run_id == run_id))))
 
 
 def task_states_by_try(

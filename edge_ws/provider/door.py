@@ -22,9 +22,10 @@ from edge_ws.errors import EdgeWsError, SchemaError, UnreachableError, UsageErro
 from edge_ws.protocol.frames import Refusal
 from edge_ws.provider import compat
 from edge_ws.provider.config import gateway_settings, listen_url
+from edge_ws.provider.dependencies import unmet
 from edge_ws.provider.ports import AirflowFinishedLogs, AirflowTaskStates, AirflowTaskTokens
 from edge_ws.provider.task_settings import task_settings
-from edge_ws.provider.tasks import look_up
+from edge_ws.provider.tasks import AirflowTasks
 from edge_ws.provider.users import AirflowUsers
 from edge_ws.server.app import Gateway
 from edge_ws.server.connection import refusal_response
@@ -82,7 +83,8 @@ def make_gateway() -> Gateway:
     states = AirflowTaskStates(Database(engine))
     store = Store(engine, listen_url=listen_url(compat.conf))
     logs = AirflowFinishedLogs()
-    return Gateway(store, settings, states, AirflowTaskTokens(), logs, users=AirflowUsers(), look_up=look_up)
+    tasks = AirflowTasks(engine, compat.log_folder, unmet)
+    return Gateway(store, settings, states, AirflowTaskTokens(), logs, users=AirflowUsers(), tasks=tasks)
 
 
 class Door:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from edge_ws.errors import UsageError
 from edge_ws.protocol.ids import MAX_CONCURRENCY, is_queue_name
 from edge_ws.server import views
-from edge_ws.server.views import LookUp
+from edge_ws.server.ports import Tasks
 from edge_ws.store.records import Wished
 from edge_ws.store.store import Store
 from edge_ws.store.worker_states import AWAY, WorkerState, state_of
@@ -88,7 +88,7 @@ class Call:
     given: Mapping[str, Any]
     user: str | None = None
     """Who asks by HTTP; None: the command line, on the database."""
-    look_up: LookUp | None = None
+    tasks: Tasks | None = None
     """Asks Airflow about a task; None: nobody is asked."""
 
 
@@ -100,6 +100,8 @@ class Operation:
     """It changes something: it takes the right to manage, and by HTTP it is a POST."""
     parameters: Mapping[str, Parameter]
     run: Callable[[Call], object]
+    formerly: Mapping[str, str] = field(default_factory=dict)
+    """Old names of parameters."""
 
 
 def perform(
@@ -108,7 +110,7 @@ def perform(
     given: Mapping[str, object],
     *,
     user: str | None = None,
-    look_up: LookUp | None = None,
+    tasks: Tasks | None = None,
 ) -> object:
     """Check the parameters and do what they ask; the result is plain data for JSON (blocking).
 
@@ -118,6 +120,11 @@ def perform(
     operation = OPERATIONS.get(name)
     if operation is None:
         raise UsageError(f"there is no {name[:60]!r}; there are {', '.join(OPERATIONS)}")
+    # What was public under another name once is taken under it still.
+    for old, new in operation.formerly.items():
+        if old in given and new in given:
+            raise UsageError(f"{old} is an old name of {new}: give one of them")
+    given = {operation.formerly.get(one, one): value for one, value in given.items()}
     unknown = sorted(set(given) - set(operation.parameters))
     if unknown:
         known = ", ".join(operation.parameters) or "no parameters"
@@ -128,7 +135,7 @@ def perform(
     checked = {
         one: operation.parameters[one].read(one, value) for one, value in given.items() if value is not None
     }
-    return operation.run(Call(store=store, given=checked, user=user, look_up=look_up))
+    return operation.run(Call(store=store, given=checked, user=user, tasks=tasks))
 
 
 # Views
@@ -152,12 +159,15 @@ def _list_queues(call: Call) -> list[Row]:
     return views.list_queues(call.store)
 
 
-def _show_worker(call: Call) -> Row:
-    return views.show_worker(call.store, call.given["worker"])
+def _show_worker(call: Call) -> Row | list[Row]:
+    worker = call.given["worker"]
+    if _GLOB.isdisjoint(worker):
+        return views.show_worker(call.store, worker)
+    return views.show_workers(call.store, worker)
 
 
 def _show_job(call: Call) -> Row:
-    return views.show_job(call.store, **call.given, look_up=call.look_up)
+    return views.show_job(call.store, **call.given, tasks=call.tasks)
 
 
 # Changes
@@ -305,7 +315,10 @@ _COMMENT = Parameter(kind=Kind.TEXT, required=True, check=_comment)
 
 OPERATIONS: Mapping[str, Operation] = {
     "list-workers": _reads(_list_workers, state=_STATES, worker_name_pattern=_TEXT, queues=_OF_QUEUES),
-    "list-jobs": _reads(_list_jobs, state=_TEXT, queue=_TEXT, worker=_TEXT, dag=_TEXT, limit=_NUMBER),
+    "list-jobs": replace(
+        _reads(_list_jobs, state=_TEXT, queue=_TEXT, worker=_TEXT, dag_id=_TEXT, limit=_NUMBER),
+        formerly={"dag": "dag_id"},
+    ),
     "list-queues": _reads(_list_queues),
     "show-worker": _reads(_show_worker, worker=_THIS),
     "show-job": _reads(

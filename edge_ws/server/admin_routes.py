@@ -19,8 +19,7 @@ from starlette.responses import JSONResponse, Response
 from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError, UsageError
 from edge_ws.server.admin import OPERATIONS, Kind, Operation, perform
 from edge_ws.server.auth import ERROR_HEADER
-from edge_ws.server.ports import User, Users
-from edge_ws.server.views import LookUp
+from edge_ws.server.ports import Tasks, User, Users
 from edge_ws.server.work import Desk
 from edge_ws.store.store import Store
 
@@ -51,10 +50,10 @@ class _RefusalError(Exception):
 class Admin:
     """Answers what lies below `v1/admin/`."""
 
-    def __init__(self, store: Store, users: Users, look_up: LookUp | None = None) -> None:
+    def __init__(self, store: Store, users: Users, tasks: Tasks | None = None) -> None:
         self._store = store
         self._users = users
-        self._look_up = look_up
+        self._tasks = tasks
         # Users are the centre's business, which may be slow; workers never wait for either.
         self._door = Desk(threads=2)
         self._desk = Desk(threads=2)
@@ -92,9 +91,7 @@ class Admin:
         if operation.changes:
             # As JSON: nothing that was sent can look like a line of the log.
             log.info("%s wishes: %s %s", json.dumps(user.name), name, json.dumps(given))
-        result = await self._desk.run(
-            perform, self._store, name, given, user=user.name, look_up=self._look_up
-        )
+        result = await self._desk.run(perform, self._store, name, given, user=user.name, tasks=self._tasks)
         return JSONResponse(result, headers={"cache-control": "no-store"})
 
 

@@ -28,11 +28,10 @@ from edge_ws.server.dispatcher import Dispatcher
 from edge_ws.server.drain import send_away
 from edge_ws.server.hub import Hub
 from edge_ws.server.longpoll import Polls
-from edge_ws.server.ports import FinishedLogs, TaskStates, TaskTokens, Users
+from edge_ws.server.ports import FinishedLogs, Tasks, TaskStates, TaskTokens, Users
 from edge_ws.server.reaper import Reaper
 from edge_ws.server.reports import Reports
 from edge_ws.server.running_logs import RunningLogs
-from edge_ws.server.views import LookUp
 from edge_ws.server.whoami import WhoAmI
 from edge_ws.store.store import Store
 from edge_ws.store.wakeup import Changes
@@ -62,9 +61,9 @@ class Gateway:
         finished_logs: FinishedLogs,
         *,
         users: Users | None = None,
-        look_up: LookUp | None = None,
+        tasks: Tasks | None = None,
     ) -> None:
-        """Make it; without `users` there is no `v1/admin/`. That asks the centre about tasks by `look_up`."""
+        """Make it; without `users` there is no `v1/admin/`. It asks the centre by `tasks`."""
         self.id = GatewayId(new_id())
         self._store = store
         self._settings = settings
@@ -91,7 +90,7 @@ class Gateway:
         )
         self._workers = Workers(store, self._hub, self._reports, settings, self.id)
         self._polls = Polls(self._workers, self._hub, settings)
-        admin = [] if users is None else [Admin(store, users, look_up)]
+        admin = [] if users is None else [Admin(store, users, tasks)]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch = store.watch(self._changed)
         self._tokens_changed = anyio.Event()

@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from edge_ws.server.scene import AirflowTask
+
 RESTARTING = "restarting"
 """The state of a task that was cleared while it ran: what runs of it is to end."""
 ARCHIVED = "archived"
@@ -112,6 +114,32 @@ class FinishedLogs(Protocol):
             log_path: as in `write`.
             command: the workload's JSON, for stores that want to know the task.
         """
+        ...
+
+
+class Tasks(Protocol):
+    """What the centre knows about one task, for the view of its job."""
+
+    def look_up(
+        self, dag_id: str, run_id: str, task_id: str, map_index: int, try_number: int | None = None
+    ) -> AirflowTask:
+        """Return the task as the centre has it now.
+
+        Args:
+            dag_id: with the next three, its name.
+            run_id: its run.
+            task_id: its task.
+            map_index: -1 for a task that is not mapped.
+            try_number: of an earlier try it is told how that ended.
+
+        Raises:
+            UsageError: there is no such task; it says which part of its name is unknown.
+            UnreachableError: the centre's database is away.
+        """
+        ...
+
+    def log_end(self, log_path: str) -> bytes:
+        """Return the last bytes of a log in the centre's folder, none if it is not there or not readable."""
         ...
 
 

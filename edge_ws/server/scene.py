@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
+from edge_ws.server.log_end import NO_LOG, LogEnd
 from edge_ws.server.seats import Seat
 from edge_ws.store.records import GatewayRecord
 from edge_ws.store.view_records import ClaimView, JobView, WorkerView
@@ -50,13 +52,32 @@ class Code(Enum):
     EDGE3_RUNNING = "edge3_running"
     UNCLAIMED = "unclaimed"
     """The row says that it runs, and names no worker."""
+    NOT_WANTED = "not_wanted"
+    """Airflow does not have the task as queued or running any more."""
     # Over.
     SUCCESS = "success"
     FAILED = "failed"
+    SKIPPED = "skipped"
     REMOVED = "removed"
+    NOT_SETTLED = "not_settled"
+    """Its process has ended, and Airflow still has the task as running."""
+    # Airflow's turn.
+    UP_FOR_RETRY = "up_for_retry"
+    UP_FOR_RESCHEDULE = "up_for_reschedule"
+    DEFERRED = "deferred"
+    AWAITING_INPUT = "awaiting_input"
+    DAG_PAUSED = "dag_paused"
+    DAG_STALE = "dag_stale"
+    """The DAG is gone from its bundle."""
+    RUN_NOT_RUNNING = "run_not_running"
+    WAITS_FOR_UPSTREAM = "waits_for_upstream"
+    POOL_FULL = "pool_full"
+    LIMIT_REACHED = "limit_reached"
+    """Of active tasks: the DAG's, the task's, or `[core] parallelism`."""
+    NO_SCHEDULER = "no_scheduler"
+    NOT_QUEUED_YET = "not_queued_yet"
     # No row.
     NO_SUCH_JOB = "no_such_job"
-    NOT_QUEUED_YET = "not_queued_yet"
     ANOTHER_EXECUTORS = "another_executors"
     OVER = "over"
 
@@ -74,11 +95,23 @@ class Scene:
     gateways: Sequence[GatewayRecord]
     now: float
     """The database's time, seconds since the epoch."""
+    task: AirflowTask | None = None
+    """None: nobody could ask Airflow, or it knows no such task."""
+    log: LogEnd = NO_LOG
+    """What the end of the attempt's log says."""
 
     @property
     def has_gateway(self) -> bool:
         """Whether a gateway is alive."""
         return any(one.is_alive for one in self.gateways)
+
+    @property
+    def first_s(self) -> float:
+        """How long ago the job was queued for the first time, as far as that is known; it may be longer."""
+        known = [self.job.waited_s or 0.0, *(claim.offered_s for claim in self.history)]
+        if self.task is not None and self.task.requeued_s is not None:
+            known.append(self.task.requeued_s)
+        return max(known)
 
     def worker(self, name: str) -> WorkerView | None:
         """Return the worker of that name."""
@@ -97,9 +130,17 @@ class Why:
     """Of a queued job: the workers with their reasons, the nearest first."""
 
 
+class Unmet(NamedTuple):
+    """Something that Airflow waits for before it queues a task."""
+
+    code: Code
+    reason: str
+    """Airflow's own sentence."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AirflowTask:
-    """A task as Airflow has it, for one that has no row here."""
+    """A task as Airflow has it."""
 
     state: str | None
     executor: str | None
@@ -107,3 +148,19 @@ class AirflowTask:
     queue: str | None
     try_number: int
     """Of its present attempt, or of the last one if it waits for the next; 0: there has been none."""
+    pool: str | None = None
+    ended_s: float | None = None
+    """Since the present attempt ended."""
+    dag_paused: bool = False
+    dag_stale: bool = False
+    run_state: str | None = None
+    trigger: str | None = None
+    """The class that a deferred task waits for."""
+    requeues: int = 0
+    """How often Airflow has queued the present attempt again because nobody took it in time."""
+    requeued_s: float | None = None
+    """Since the first time of these."""
+    past_state: str | None = None
+    """How the earlier try that was asked about has ended."""
+    unmet: tuple[Unmet, ...] = ()
+    """What Airflow waits for, the most general first; asked only where it has yet to queue the task."""

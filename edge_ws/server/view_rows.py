@@ -57,6 +57,9 @@ def shown_job(scene: Scene, verdict: Why) -> Row:
         "lease_until": _utc(scene.now + claim.lease_s)
         if claim is not None and claim.lease_s is not None
         else None,
+        **_in_airflow(scene.task),
+        "last_log_line": scene.log.line or None,
+        "first_queued_s": _tenths(scene.first_s) if job.state == "queued" else None,
         "jobs_before_it": scene.ahead,
         "workers": [_seat_row(one) for one in verdict.seats[:SHOWN_SEATS]],
         "claims": [_claim_row(one, scene.now) for one in scene.history],
@@ -81,9 +84,28 @@ def absent_row(key: JobKey, task: AirflowTask | None, verdict: Why) -> Row:
         "state": task.state if task is not None else None,
         "queue": task.queue if task is not None else None,
         "executor": task.executor if task is not None else None,
+        **_in_airflow(task),
         "workers": [],
         "claims": [],
         "gateways": [],
+    }
+
+
+def _in_airflow(task: AirflowTask | None) -> Row:
+    """Return what Airflow says of the task itself."""
+    if task is None:
+        names = ("task_state", "task_try_number", "dag_paused", "dag_stale", "run_state", "pool", "trigger")
+        return {**dict.fromkeys(names), "requeues": None, "unmet": []}
+    return {
+        "task_state": task.state,
+        "task_try_number": task.try_number,
+        "dag_paused": task.dag_paused,
+        "dag_stale": task.dag_stale,
+        "run_state": task.run_state,
+        "pool": task.pool,
+        "trigger": task.trigger,
+        "requeues": task.requeues,
+        "unmet": [{"code": one.code.value, "reason": one.reason} for one in task.unmet],
     }
 
 

@@ -5,10 +5,13 @@ Reads by the store's verbs and writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from edge_ws.errors import UsageError
+from edge_ws.protocol.ids import CALLBACK_DAG_ID
 from edge_ws.protocol.states import Phase
+from edge_ws.server.log_end import log_end
+from edge_ws.server.ports import Tasks
 from edge_ws.server.scene import AirflowTask, Scene
 from edge_ws.server.view_rows import (
     Row,
@@ -23,10 +26,7 @@ from edge_ws.server.view_rows import (
 from edge_ws.server.why import why, why_absent
 from edge_ws.store.records import JobKey
 from edge_ws.store.store import Store
-from edge_ws.store.view_records import Backlog
-
-LookUp = Callable[[str, str, str, int], AirflowTask]
-"""Asks Airflow for a task by DAG, run, task and map index; UsageError: there is none, and what there is."""
+from edge_ws.store.view_records import Backlog, JobView
 
 JOB_STATES = (
     "queued",
@@ -50,7 +50,7 @@ def list_jobs(
     state: str | None = None,
     queue: str | None = None,
     worker: str | None = None,
-    dag: str | None = None,
+    dag_id: str | None = None,
     limit: int = 1000,
 ) -> list[Row]:
     """Return jobs as rows, those that run first, then those that wait in their order.
@@ -62,7 +62,7 @@ def list_jobs(
         raise UsageError(f"no job has the state {state!r}; states are {', '.join(JOB_STATES)}")
     if not 1 <= limit <= MOST:
         raise UsageError(f"the limit {limit} is not between 1 and {MOST}")
-    jobs = store.jobs(limit, state=state, queue=queue, worker=worker, dag=dag)
+    jobs = store.jobs(limit, state=state, queue=queue, worker=worker, dag_id=dag_id)
     return [job_row(job) for job in jobs]
 
 
@@ -99,6 +99,19 @@ def list_workers(
     ]
 
 
+def show_workers(store: Store, pattern: str) -> list[Row]:
+    """Return all that is known of each worker whose name is like the pattern (`*` and `?`), by name."""
+    gateways = {one.id: one for one in store.gateways()}
+    jobs: dict[str | None, list[JobView]] = {}
+    for job in store.jobs(MOST):
+        jobs.setdefault(job.worker, []).append(job)
+    now = store.clock()
+    return [
+        worker_row(one, gateways.get(one.gateway) if one.gateway else None, jobs.get(one.name, []), now)
+        for one in store.workers(pattern)
+    ]
+
+
 def show_worker(store: Store, name: str) -> Row:
     """Return all that is known of a worker, ours or edge3's: the wish beside what is in force, its jobs.
 
@@ -120,7 +133,7 @@ def show_job(  # noqa: PLR0917 - a task is named by so many
     map_index: int = -1,
     try_number: int | None = None,
     *,
-    look_up: LookUp | None = None,
+    tasks: Tasks | None = None,
 ) -> Row:
     """Return a job with its verdict: why it is where it is, and what to do.
 
@@ -131,18 +144,20 @@ def show_job(  # noqa: PLR0917 - a task is named by so many
         task_id: its task.
         map_index: -1 for a task that is not mapped.
         try_number: None: the last one that there is.
-        look_up: asks Airflow about a task that has no row here; None: nobody is asked.
+        tasks: what Airflow knows of the task; None: nobody is asked.
 
     Raises:
         UsageError: Airflow knows no such task, or there has been no such try of it.
     """
     job = store.find_job(dag_id, run_id, task_id, map_index, try_number)
     if job is None:
-        task = look_up(dag_id, run_id, task_id, map_index) if look_up is not None else None
         key = JobKey(dag_id, task_id, run_id, map_index, try_number or 0)
-        return absent_row(key, task, why_absent(task, try_number))
+        task = None if tasks is None else tasks.look_up(dag_id, run_id, task_id, map_index, try_number)
+        return absent_row(key, task, why_absent(task, dag_id, try_number))
     history, ahead = store.history(job, HISTORY)
     scene = Scene(
+        task=_task_of(job, tasks),
+        log=log_end(_end_of_log(store, job, tasks)),
         job=job,
         history=history,
         ahead=ahead,
@@ -151,3 +166,23 @@ def show_job(  # noqa: PLR0917 - a task is named by so many
         now=store.clock(),
     )
     return shown_job(scene, why(scene))
+
+
+def _task_of(job: JobView, tasks: Tasks | None) -> AirflowTask | None:
+    """Return the job's task as Airflow has it, None for a callback or one that Airflow has forgotten."""
+    key = job.key
+    if tasks is None or key.dag_id == CALLBACK_DAG_ID:
+        return None
+    try:
+        return tasks.look_up(key.dag_id, key.run_id, key.task_id, key.map_index, key.try_number)
+    except UsageError:
+        return None
+
+
+def _end_of_log(store: Store, job: JobView, tasks: Tasks | None) -> bytes:
+    """Return the end of the log of the job's claim, from here or from Airflow's folder."""
+    claim = job.claim
+    if claim is None or not job.was_claimed:
+        return b""
+    data = store.log_end(claim.id)
+    return data if data or tasks is None or not claim.log_path else tasks.log_end(claim.log_path)

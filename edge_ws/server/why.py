@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from edge_ws.errors import UsageError
@@ -9,7 +10,11 @@ from edge_ws.protocol.states import Phase
 from edge_ws.server.scene import NO_GATEWAY_ADVICE, SLOW_S, AirflowTask, Code, Scene, Why
 from edge_ws.server.seats import is_here, lasted
 from edge_ws.server.why_queued import why_queued
+from edge_ws.server.why_task import AIRFLOWS_TURN, OVER, of_task, state_told
 from edge_ws.store.view_records import ClaimView
+
+_LACKS = ("Dag not found", "No module named", "ModuleNotFoundError", "ImportError", "cannot import name")
+"""Signs in a log that the host is not set up as the task wants it."""
 
 
 def why(scene: Scene) -> Why:
@@ -38,8 +43,26 @@ def _claimed(scene: Scene, claim: ClaimView) -> Why:
     name, away = claim.worker, _away(scene, claim.worker)
     return Why(
         code=Code.RUNNING,
-        sentence=f"Runs on worker {name}, to which it was offered {lasted(claim.offered_s)} ago.{away}",
+        sentence=f"Runs on worker {name}, to which it was offered {lasted(claim.offered_s)} ago."
+        f"{_unwanted(scene)}{away}",
         advice=f"Look at {name} on its host: edge-ws status." if away else "",
+    )
+
+
+def _unwanted(scene: Scene) -> str:
+    """Return what to add if Airflow has another state for the task than that of one that runs."""
+    task, number = scene.task, scene.job.key.try_number
+    if task is None or task.try_number < number:
+        return ""
+    if task.try_number > number:
+        return f" In Airflow the task is at try {task.try_number} already: this one is being stopped."
+    if task.state in {"running", "queued", "restarting"}:
+        return ""
+    if task.state in {None, "scheduled"}:
+        return " In Airflow the task was cleared: it is being stopped."
+    return (
+        f" In Airflow the task is {task.state} already: its callbacks still run, its end is on its way, or it"
+        " is being stopped."
     )
 
 
@@ -90,7 +113,7 @@ def _accepted(scene: Scene, claim: ClaimView) -> Why:
             "its start was not heard of in time: it goes back to the queue if Airflow still has the task"
             " as queued"
         )
-    return Why(code=Code.ACCEPTED, sentence=f"{begun}; {waits}.{away}")
+    return Why(code=Code.ACCEPTED, sentence=f"{begun}; {waits}.{_unwanted(scene)}{away}")
 
 
 def _known_end(claim: ClaimView) -> Why:
@@ -123,54 +146,149 @@ def _foreign(scene: Scene) -> Why:
             code=Code.EDGE3_FETCHED,
             sentence=f"Fetched by edge3 worker {job.worker}{written}; it has not said yet that the job runs.",
         )
-    return Why(code=Code.EDGE3_RUNNING, sentence=f"Runs on edge3 worker {job.worker}{written}.")
+    runs = f"Runs on edge3 worker {job.worker}{written}.{_unwanted(scene)}"
+    return Why(code=Code.EDGE3_RUNNING, sentence=runs)
 
 
 # Over
 
 
 def _ended(scene: Scene) -> Why:
+    """Judge by the task's own state where that is known: the row only tells that a process has ended."""
+    job, task = scene.job, scene.task
+    if task is None or task.try_number < job.key.try_number:
+        return _ended_here(scene)
+    if task.try_number > job.key.try_number:
+        return _earlier_try(scene, task)
+    if task.state in OVER:
+        return _task_is_over(scene, task)
+    if task.state in AIRFLOWS_TURN:
+        return _goes_on(scene, task)
+    return _not_settled(scene, task)
+
+
+def _where_and_when(scene: Scene) -> str:
     job = scene.job
     where = f" on worker {job.worker}" if job.worker else ""
-    when = "" if job.updated_s is None else f" {lasted(job.updated_s)} ago"
-    detail = (
-        f" ({job.claim.detail})" if job.claim is not None and job.was_claimed and job.claim.detail else ""
-    )
+    return where + ("" if job.updated_s is None else f" {lasted(job.updated_s)} ago") + _detail(scene)
+
+
+def _detail(scene: Scene) -> str:
+    job = scene.job
+    return f" ({job.claim.detail})" if job.claim is not None and job.was_claimed and job.claim.detail else ""
+
+
+def _log_told(scene: Scene) -> str:
+    return f' Its log says: "{scene.log.line}".' if scene.log.line else ""
+
+
+def _is_lacking(scene: Scene) -> bool:
+    return any(sign in scene.log.line for sign in _LACKS)
+
+
+def _log_advice(scene: Scene) -> str:
+    """Return what to do about what the log says."""
+    if _is_lacking(scene):
+        return (
+            f"The host of {scene.job.worker} lacks something that the task needs: compare its DAG files and"
+            " its installed packages with the centre's."
+        )
+    return "See the task's log in Airflow."
+
+
+def _unreported(scene: Scene) -> tuple[str, str]:
+    """Return what to add, and to advise, while the scheduler has not taken note of the end."""
+    if scene.job.owner is None:
+        return "", ""
+    told = f"; the scheduler (job {scene.job.owner}) has not taken note yet"
+    if (scene.job.updated_s or 0.0) <= SLOW_S:
+        return told, ""
+    return told, "See the scheduler's log: is it alive, and is edge-ws in its [core] executor?"
+
+
+def _ended_here(scene: Scene) -> Why:
+    """Judge by the row alone: of a callback, say, or of a task that Airflow has forgotten."""
+    job = scene.job
     code = {"success": Code.SUCCESS, "failed": Code.FAILED}.get(job.state, Code.REMOVED)
-    reported, advice = "", ""
-    if job.owner is not None:
-        reported = f"; the scheduler (job {job.owner}) has not taken note yet"
-        if (job.updated_s or 0.0) > SLOW_S:
-            advice = "See the scheduler's log: is it alive, and is edge-ws in its [core] executor?"
-    elif job.reported:
-        reported = "; the scheduler has taken note"
+    unreported, advice = _unreported(scene)
+    reported = "; the scheduler has taken note" if job.reported else ""
     said = f"Ended as {job.state}" if code is not Code.REMOVED else f"Over, as {job.state}"
-    return Why(code=code, sentence=f"{said}{where}{when}{detail}{reported}.", advice=advice)
+    log_told = "" if code is Code.SUCCESS else _log_told(scene)
+    sentence = f"{said}{_where_and_when(scene)}{unreported or reported}.{log_told}"
+    return Why(code=code, sentence=sentence, advice=advice)
+
+
+def _earlier_try(scene: Scene, task: AirflowTask) -> Why:
+    job = scene.job
+    ended = task.past_state or job.state
+    now = f"the task is at try {task.try_number} now, which is {state_told(task.state)}"
+    code = OVER.get(ended, Code.OVER)
+    log_told = "" if code is Code.SUCCESS else _log_told(scene)
+    sentence = f"Try {job.key.try_number} ended as {ended}{_where_and_when(scene)}; {now}.{log_told}"
+    return Why(code=code, sentence=sentence)
+
+
+def _task_is_over(scene: Scene, task: AirflowTask) -> Why:
+    state = task.state or ""
+    code = OVER[state]
+    unreported, advice = _unreported(scene)
+    sentence = f"The task ended as {state}{_where_and_when(scene)}{unreported}."
+    if code is Code.FAILED:
+        sentence, advice = f"{sentence}{_log_told(scene)}", advice or _log_advice(scene)
+    return Why(code=code, sentence=sentence, advice=advice)
+
+
+def _goes_on(scene: Scene, task: AirflowTask) -> Why:
+    """Tell of a process that has ended and a task that has not."""
+    turn = of_task(task, scene.job.key.dag_id)
+    number = scene.job.key.try_number
+    if task.state == "up_for_retry":
+        begun = f"Try {number} failed{_where_and_when(scene)}.{_log_told(scene)}"
+        return replace(turn, sentence=f"{begun} {turn.sentence}", advice=_log_advice(scene))
+    # A round that ended as it should has nothing to say.
+    log_told = _log_told(scene) if scene.log.is_error else ""
+    what = f"Its last round{_where_and_when(scene)} is over.{log_told}"
+    if task.state in {None, "scheduled"}:
+        what = f"What ran{_where_and_when(scene)} is over, and the task is to run again.{log_told}"
+    advice = _log_advice(scene) if log_told and _is_lacking(scene) else turn.advice
+    return replace(turn, sentence=f"{what} {turn.sentence}", advice=advice)
+
+
+def _not_settled(scene: Scene, task: AirflowTask) -> Why:
+    unreported, advice = _unreported(scene)
+    return Why(
+        code=Code.NOT_SETTLED,
+        sentence=f"Its process ended{_where_and_when(scene)}, and Airflow has the task as {task.state}"
+        f" still{unreported}: the scheduler settles that within seconds.{_log_told(scene)}",
+        advice=advice,
+    )
 
 
 # No row
 
 
-def why_absent(task: AirflowTask | None, try_number: int | None = None) -> Why:
-    """Return why there is no row for a task; None: nobody could ask Airflow.
+def why_absent(task: AirflowTask | None, dag_id: str, try_number: int | None = None) -> Why:
+    """Return why there is no row for a task; None: nobody could ask Airflow, or the last try is meant.
 
     Raises:
         UsageError: there has been no such try.
     """
-    if task is not None and try_number is not None and not 1 <= try_number <= task.try_number:
+    number = try_number
+    if task is not None and number is not None and not 1 <= number <= task.try_number:
         last = f"the last is {task.try_number}" if task.try_number else "there has been none yet"
-        raise UsageError(f"there has been no try {try_number} of the task; {last}")
-    if task is not None and try_number is not None and try_number < task.try_number:
-        return Why(
-            code=Code.OVER,
-            sentence=f"Try {try_number} is over, for the task is at try {task.try_number} in Airflow; its row"
-            " here was purged, or it was another executor's.",
-        )
+        raise UsageError(f"there has been no try {number} of the task; {last}")
     if task is None:
         return Why(
             code=Code.NO_SUCH_JOB,
             sentence="There is no such job in edge_job: it is another executor's, is not queued yet, or has"
             " ended and was purged.",
+        )
+    if number is not None and number < task.try_number:
+        ended = f" as {task.past_state}" if task.past_state else ""
+        return Why(
+            code=Code.OVER,
+            sentence=f"Try {number} ended{ended}, for the task is at try {task.try_number} in Airflow; its"
+            " row here was purged, or it was another executor's.",
         )
     if task.state in {"queued", "running", "restarting"}:
         which = task.executor or "the default executor"
@@ -180,16 +298,13 @@ def why_absent(task: AirflowTask | None, try_number: int | None = None) -> Why:
             advice="To have it run on a worker: give the task executor= the name that edge-ws has in [core]"
             " executor, and a queue that a worker serves.",
         )
-    if task.state in {None, "scheduled", "up_for_retry", "up_for_reschedule", "deferred", "awaiting_input"}:
-        return Why(
-            code=Code.NOT_QUEUED_YET,
-            sentence=f"The task's state is {task.state or 'none'}: the scheduler has not queued it yet.",
-            advice="Airflow says why in the task's details: dependencies, pools, limits of parallelism.",
-        )
+    if task.state in AIRFLOWS_TURN:
+        return of_task(task, dag_id)
+    when = "" if task.ended_s is None else f" {lasted(task.ended_s)} ago"
     return Why(
         code=Code.OVER,
-        sentence=f"The task is over in Airflow ({task.state}); its row here was purged, or it was another"
-        " executor's.",
+        sentence=f"The task ended as {task.state}{when} in Airflow; its row here was purged, or it never had"
+        " one: another executor's, or marked by somebody.",
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from edge_ws.server.scene import NO_GATEWAY_ADVICE, SLOW_S, Code, Scene, Why
 from edge_ws.server.seats import Reason, Seat, could_serve, is_here, lasted, queues_told, seats, slots_told
+from edge_ws.server.why_task import state_told
 from edge_ws.store.view_records import ClaimView
 
 SHOWN = 5
@@ -60,13 +61,13 @@ _ADVICE = {
 def why_queued(scene: Scene) -> Why:
     """Return what keeps the job from running, with every worker's reason."""
     job = scene.job
+    if (unwanted := _not_wanted(scene)) is not None:
+        return unwanted
     found = seats(job, scene.workers)
     serving = [one for one in found if one.serves]
     # Workers of other queues matter only where nobody serves the job's own.
     shown = tuple(serving or found)
-    since = "Queued" if job.waited_s is None else f"Queued for {lasted(job.waited_s)}"
-    if job.owner is None:
-        since = f"{since} (by another executor, such as edge3's)"
+    since = _since(scene)
     if not scene.has_gateway and not any(_needs_no_gateway(one) for one in serving):
         return _no_gateway(scene, since, shown, is_served=bool(serving))
     if not serving:
@@ -84,6 +85,38 @@ def why_queued(scene: Scene) -> Why:
         advice=advice.format(name=serving[0].worker.name, queue=job.queue, slots=job.slots),
         seats=shown,
     )
+
+
+def _not_wanted(scene: Scene) -> Why | None:
+    """Return the verdict on a row whose task Airflow does not have as queued any more, None if it has."""
+    task, job = scene.task, scene.job
+    if task is None or task.try_number < job.key.try_number:
+        return None
+    if task.try_number > job.key.try_number:
+        what = f"at try {task.try_number}, which is {state_told(task.state)}"
+    elif task.state == "queued":
+        return None
+    else:
+        what = state_told(task.state)
+    return Why(
+        code=Code.NOT_WANTED,
+        sentence=f"{_since(scene)}, but in Airflow the task is {what}: nobody is offered this job any more.",
+        advice="If the row stays, see the log of the scheduler, whose executor ends such rows.",
+    )
+
+
+def _since(scene: Scene) -> str:
+    """Return for how long the job has waited: in this round, and since it was first queued."""
+    job, task = scene.job, scene.task
+    said = "Queued" if job.waited_s is None else f"Queued for {lasted(job.waited_s)}"
+    if scene.first_s > (job.waited_s or 0.0) + 1.0:
+        said = f"{said} in this round, and first queued more than {lasted(scene.first_s)} ago"
+    if task is not None and task.requeues:
+        times = "once" if task.requeues == 1 else f"{task.requeues} times"
+        said = f"{said} (Airflow has queued it again {times}, as nobody took it in time)"
+    if job.owner is None:
+        said = f"{said} (by another executor, such as edge3's)"
+    return f"{said}, in a paused DAG, which stops no queued task" if task and task.dag_paused else said
 
 
 def _needs_no_gateway(one: Seat) -> bool:

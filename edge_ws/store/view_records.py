@@ -29,6 +29,8 @@ class ClaimView:
     """Since it ended; None: it is open."""
     lease_s: float | None
     """What is left to accept it; of an accepted one, to start it; below 0 it is over."""
+    log_path: str = ""
+    """Of its log, below Airflow's folder of logs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from edge_ws.protocol.states import Phase
 from edge_ws.store.database import Database
 from edge_ws.store.live import CLAIMED, KEY_COLUMNS, OPEN_STATES, QUEUED, REPORTED, RUNNING, key_of, same_job
 from edge_ws.store.records import SEEN_S, JobKey
-from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, token, worker
+from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, log, token, worker
 from edge_ws.store.view_records import Backlog, ClaimView, JobView, Stranded, TokenView, WorkerView
 from edge_ws.store.waiting import age_s
 from edge_ws.store.wishes import split_queues
@@ -34,6 +34,7 @@ _CLAIM = (
     (epoch_now() - claim.c.created_at).label("offered_s"),
     (epoch_now() - claim.c.ended_at).label("ended_s"),
     (claim.c.lease_until - epoch_now()).label("lease_s"),
+    claim.c.log_path.label("claim_log_path"),
 )
 _JOB = (
     *(edge_job.c[name] for name in KEY_COLUMNS),
@@ -114,7 +115,7 @@ workers_query = (
 
 
 def jobs_query(filters: Mapping[str, str], limit: int) -> sa.Select[Any]:
-    """Return the query for jobs by `state` (the row's, or its claim's phase), `queue`, `worker` and `dag`."""
+    """Return the query for jobs by `state` (the row's, or its claim's phase), `queue`, `worker`, `dag_id`."""
     query = _jobs
     for name, value in filters.items():
         query = query.where(_condition(name, value))
@@ -123,7 +124,7 @@ def jobs_query(filters: Mapping[str, str], limit: int) -> sa.Select[Any]:
 
 def _condition(name: str, value: str) -> sa.ColumnElement[bool]:
     if name != "state":
-        columns = {"queue": edge_job.c.queue, "worker": edge_job.c.edge_worker, "dag": edge_job.c.dag_id}
+        columns = {"queue": edge_job.c.queue, "worker": edge_job.c.edge_worker, "dag_id": edge_job.c.dag_id}
         return columns[name] == value
     if value in {phase.value for phase in Phase} - {Phase.ENDED.value}:
         return sa.and_(claim.c.phase == value, claim.c.ended_at.is_(None), edge_job.c.state.in_(OPEN_STATES))
@@ -175,7 +176,7 @@ class ViewVerbs:
 
         Args:
             limit: at the most.
-            filters: `state` (the row's, or `offered`, `accepted`, `started`), `queue`, `worker`, `dag`.
+            filters: `state` (the row's, or `offered`, `accepted`, `started`), `queue`, `worker`, `dag_id`.
         """
         given = {name: value for name, value in filters.items() if value is not None}
         with self._database.read() as connection:
@@ -207,6 +208,14 @@ class ViewVerbs:
         if job.state != QUEUED or job.queued_at is None:
             return 0
         return connection.scalar(ahead_query(job)) or 0
+
+    def log_end(self, claim_id: ClaimId) -> bytes:
+        """Return the end of a claim's log, as far as it is still here: one or two chunks."""
+        query = (
+            sa.select(log.c.data).where(log.c.claim == claim_id).order_by(log.c.log_offset.desc()).limit(2)
+        )
+        with self._database.read() as connection:
+            return b"".join(reversed(connection.scalars(query).all()))
 
     def backlogs(self) -> list[Backlog]:
         """Return what each queue holds that has any job."""
@@ -256,6 +265,7 @@ def _claim(row: _Row) -> ClaimView:
         offered_s=row.offered_s,
         ended_s=row.ended_s,
         lease_s=row.lease_s,
+        log_path=row.claim_log_path,
     )
 
 

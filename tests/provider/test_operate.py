@@ -110,7 +110,8 @@ def test_workers_are_listed(run: Run, workers: dict[str, Principal], centre: Cen
     assert (rows[0]["kind"], rows[0]["queues"], rows[0]["concurrency"]) == ("edge-ws", ["a"], 8)
     code, table, _ = run("list-workers", "-s", "idle", "running")
     assert code == 0
-    assert table.startswith("worker_name | kind")
+    assert table.startswith("worker_name | state | takes_jobs | queues | jobs_active | concurrency | ")
+    assert table.endswith("\n2 workers: 2 connected; no queue waits\n")
     assert "oven" in table
     assert "press-2" not in table
     assert "transport_reason" not in table
@@ -155,7 +156,7 @@ def test_a_worker_that_can_start_nothing_is_not_called_free(run: Run, store: Sto
     code, text, _ = run("show-job", "dag", "run", "press")
     verdict, advice, *_ = text.splitlines()
     assert code == 0
-    assert "oven is connected, but says that it can start no jobs now" in verdict
+    assert "oven is connected, but can start no jobs now" in verdict
     assert "edge-ws status on the host of oven" in advice
     worker = _json(run("show-worker", "-H", "oven", "-o", "json"))
     assert (worker["state"], worker["takes_jobs"], worker["free_slots"]) == ("idle", False, 0)

@@ -213,7 +213,7 @@ def test_a_worker_that_is_away_can_be_forgotten(store: Store, sqlite_engine: sa.
         (COMMENT, {"worker": "oven", "comment": "x" * (LONGEST_COMMENT + 1)}, "801 characters; 800 fit"),
         ("shutdown-all-workers", {"worker": "oven"}, "shutdown-all-workers takes yes, not 'worker'"),
         ("show-worker", {"worker": "a\0"}, r"worker: 'a\\x00' has a character that no text can have"),
-        ("list-jobs", {"dag": "\udcff"}, r"dag: '\\udcff' has a character"),
+        ("list-jobs", {"dag": "\udcff"}, r"dag_id: '\\udcff' has a character"),
         ("list-workers", {"queues": ["a", "\ud800"]}, "queues: .* has a character"),
         (
             "set-worker-concurrency",

@@ -44,13 +44,20 @@ class KnownUsers:
         )
 
 
-def _no_task(dag_id: str, run_id: str, task_id: str, map_index: int) -> NoReturn:
+class NoTasks:
     """Airflow knows none."""
-    raise UsageError(f"Airflow knows no DAG {dag_id}")
+
+    def look_up(
+        self, dag_id: str, run_id: str, task_id: str, map_index: int, try_number: int | None = None
+    ) -> NoReturn:
+        raise UsageError(f"Airflow knows no DAG {dag_id}")
+
+    def log_end(self, log_path: str) -> bytes:
+        return b""
 
 
 def _client(store: Store, users: KnownUsers | None = None) -> TestClient:
-    admin = Admin(store, users or KnownUsers(), _no_task)
+    admin = Admin(store, users or KnownUsers(), NoTasks())
     return TestClient(Starlette(routes=[Route("/v1/admin/{name:path}", admin.answer, methods=_ANY_METHOD)]))
 
 

@@ -76,7 +76,7 @@ def test_jobs(engine: sa.Engine, store: Store) -> None:
     assert (second["priority"], second["team_name"]) == (3, "red")
     assert isinstance(second["waited_s"], float)
     assert [row["task_id"] for row in list_jobs(store, state="queued", queue="q")] == ["waits"]
-    assert [row["task_id"] for row in list_jobs(store, worker="w1", dag="dag", limit=1)] == ["runs"]
+    assert [row["task_id"] for row in list_jobs(store, worker="w1", dag_id="dag", limit=1)] == ["runs"]
     json.dumps([first, second])
 
 
@@ -238,15 +238,47 @@ def test_who_has_taken_note_of_an_end(engine: sa.Engine, store: Store, ran_by: s
     assert ("the scheduler has taken note" in row["verdict"]) is is_ours
 
 
+class KnownTasks:
+    """An Airflow that knows one task, and one log."""
+
+    def __init__(self, task: AirflowTask, log: bytes = b"") -> None:
+        self.task = task
+        self.log = log
+        self.asked: list[tuple[object, ...]] = []
+
+    def look_up(
+        self, dag_id: str, run_id: str, task_id: str, map_index: int, try_number: int | None = None
+    ) -> AirflowTask:
+        self.asked.append((dag_id, run_id, task_id, map_index, try_number))
+        return self.task
+
+    def log_end(self, log_path: str) -> bytes:
+        self.asked.append((log_path,))
+        return self.log
+
+
+def test_a_job_is_judged_by_its_task_and_its_log(engine: sa.Engine, store: Store) -> None:
+    """The process ended well: the task had told Airflow that it is to run again."""
+    one = FakeWorker(store)
+    one.register()
+    job = new_job("t")
+    enqueue(engine, job)
+    one.finish(one.start(job))
+    waits = AirflowTask(state="up_for_retry", executor=None, queue="q", try_number=1, pool="p")
+    tasks = KnownTasks(waits, b'{"level": "error", "event": "it jams"}')
+    row = show_job(store, "dag", "run", "t", tasks=tasks)
+    assert tasks.asked[0] == ("dag", "run", "t", -1, 1)
+    assert (row["code"], row["state"], row["task_state"]) == ("up_for_retry", "success", "up_for_retry")
+    assert (row["last_log_line"], row["pool"], row["unmet"]) == ("it jams", "p", [])
+    assert "Try 1 failed on worker w1" in str(row["verdict"])
+    assert '"it jams"' in str(row["verdict"])
+    json.dumps(row)
+
+
 def test_a_task_without_a_row(store: Store) -> None:
-    asked: list[tuple[object, ...]] = []
-
-    def look_up(*task: object) -> AirflowTask:
-        asked.append(task)
-        return AirflowTask(state="running", executor=None, queue="default", try_number=2)
-
-    row = show_job(store, "dag", "run", "t", 3, look_up=look_up)
-    assert asked == [("dag", "run", "t", 3)]
+    tasks = KnownTasks(AirflowTask(state="running", executor=None, queue="default", try_number=2))
+    row = show_job(store, "dag", "run", "t", 3, tasks=tasks)
+    assert tasks.asked == [("dag", "run", "t", 3, None)]
     assert (row["code"], row["state"], row["queue"], row["map_index"]) == (
         "another_executors",
         "running",
@@ -259,16 +291,13 @@ def test_a_task_without_a_row(store: Store) -> None:
 
 def test_a_try_without_a_row(engine: sa.Engine, store: Store) -> None:
     """What Airflow says is of its present try alone."""
-
-    def look_up(*_: object) -> AirflowTask:
-        return AirflowTask(state="queued", executor=None, queue="default", try_number=2)
-
+    tasks = KnownTasks(AirflowTask(state="queued", executor=None, queue="default", try_number=2))
     enqueue(engine, new_job("t"))
     with pytest.raises(UsageError, match="there has been no try 4 of the task; the last is 2"):
-        show_job(store, "dag", "run", "t", try_number=4, look_up=look_up)
-    row = show_job(store, "dag", "run", "t", try_number=2, look_up=look_up)
+        show_job(store, "dag", "run", "t", try_number=4, tasks=tasks)
+    row = show_job(store, "dag", "run", "t", try_number=2, tasks=tasks)
     assert (row["code"], row["state"], row["try_number"]) == ("another_executors", "queued", 2)
-    row = show_job(store, "dag", "run", "purged", try_number=1, look_up=look_up)
+    row = show_job(store, "dag", "run", "purged", try_number=1, tasks=tasks)
     assert (row["code"], row["state"], row["queue"], row["try_number"]) == ("over", None, None, 1)
 
 

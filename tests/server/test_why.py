@@ -9,7 +9,8 @@ import pytest
 from edge_ws.errors import UsageError
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.states import Phase
-from edge_ws.server.scene import AirflowTask, Code, Scene
+from edge_ws.server.log_end import LogEnd
+from edge_ws.server.scene import AirflowTask, Code, Scene, Unmet
 from edge_ws.server.seats import Reason
 from edge_ws.server.why import why, why_absent
 from edge_ws.store.records import Room
@@ -18,6 +19,14 @@ from tests.support.scenes import GATEWAY, a_claim, a_job, a_scene, a_token, a_wo
 OFFLINE = {"state": "offline", "gateway": None, "seen_s": 7500.0}
 MAINTENANCE = {"state": "maintenance mode", "comment": "belt change"}
 FULL = {"taken": 4}
+RETRY = (
+    "Task is not ready for retry yet but will be retried automatically. Current date is"
+    " 2026-11-30T07:49:55.068531+00:00 and task will be retried at 2026-11-30T07:53:15.307131+00:00."
+)
+RESCHEDULE = (
+    "Task is not ready for reschedule yet but will be rescheduled automatically. Current date is"
+    " 2026-11-30T07:49:55+00:00 and task will be rescheduled at 2026-11-30T08:53:15+01:00."
+)
 DEAD = replace(GATEWAY, seen_s=3600.0)
 
 
@@ -396,24 +405,29 @@ def an_airflow_task(state: str | None, executor: str | None = None, try_number: 
         (None, Code.NO_SUCH_JOB, "There is no such job in edge_job: it is another executor's"),
         (an_airflow_task("queued"), Code.ANOTHER_EXECUTORS, "it is the default executor's"),
         (an_airflow_task("running", "Local"), Code.ANOTHER_EXECUTORS, "it is Local's"),
-        (an_airflow_task(None), Code.NOT_QUEUED_YET, "state is none"),
+        (
+            an_airflow_task(None),
+            Code.NOT_QUEUED_YET,
+            "The task is not scheduled yet: Airflow's scheduler has",
+        ),
         (an_airflow_task("scheduled"), Code.NOT_QUEUED_YET, "has not queued it yet"),
-        (an_airflow_task("success"), Code.OVER, "over in Airflow (success)"),
+        (an_airflow_task("success"), Code.OVER, "ended as success in Airflow; its row here was purged"),
     ],
 )
 @pytest.mark.parametrize("try_number", [None, 2])
 def test_a_task_without_a_row(
     task: AirflowTask | None, code: Code, part: str, try_number: int | None
 ) -> None:
-    found = why_absent(task, try_number)
+    found = why_absent(task, "dag", try_number)
     assert found.code is code
     assert part in found.sentence
 
 
 def test_an_earlier_try_is_not_judged_by_the_present_one() -> None:
-    found = why_absent(an_airflow_task("queued"), 1)
+    task = replace(an_airflow_task("queued"), past_state="failed")
+    found = why_absent(task, "dag", 1)
     assert found.code is Code.OVER
-    assert "Try 1 is over, for the task is at try 2 in Airflow" in found.sentence
+    assert "Try 1 ended as failed, for the task is at try 2 in Airflow" in found.sentence
 
 
 @pytest.mark.parametrize(
@@ -426,4 +440,150 @@ def test_an_earlier_try_is_not_judged_by_the_present_one() -> None:
 )
 def test_a_try_that_there_has_not_been(asked: int, tries: int, part: str) -> None:
     with pytest.raises(UsageError, match=part):
-        why_absent(an_airflow_task("queued", try_number=tries), asked)
+        why_absent(an_airflow_task("queued", try_number=tries), "dag", asked)
+
+
+def a_task(state: str | None, **changes: object) -> AirflowTask:
+    """Return the task of `a_job` as Airflow has it, at the same try."""
+    return replace(an_airflow_task(state, try_number=1), **changes)
+
+
+BAD_LOG = LogEnd("Task failed: ValueError: jam", is_error=True)
+
+
+class TestByTheTasksOwnState:
+    """The row of a process that has ended says little: the task may go on, or have ended otherwise."""
+
+    @pytest.mark.parametrize(
+        ("task", "code", "parts"),
+        [
+            (a_task("success"), Code.SUCCESS, ["The task ended as success on worker w1 3 s ago."]),
+            (a_task("skipped"), Code.SKIPPED, ["The task ended as skipped on worker w1 3 s ago."]),
+            (
+                a_task("failed"),
+                Code.FAILED,
+                ['Its log says: "Task failed: ValueError: jam"', "See the task's"],
+            ),
+            (
+                a_task("up_for_retry", unmet=(Unmet(Code.UP_FOR_RETRY, RETRY),)),
+                Code.UP_FOR_RETRY,
+                ["Try 1 failed on worker w1", "ValueError: jam", "again at 2026-11-30 07:53:15 UTC."],
+            ),
+            (
+                a_task("up_for_reschedule", unmet=(Unmet(Code.UP_FOR_RESCHEDULE, RESCHEDULE),)),
+                Code.UP_FOR_RESCHEDULE,
+                ["Its last round on worker w1 3 s ago is over.", "queued again at 2026-11-30 07:53:15 UTC."],
+            ),
+            (
+                a_task("deferred", trigger="a.b.DateTimeTrigger"),
+                Code.DEFERRED,
+                ["the trigger DateTimeTrigger", "a triggerer runs"],
+            ),
+            (a_task("awaiting_input"), Code.AWAITING_INPUT, ["a person's answer"]),
+            (
+                a_task(None, dag_paused=True),
+                Code.DAG_PAUSED,
+                ["to run again", "the DAG dag is paused", "airflow dags unpause dag"],
+            ),
+            (a_task(None, dag_stale=True), Code.DAG_STALE, ["gone from its bundle"]),
+            (a_task("running"), Code.NOT_SETTLED, ["Airflow has the task as running still"]),
+            (a_task("queued"), Code.NOT_SETTLED, ["Airflow has the task as queued still"]),
+            (
+                a_task("running", try_number=2, past_state="failed"),
+                Code.FAILED,
+                ["Try 1 ended as failed on worker w1", "the task is at try 2 now, which is running"],
+            ),
+        ],
+    )
+    def test_of_a_row_that_has_ended(self, task: AirflowTask, code: Code, parts: list[str]) -> None:
+        ended = a_claim(Phase.ENDED, result="success", ended_s=3.0)
+        job = a_job(state="success", worker="w1", claim=ended, owner=None, reported=True, updated_s=3.0)
+        told(a_scene(job, task=task, log=BAD_LOG), code, *parts)
+
+    def test_what_the_host_lacks_is_advised(self) -> None:
+        job = a_job(state="failed", worker="w1", updated_s=3.0, owner=None)
+        lacks = LogEnd("Dag not found during start up; Startup reschedule limit exceeded", is_error=True)
+        told(
+            a_scene(job, task=a_task("failed"), log=lacks),
+            Code.FAILED,
+            "The host of w1 lacks something that the task needs",
+        )
+        # While it is tried again, too; what a round that ended as it should has logged, is not told.
+        waits = a_task("up_for_reschedule")
+        told(a_scene(job, task=waits, log=lacks), Code.UP_FOR_RESCHEDULE, "Dag not found", "lacks something")
+        assert "Poking" not in why(a_scene(job, task=waits, log=LogEnd("Poking"))).sentence
+
+    @pytest.mark.parametrize(
+        ("task", "part"),
+        [
+            (a_task("running"), ""),
+            (a_task("up_for_retry"), "In Airflow the task is up_for_retry already: its callbacks still run"),
+            (a_task(None), "In Airflow the task was cleared: it is being stopped."),
+            (a_task("queued", try_number=2), "In Airflow the task is at try 2 already"),
+        ],
+    )
+    def test_of_one_that_runs(self, task: AirflowTask, part: str) -> None:
+        job = a_job(state="running", worker="w1", claim=a_claim(Phase.STARTED))
+        found = why(a_scene(job, a_worker(), task=task))
+        assert found.code is Code.RUNNING
+        assert (part or "ago.") in found.sentence
+
+    def test_of_one_that_is_queued(self) -> None:
+        told(a_scene(a_job(), a_worker(), task=a_task("queued")), Code.ABOUT_TO_BE_OFFERED)
+        for task, part in (
+            (a_task("failed"), "in Airflow the task is failed: nobody is offered this job any more"),
+            (a_task("queued", try_number=2), "in Airflow the task is at try 2, which is queued"),
+        ):
+            told(a_scene(a_job(), a_worker(), task=task), Code.NOT_WANTED, part)
+        told(
+            a_scene(a_job(), task=a_task("queued", dag_paused=True)),
+            Code.NO_WORKER_SERVES_QUEUE,
+            "in a paused DAG, which stops no queued task: no worker",
+        )
+
+    def test_since_when_it_is_queued(self) -> None:
+        """Each requeue begins the wait anew; what came before is told as well."""
+        again = a_task("queued", requeues=2, requeued_s=1500.0)
+        told(
+            a_scene(a_job(), task=again),
+            Code.NO_WORKER_SERVES_QUEUE,
+            "Queued for 3 min in this round, and first queued more than 25 min ago (Airflow has queued it"
+            " again 2 times, as nobody took it in time): no worker",
+        )
+        earlier = a_claim(Phase.ENDED, result="success", ended_s=3000.0, offered_s=3600.0)
+        told(
+            a_scene(a_job(), history=(earlier,)),
+            Code.NO_WORKER_SERVES_QUEUE,
+            "Queued for 3 min in this round, and first queued more than 60 min ago: no worker",
+        )
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "part"),
+    [
+        (
+            (
+                "Task's trigger rule 'all_success' requires all upstream tasks to have succeeded, but found 1"
+                " non-success(es). upstream_states=_UpstreamTIStates(success=0, failed=1),"
+                " upstream_task_ids={'fails'}"
+            ),
+            Code.WAITS_FOR_UPSTREAM,
+            (
+                "Task's trigger rule all_success requires all upstream tasks to have succeeded, but found 1"
+                " non-success(es) (upstream: fails)."
+            ),
+        ),
+        (
+            "('Not scheduling since there are %s open slots in pool %s and require %s pool slots', 0, 'p', 1)",
+            Code.POOL_FULL,
+            "The task is scheduled: ",
+        ),
+    ],
+)
+def test_what_airflow_waits_for_is_told_in_its_words(reason: str, code: Code, part: str) -> None:
+    found = why_absent(an_airflow_task("scheduled"), "dag")
+    assert found.code is Code.NOT_QUEUED_YET
+    found = why_absent(replace(an_airflow_task("scheduled"), unmet=(Unmet(code, reason),)), "dag")
+    assert found.code is code
+    assert part in found.sentence
+    assert found.advice
