@@ -116,3 +116,12 @@ def test_a_dag_may_have_the_name_that_marks_callbacks() -> None:
     key = workload.task_row(ti, 0)
     assert not workload.is_callback(key)
     assert not isinstance(workload.airflow_key(key), CallbackKey)
+
+
+def test_a_pass_of_a_loop_is_a_row_of_its_own() -> None:
+    """In Airflow 3.4's workloads the map index is the one that people see; its table has the pass."""
+    names = {"dag_id": "factory", "task_id": "press", "run_id": "run-1", "id": TI_ID}
+    shown = SimpleNamespace(**names, map_index=-1, region_index=2)
+    stored = SimpleNamespace(**names, map_index=2, region_index=2)
+    assert workload.task_row(shown, 1).map_index == 2
+    assert workload.task_row(shown, 1) == workload.task_row(stored, 1)

@@ -28,6 +28,12 @@ def test_a_mapped_task() -> None:
     assert str(of_payload(json.dumps(body))) == "jobs r1 hello map index 0 try 3"
 
 
+def test_a_pass_of_a_loop_goes_by_its_number() -> None:
+    body = json.loads(task_workload("hello").payload)
+    body["ti"] |= {"region_id": "01a1ffa7-1579-75c6-bdc2-8433b5a57793", "region_index": 2}
+    assert str(of_payload(json.dumps(body))) == "jobs r1 hello map index 2 try 1"
+
+
 def test_a_callback_has_the_names_that_the_centre_gives_it() -> None:
     workload = callback_workload()
     found = of_payload(workload.payload)
