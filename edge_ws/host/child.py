@@ -211,7 +211,7 @@ def _live(workload: Workload, right: Right, sock: socket.socket) -> None:
     )
     supervision.finish()
     if outcome.not_started is not None:
-        line.say(not_started=outcome.not_started)
+        line.say(not_started=outcome.not_started, fault=outcome.fault)
     else:
         line.say(ended=outcome.exit_code, detail=outcome.detail, log_uploaded=outcome.log_uploaded)
 

@@ -76,6 +76,7 @@ class Job:
     task_start_time: float | None = None
     exit_code: int | None = None
     detail: str = ""
+    fault: runner.Fault = ""
     log_uploaded: bool = False
     alive: bool = True
     dropped: bool = False
@@ -115,6 +116,7 @@ class Job:
             "log_path": self.log_file,
             "exit_code": self.exit_code,
             "detail": self.detail,
+            "fault": self.fault,
             "log_uploaded": self.log_uploaded,
         }
 
@@ -408,9 +410,9 @@ class Jobs:
         if "ended" in job.words:
             self._end(job, job.words["ended"], job.words["detail"], uploaded=job.words["log_uploaded"])
         elif "not_started" in job.words:
-            self._never(job, job.words["not_started"])
+            self._never(job, job.words["not_started"], job.words.get("fault", ""))
         elif job.task_pid is None:
-            self._never(job, f"the job's process {how} before the task began")
+            self._never(job, f"the job's process {how} before the task began", "host")
         else:
             self._log(job, "error", f"The task's supervisor {how}; what was left of the task is killed")
             self._end(job, code or 1, f"the task's supervisor {how}", uploaded=False)
@@ -429,11 +431,11 @@ class Jobs:
             }
         )
 
-    def _never(self, job: Job, reason: str) -> None:
+    def _never(self, job: Job, reason: str, fault: runner.Fault) -> None:
         if job.stop is not None and not job.stop.is_late:
-            reason = f"cancelled ({job.stop.reason}): {reason}"
-        job.phase, job.detail = "not_started", reason
-        self._host.emit({"ev": "not_started", "claim": job.claim, "reason": reason})
+            reason, fault = f"cancelled ({job.stop.reason}): {reason}", ""
+        job.phase, job.detail, job.fault = "not_started", reason, fault
+        self._host.emit({"ev": "not_started", "claim": job.claim, "reason": reason, "fault": fault})
 
 
 def _kill(job: Job) -> None:

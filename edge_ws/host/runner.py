@@ -19,7 +19,7 @@ import ssl
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import orjson
 
@@ -83,12 +83,19 @@ class Described:
     """Where the supervisor will write; absolute."""
 
 
+Fault = Literal["", "host", "unsure"]
+"""host: nothing has reached Airflow, and another host may do better. unsure: Airflow did not answer the
+start. Empty: Airflow refused the start."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How a job went."""
 
     not_started: str | None = None
     """Why the task never ran and never will, None if it did run or may have."""
+    fault: Fault = ""
+    """Of one that is not started: whose fault that is."""
     exit_code: int = 0
     """0 whenever Airflow knows the outcome."""
     detail: str = ""
@@ -307,11 +314,14 @@ def run(
 
     start = _Start()
     try:
-        site_settings.take_from_centre(conf, settings)
         workload = _read(payload)
+    except ValueError as error:
+        return Outcome(exit_code=1, detail=str(error))
+    try:
+        site_settings.take_from_centre(conf, settings)
         workload.token = token
         if fault := _bundle_fault(workload, worker):
-            return _end_in_log(workload.log_path, fault)
+            return Outcome(not_started=fault, fault="host")
         _start_exporters()
         _renew_trust()
         _use_proxy(proxy)
@@ -321,12 +331,14 @@ def run(
 
         code = BaseExecutor.run_workload(workload, server=server)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the job ends here and its end is told
+        if start.accepted:
+            detail = f"the job did not end as it should: {one_line(error)}"
+            return Outcome(exit_code=1, detail=detail, log_uploaded=_uploads(start))
         # From 3.4 on a callback is announced before its process is made.
-        refusal = start.refusal or (None if start.accepted else _refusal(error))
+        refusal = start.refusal or _refusal(error)
         if refusal is not None:
             return Outcome(not_started=refusal)
-        verb = "did not end as it should" if start.accepted else "could not be started"
-        return Outcome(exit_code=1, detail=f"the job {verb}: {one_line(error)}", log_uploaded=_uploads(start))
+        return Outcome(not_started=one_line(error), fault="unsure" if _was_sent(error) else "host")
     return Outcome(exit_code=code, detail=_explain(code), log_uploaded=_uploads(start))
 
 
@@ -379,13 +391,6 @@ def bundles() -> list[dict[str, str | None]]:
             fault = one_line(error)
         found.append({"name": name, "path": path, "fault": fault})
     return found
-
-
-def _end_in_log(log_path: str | None, sentence: str) -> Outcome:
-    if log_path is not None:
-        with contextlib.suppress(OSError):  # The detail still says it.
-            task_log.write(log_path, "error", sentence)
-    return Outcome(exit_code=1, detail=sentence)
 
 
 def _start_exporters() -> None:
@@ -461,6 +466,25 @@ def _refusal(error: BaseException) -> str | None:
             return _shortened(f"the Execution API refused the start with {status}: {says or cause}")
         cause = cause.__cause__
     return None
+
+
+_NEVER_SENT = frozenset(
+    {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"}
+)
+"""Of the HTTP library's errors, those in which no request has left this machine."""
+
+
+def _was_sent(error: BaseException) -> bool:
+    """Tell whether the error may be that of a start that Airflow was asked for, and did not answer."""
+    cause: BaseException | None = error
+    while cause is not None:
+        library = type(cause).__module__.partition(".")[0]
+        if library in {"httpx", "httpx2"} and type(cause).__name__ not in _NEVER_SENT:
+            return True
+        if getattr(getattr(cause, "response", None), "status_code", 0) >= 500:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _uploads(start: _Start) -> bool:

@@ -151,6 +151,8 @@ class NotStarted:
 
     claim: ClaimId
     reason: str
+    fault: str = ""
+    """Whose fault it is, if the worker knows: HOST or UNSURE (see `ids`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

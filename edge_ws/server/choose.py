@@ -46,13 +46,14 @@ class _Seats:
         self._capacities = capacities
         self.free: dict[WorkerName, int] = {one.principal.worker: one.free for one in capacities}
         self.left = sum(self.free.values())
-        self._heaps: dict[tuple[str, str | None], list[tuple[int, WorkerName, Capacity]]] = {}
-        """For each queue and team its workers, the freest first. Jobs of others take slots too, so an entry
+        self._heaps: dict[tuple[str, str | None, frozenset[str]], list[tuple[int, WorkerName, Capacity]]] = {}
+        """For each queue and team (and workers that could not start the job) the others, the freest
+        first. Jobs of others take slots too, so an entry
         may be out of date: it is put right when it comes first."""
 
     def freest(self, job: Candidate) -> Capacity | None:
         """Return the worker with the most free slots of those that serve the job, None if there is none."""
-        kind = job.queue, job.team
+        kind = job.queue, job.team, job.failed_on
         heap = self._heaps.get(kind)
         if heap is None:
             heap = [

@@ -200,7 +200,7 @@ class Reports:
                 case Verdict.DONE:
                     self._done(link, frame, to)
             to.settled()
-        if any(isinstance(frame, Finished) and frame.log_end for _, frame, _ in batch):
+        if any(_may_leave_a_log(frame) for _, frame, _ in batch):
             self._on_ended()
 
     def _done(self, link: Link, frame: ClaimReport, to: Answers) -> None:
@@ -330,6 +330,11 @@ class Reports:
             # be at it still.
             if known[claim_id].site == link.inventory.site:
                 link.send(Query(claim=claim_id))
+
+
+def _may_leave_a_log(frame: ClaimReport) -> bool:
+    """Tell whether a report may have ended a job that has a log; one that no worker could start says why."""
+    return (isinstance(frame, Finished) and frame.log_end > 0) or isinstance(frame, NotStarted)
 
 
 class _Nobody:

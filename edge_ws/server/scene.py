@@ -39,6 +39,8 @@ class Code(Enum):
     """Connected, but nobody has a job host."""
     ALL_LEAVING = "all_leaving"
     ALL_OFFLINE = "all_offline"
+    NONE_COULD_START = "none_could_start"
+    """Who serves the queue, and is here, has tried to start it and failed."""
     NOT_TAKEN = "not_taken"
     """Was offered, and came back."""
     ABOUT_TO_BE_OFFERED = "about_to_be_offered"

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
-from edge_ws.store.records import SEEN_S
+from edge_ws.store.records import EDGE3_ALIVE_S, SEEN_S
 from edge_ws.store.view_records import JobView, WorkerView
 from edge_ws.store.worker_states import AWAY, MAINTENANCE, WorkerState, state_of
-from edge_ws.store.worker_verbs import EDGE3_ALIVE_S
 
 
 class Reason(Enum):
@@ -29,6 +28,8 @@ class Reason(Enum):
     NOT_CONNECTED = "not_connected"
     """It has not said goodbye, and is not heard of."""
     OFFLINE = "offline"
+    COULD_NOT_START = "could_not_start"
+    """It has tried, and failed through a fault of its own: the job goes to others."""
     TOO_NARROW = "too_narrow"
     """The job needs more slots than it has in all."""
     TOKEN = "token"  # noqa: S105 - a reason
@@ -63,7 +64,12 @@ def seats(job: JobView, workers: Iterable[WorkerView]) -> list[Seat]:
 def seat(job: JobView, worker: WorkerView) -> Seat:
     """Return the reason of one worker."""
     reason, why = (
-        _excluded(job, worker) or _away(worker) or _unwilling(worker) or _full(job, worker) or _free(worker)
+        _excluded(job, worker)
+        or _tried(job, worker)
+        or _away(worker)
+        or _unwilling(worker)
+        or _full(job, worker)
+        or _free(worker)
     )
     return Seat(worker=worker, reason=reason, why=why)
 
@@ -88,6 +94,11 @@ def _excluded(job: JobView, worker: WorkerView) -> _Found | None:
     if widest is not None and widest < job.slots:
         return Reason.TOO_NARROW, f"has {slots_told(widest)} in all, and the job needs {job.slots}"
     return None
+
+
+def _tried(job: JobView, worker: WorkerView) -> _Found | None:
+    fault = job.faults.get(worker.name)
+    return None if fault is None else (Reason.COULD_NOT_START, f"could not start it ({fault})")
 
 
 def could_serve(job: JobView, worker: WorkerView) -> bool:

@@ -24,6 +24,7 @@ _CODES = {
     Reason.LEAVING: Code.ALL_LEAVING,
     Reason.NOT_CONNECTED: Code.ALL_OFFLINE,
     Reason.OFFLINE: Code.ALL_OFFLINE,
+    Reason.COULD_NOT_START: Code.NONE_COULD_START,
     Reason.TOO_NARROW: Code.TOO_WIDE,
     Reason.TOKEN: Code.TOKEN_EXCLUDES,
     Reason.TEAM: Code.TEAM_EXCLUDES,
@@ -34,6 +35,7 @@ _HEADS = {
     Code.NONE_READY: "no worker takes jobs of queue {queue} now, and the nearest to it can start none",
     Code.ALL_LEAVING: "no worker takes jobs of queue {queue} any more: who serves it is leaving",
     Code.ALL_OFFLINE: "no worker that serves queue {queue} is online",
+    Code.NONE_COULD_START: "no other worker of queue {queue} is left to start it",
     Code.TOO_WIDE: "the job needs {slots}, more than any worker has that serves queue {queue}",
     Code.TOKEN_EXCLUDES: "no worker that serves queue {queue} may take it by its token",
     Code.TEAM_EXCLUDES: "no worker that serves queue {queue} is of the job's team",
@@ -49,6 +51,7 @@ _ADVICE = {
     Code.ALL_LEAVING: "Start the worker again when it has left, or another one that serves queue {queue}.",
     Code.ALL_OFFLINE: "Look at {name} on its host: edge-ws status, and its log; edge-ws doctor says whether"
     " it can reach the gateway.",
+    Code.NONE_COULD_START: "Mend what {name} says, or start another worker that serves queue {queue}.",
     Code.TOO_WIDE: "Give {name} more slots (edge-ws set-worker-concurrency -H {name} -c {slots}),"
     " or lower the task's pool_slots or its executor_config.",
     Code.TOKEN_EXCLUDES: "Give {name} a token that admits the queue (edge-ws token create),"

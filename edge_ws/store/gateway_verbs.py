@@ -18,6 +18,7 @@ from edge_ws.protocol.states import Phase
 from edge_ws.store.bulk import Both, InsertMany, UpdateMany, one_of, place_of
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database
+from edge_ws.store.faults import forget_faults
 from edge_ws.store.leftovers import forget_unclaimed, unclaimed
 from edge_ws.store.live import (
     CLAIMED,
@@ -395,4 +396,5 @@ class GatewayVerbs:
                 connection.execute(claim.delete().where(sa.or_(sa.and_(over, ~carrying), stale)))
             if left is not None:
                 forget_unclaimed(connection, keep_s)
+            forget_faults(connection)
             connection.execute(gateway.delete().where(gateway.c.seen_at < epoch_now() - FORGOTTEN_S))

@@ -8,14 +8,14 @@ import sqlalchemy as sa
 
 from edge_ws.protocol.ids import GatewayId, WorkerName
 from edge_ws.protocol.states import Phase
+from edge_ws.store.ages import age_s
 from edge_ws.store.database import Database
 from edge_ws.store.live import OPEN_STATES, held, key_columns
-from edge_ws.store.records import SEEN_S
+from edge_ws.store.records import EDGE3_ALIVE_S, SEEN_S
 from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, utc_now, worker
-from edge_ws.store.waiting import age_s
 from edge_ws.store.wishes import read_wish
 from edge_ws.store.worker_states import AWAY, MOVES, Event, WorkerState, after
-from edge_ws.store.worker_verbs import EDGE3_ALIVE_S, MARK, move
+from edge_ws.store.worker_verbs import MARK, move
 
 _AWAY_STATES = [state.value for state in AWAY]
 ABANDONED_S = 2 * EDGE3_ALIVE_S

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
 
+import orjson
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from edge_ws.protocol.ids import ClaimId, WorkerName
 from edge_ws.store.bulk import one_of
@@ -18,6 +21,21 @@ SHOWN_LOG = 8 * 1024 * 1024
 """Bytes of a running job's log that are shown at the most (of edge3's at least one chunk)."""
 _CHUNKS = 16
 """Chunks that are read at a time: 1 MiB of those that workers send."""
+
+
+def write_last_line(connection: Connection, claim_id: ClaimId, sentence: str) -> None:
+    """Append a line, as Airflow writes them, to the log of a claim whose row is locked."""
+    line = {
+        "timestamp": datetime.now(UTC).isoformat(),
+        "level": "error",
+        "event": sentence,
+        "logger": "edge_ws",
+    }
+    data = orjson.dumps(line) + b"\n"
+    end = int(connection.scalar(sa.select(claim.c.log_end).where(claim.c.id == claim_id)) or 0)
+    connection.execute(log.insert().values(claim=claim_id, log_offset=end, data=data))
+    grown = claim.update().where(claim.c.id == claim_id)
+    connection.execute(grown.values(log_end=end + len(data), log_state="held"))
 
 
 class LogVerbs:

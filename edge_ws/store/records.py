@@ -51,6 +51,8 @@ class JobKey(NamedTuple):
 
 SEEN_S = 45.0
 """Who is not seen for so long (three heartbeats) is silent: a worker, by all gateways; a gateway."""
+EDGE3_ALIVE_S = 150.0
+"""edge3 takes a worker for dead after five heartbeats of 30 s (edge_executor.py, _check_worker_liveness)."""
 CALLBACK_PRIORITY = 2**31 - 1
 """So that callbacks go before tasks, as in Airflow's own executors, whoever hands them out."""
 
@@ -82,6 +84,8 @@ class Candidate:
     waited_s: float = 0.0
     place: str | None = None
     """Where the row lay when it was read, if the store can use it to find the row again."""
+    failed_on: frozenset[str] = frozenset()
+    """Workers that could not start it: it goes to others."""
 
     @property
     def is_callback(self) -> bool:
@@ -105,7 +109,8 @@ class Capacity:
     def serves(self, job: Candidate) -> bool:
         """Tell whether the job may run there at all (its width aside)."""
         in_force = self.queues is None or job.queue in self.queues
-        return in_force and self.principal.admits(job.queue, job.team)
+        is_new = self.principal.worker not in job.failed_on
+        return in_force and is_new and self.principal.admits(job.queue, job.team)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ repeated or come late; for a claim that is not live it changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,11 +15,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from edge_ws.protocol.frames import Accept, Finished, Log, NotStarted, PhaseIs, Refuse, Started
-from edge_ws.protocol.ids import CALLBACK_DAG_ID, ClaimId, HostId
+from edge_ws.protocol.ids import CALLBACK_DAG_ID, HOST, UNSURE, ClaimId, HostId, WorkerName
 from edge_ws.protocol.states import Phase, phases_before
 from edge_ws.store.bulk import Both, UpdateMany, one_of, place_of
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database
+from edge_ws.store.faults import note_fault
 from edge_ws.store.live import (
     FAILED,
     KEY_COLUMNS,
@@ -31,7 +32,8 @@ from edge_ws.store.live import (
     locking,
     row_state,
 )
-from edge_ws.store.records import Accepted, Principal, Verdict
+from edge_ws.store.log_verbs import write_last_line
+from edge_ws.store.records import Accepted, JobKey, Principal, Verdict
 from edge_ws.store.tables import claim, edge_job, epoch_now, log, utc_now
 
 ClaimReport = Accept | Refuse | Started | Finished | NotStarted | PhaseIs
@@ -40,6 +42,10 @@ Outcome = Accepted | Verdict
 MANY = 500
 """Reports in one transaction, at the most."""
 _END_STATES = (SUCCESS, FAILED)
+_LONGEST_DETAIL = 1000
+"""Characters of the column."""
+NOT_STARTED = "not_started"
+LOST = "lost"
 _Given = Mapping[str, sa.ColumnElement[Any]]
 
 
@@ -130,6 +136,8 @@ class _Claim:
     """A token is to be minted: nobody else gets the job while it lives."""
     changed: bool = False
     starts: bool = False
+    fault: str = ""
+    """The worker's own, for which it could not start the job."""
 
     @property
     def is_callback(self) -> bool:
@@ -161,8 +169,12 @@ class ReportVerbs:
         with self._database.write() as connection:
             live = _find_live(connection, [report for _, report in batch])
             outcomes = [_judge(live.get(report.claim), who, report) for who, report in batch]
+            given_up = _settle_faults(connection, live.values())
             changed = [one for one in live.values() if one.changed]
             _WRITE.run(connection, _claim_rows(changed, start_within_s), _job_rows(changed))
+            for one in given_up:
+                # Not before: a row that is changed has another place.
+                write_last_line(connection, one.id, one.detail)
             self._recognise_repeated(connection, batch, outcomes)
         return outcomes
 
@@ -209,9 +221,9 @@ class ReportVerbs:
         )
         return self._take_one(principal, report)
 
-    def not_started(self, principal: Principal, claim_id: ClaimId, reason: str) -> Outcome:
-        """Note that an accepted claim will never start; the reaper asks the task's state and decides."""
-        return self._take_one(principal, NotStarted(claim=claim_id, reason=reason))
+    def not_started(self, principal: Principal, claim_id: ClaimId, reason: str, fault: str = "") -> Outcome:
+        """Note that an accepted claim will never start; unless it is the host's fault, the reaper decides."""
+        return self._take_one(principal, NotStarted(claim=claim_id, reason=reason, fault=fault))
 
     def unknown(self, principal: Principal, claim_id: ClaimId) -> Outcome:
         """Note that the worker does not know the claim and refuses it from now on."""
@@ -260,7 +272,7 @@ class ReportVerbs:
 def _find_live(connection: Connection, reports: Sequence[ClaimReport]) -> dict[ClaimId, _Claim]:
     """Return those of the claims that are live, their jobs locked."""
     ids = {report.claim for report in reports}
-    ending = {report.claim for report in reports if isinstance(report, Finished)}
+    ending = {report.claim for report in reports if isinstance(report, Finished | NotStarted)}
     asked = {"ids": list(ids), "ending": list(ending)}
     rows = connection.execute(_live_query(connection.dialect.name), asked)
     return {row.id: _Claim(*(*row[:3], Phase(row[3]), *row[4:11], row[11:])) for row in rows}
@@ -286,19 +298,43 @@ def _judge(one: _Claim | None, who: Principal, report: ClaimReport) -> Outcome:
             _end(one, SUCCESS if report.exit_code == 0 else FAILED, report.detail)
             one.log_uploaded = report.log_uploaded
         case NotStarted():
-            one.result, one.detail, one.changed = "not_started", report.reason, True
+            _not_started(one, report)
         case PhaseIs():
             _answer_to_query(one, report)
     return Verdict.DONE
 
 
 def _start(one: _Claim, host: HostId | None) -> None:
-    if one.result == "lost":
+    if one.result == LOST:
         # Its host is dead, which is never taken back: the reaper ends it by the task's state.
         return
     if one.phase in phases_before(Phase.STARTED):
         one.phase, one.result, one.starts, one.changed = Phase.STARTED, None, True, True
         one.host = host or one.host
+
+
+def _not_started(one: _Claim, report: NotStarted) -> None:
+    if report.fault == HOST:
+        # Nothing of it has reached Airflow: what the task's state is does not matter.
+        one.fault = report.reason
+        _end(one, NOT_STARTED, report.reason)
+        return
+    # Airflow may have taken it for started: then it is as if its process were lost.
+    one.result = LOST if report.fault == UNSURE else NOT_STARTED
+    one.detail, one.changed = report.reason, True
+
+
+def _settle_faults(connection: Connection, claims: Iterable[_Claim]) -> list[_Claim]:
+    """Note what workers could not start; return those whose jobs fail, as no other worker is to try them."""
+    given_up = []
+    for one in claims:
+        if not one.fault:
+            continue
+        faults = note_fault(connection, JobKey._make(one.key), WorkerName(one.worker), one.fault)
+        if faults.is_hopeless:
+            one.result, one.detail = FAILED, faults.told()[:_LONGEST_DETAIL]
+            given_up.append(one)
+    return given_up
 
 
 def _answer_to_query(one: _Claim, report: PhaseIs) -> None:
@@ -307,9 +343,9 @@ def _answer_to_query(one: _Claim, report: PhaseIs) -> None:
         _start(one, report.host)
     elif report.phase is Phase.UNKNOWN and one.phase is Phase.OFFERED:
         _end(one, "refused", unknown)
-    elif report.phase is Phase.UNKNOWN and one.result != "lost":
+    elif report.phase is Phase.UNKNOWN and one.result != LOST:
         # What is known to be lost may have run; that the worker has forgotten it says nothing new.
-        one.result, one.detail, one.changed = "not_started", unknown, True
+        one.result, one.detail, one.changed = NOT_STARTED, unknown, True
 
 
 def _accept(one: _Claim, report: Accept) -> Outcome:
@@ -333,7 +369,7 @@ def _claim_rows(changed: Sequence[_Claim], start_within_s: float) -> list[dict[s
             "phase": one.phase.value,
             "host": one.host,
             "result": one.result,
-            "detail": one.detail[:1000],
+            "detail": one.detail[:_LONGEST_DETAIL],
             "log_uploaded": one.log_uploaded,
             "lease_until": start_within_s if one.lease else None,
         }

@@ -195,6 +195,23 @@ claim = sa.Table(
     postgresql_with={"fillfactor": 40},
 )
 
+# Which workers could not start a queued job through their own fault. A row counts for the round of the job
+# (the time at which it was queued) that it names.
+fault = sa.Table(
+    "edge_ws_fault",
+    metadata,
+    sa.Column("dag_id", sa.String(250), primary_key=True),
+    sa.Column("task_id", sa.String(250), primary_key=True),
+    sa.Column("run_id", sa.String(250), primary_key=True),
+    sa.Column("map_index", sa.Integer, primary_key=True),
+    sa.Column("try_number", sa.Integer, primary_key=True),
+    sa.Column("task_instance_id", sa.String(36), primary_key=True),
+    sa.Column("worker", sa.String(64), primary_key=True),
+    sa.Column("queued_dttm", UtcTimestamp),
+    sa.Column("reason", sa.String(1000), nullable=False),
+    sa.Column("noted_at", sa.Double, nullable=False),
+)
+
 log = sa.Table(
     "edge_ws_log",
     metadata,
@@ -259,7 +276,7 @@ gateway = sa.Table(
 )
 
 EDGE3_TABLES = (edge_job, edge_worker, edge_logs)
-OWN_TABLES = (claim, log, worker, token, gateway)
+OWN_TABLES = (claim, fault, log, worker, token, gateway)
 VERSION_TABLE = "alembic_version_edge_ws"
 EDGE3_VERSION_TABLE = "alembic_version_edge3"
 EDGE3_HEAD = "d5a2f8b41c07"

@@ -5,6 +5,7 @@ Ages and what is left of a time are seconds by the database's clock at the momen
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -54,6 +55,8 @@ class JobView:
     updated_s: float | None
     """Since somebody last wrote the row."""
     claim: ClaimView | None
+    faults: Mapping[WorkerName, str] = field(default_factory=dict)
+    """Of a queued job that was asked for alone: the workers that could not start it, with their reasons."""
 
     @property
     def held_by(self) -> ClaimView | None:

@@ -6,6 +6,7 @@ Each a fixed number of statements, however much there is; none locks or writes a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,12 +15,13 @@ from sqlalchemy.engine import Connection
 
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.protocol.states import Phase
+from edge_ws.store.ages import age_s
 from edge_ws.store.database import Database
+from edge_ws.store.faults import faults_of
 from edge_ws.store.live import CLAIMED, KEY_COLUMNS, OPEN_STATES, QUEUED, REPORTED, RUNNING, key_of, same_job
 from edge_ws.store.records import SEEN_S, JobKey
 from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, log, token, worker
 from edge_ws.store.view_records import Backlog, ClaimView, JobView, Stranded, TokenView, WorkerView
-from edge_ws.store.waiting import age_s
 from edge_ws.store.wishes import split_queues
 from edge_ws.store.worker_verbs import MARK, room_of
 
@@ -195,7 +197,9 @@ class ViewVerbs:
         query = query.order_by(c.try_number.desc(), c.queued_dttm.desc()).limit(1)
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
-        return _job(row) if row is not None else None
+            if row is None:
+                return None
+            return replace(_job(row), faults=faults_of(connection, key_of(row)))
 
     def history(self, job: JobView, limit: int) -> tuple[list[ClaimView], int]:
         """Return the job's claims, the latest first, and how many jobs are handed out before it."""

@@ -12,11 +12,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
 
+from edge_ws.store.ages import age_s
 from edge_ws.store.bulk import one_of, place_of, rows_of
+from edge_ws.store.faults import failed_on
 from edge_ws.store.live import KEY_COLUMNS, key_columns
 from edge_ws.store.records import Candidate, JobKey
 from edge_ws.store.tables import edge_job
@@ -24,31 +23,6 @@ from edge_ws.store.tables import edge_job
 # Literals, not parameters: the index is of these rows only, and a statement that is prepared before its
 # parameters are known cannot tell that it may use it.
 _queued = edge_job.c.state == sa.literal_column("'queued'")
-
-
-class age_s(FunctionElement[float]):  # noqa: N801 - used as a SQL function
-    """Seconds since that time by the database's clock; NULL for none."""
-
-    type = sa.Double()
-    inherit_cache = True
-
-
-@compiles(age_s, "postgresql")
-def _age_postgresql(element: age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401
-    return (
-        f"CAST(extract(epoch FROM clock_timestamp() - {compiler.process(element.clauses, **kw)}) AS float8)"
-    )
-
-
-@compiles(age_s, "sqlite")
-def _age_sqlite(element: age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401
-    return f"((julianday('now') - julianday({compiler.process(element.clauses, **kw)})) * 86400.0)"
-
-
-@compiles(age_s, "mysql")
-def _age_mysql(element: age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401
-    time = compiler.process(element.clauses, **kw)
-    return f"(timestampdiff(microsecond, {time}, utc_timestamp(6)) / 1e6)"
 
 
 _KEY = len(KEY_COLUMNS)
@@ -96,6 +70,7 @@ def read_waiting(
             team=row[_KEY + 3],
             place=row[_KEY + 4],
             waited_s=row[_KEY + 5] or 0.0,
+            failed_on=frozenset(row[_KEY + 6].split(",")) if row[_KEY + 6] else frozenset(),
         )
         for row in connection.execute(query, values)
     ]
@@ -144,7 +119,8 @@ def _query(dialect: str, given: frozenset[str]) -> sa.Select[Any]:
         query = _of_each(query) if dialect == "postgresql" else _of_all(query, dialect)
     found = query.subquery()
     shown = [column for column in found.c if column.name != "queued_dttm"]
-    return sa.select(*shown, age_s(found.c.queued_dttm).label("waited_s")).order_by(*_in_order(found.c))
+    waited_s, failed = age_s(found.c.queued_dttm).label("waited_s"), failed_on(found.c).label("failed_on")
+    return sa.select(*shown, waited_s, failed).order_by(*_in_order(found.c))
 
 
 def _in_order(columns: sa.ColumnCollection[str, Any]) -> tuple[sa.ColumnElement[Any], ...]:

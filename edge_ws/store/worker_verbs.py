@@ -39,6 +39,7 @@ from edge_ws.store.live import (
     set_job,
 )
 from edge_ws.store.records import (
+    EDGE3_ALIVE_S,
     SEEN_S,
     OpenClaim,
     Principal,
@@ -52,8 +53,6 @@ from edge_ws.store.worker_states import AWAY, Event, WorkerState, after, said, s
 
 LOST_S = 600.0
 """A worker not seen for so long is not waited for any more: claims of tasks that are over are given up."""
-EDGE3_ALIVE_S = 150.0
-"""edge3 takes a worker for dead after five heartbeats of 30 s (edge_executor.py, _check_worker_liveness)."""
 TRANSPORT_SINCE = "transport_since"
 """In `sysinfo`: since when this life of the worker has had the transport that it has now."""
 CONNECTED_SINCE = "connected_since"

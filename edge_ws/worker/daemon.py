@@ -45,6 +45,7 @@ from edge_ws.worker.conversation import flat
 from edge_ws.worker.departure import Departure, Patience
 from edge_ws.worker.diary import Diary, left_behind
 from edge_ws.worker.faults import Faults
+from edge_ws.worker.fitness import Fitness
 from edge_ws.worker.host_client import HostEvent, HostFailed, HostGone, Hosts, HostSettings, HostUp, Prepared
 from edge_ws.worker.host_news import JobEvent, about_job, ends, host_up
 from edge_ws.worker.jobs import (
@@ -106,6 +107,7 @@ class Daemon:
         """The gateway knows maintenance and shutdown."""
         self._hindrances = Hindrances()
         self._readiness_told = Told()
+        self._fitness = Fitness(self._hindrances, self._jobs, self._stand)
         self._patience = Patience(config.drain_timeout_s, config.drain_kill_grace_s)
         self._departure = Departure(self._patience, self)
         self._running: anyio.CancelScope | None = None
@@ -393,6 +395,8 @@ class Daemon:
                 self._stand()
             case _:
                 self._on_job_event(event)
+        # Last: the job that tells it has its own turn first.
+        self._fitness.heard(event)
 
     def _on_job_event(self, event: JobEvent) -> None:
         log_start = log_size(event.log_path) if isinstance(event, Prepared) else 0
@@ -472,6 +476,7 @@ class Daemon:
                     ("the watch over the job hosts", self._hosts.run),
                     ("the delivery of logs", self._logs.run),
                     ("the clock of the drain", self._departure.run),
+                    ("the watch over this host's fitness", self._fitness.run),
                     ("the local socket", control.run),
                     ("the watch for signals", self._departure.heed_signals),
                     ("the repetition of reports", self._say_again),

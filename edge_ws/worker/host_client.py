@@ -387,7 +387,9 @@ _EVENTS: dict[str, Callable[[ClaimId, HostId, dict[str, Any]], HostEvent]] = {
     "refused": lambda claim, _host, told: PrepareRefused(claim, told["reason"], told["invalid"]),
     "dropped": lambda claim, _host, _told: Dropped(claim),
     "started": lambda claim, host, _told: JobStarted(claim, host),
-    "not_started": lambda claim, host, told: JobNotStarted(claim, host, told["reason"]),
+    "not_started": lambda claim, host, told: JobNotStarted(
+        claim, host, told["reason"], told.get("fault", "")
+    ),
     "ended": lambda claim, host, told: JobEnded(
         claim, host, told["exit_code"], told["detail"], told["log_uploaded"]
     ),

@@ -44,6 +44,8 @@ class HostJob:
     detail: str
     """Why it ended as it did, or did not start; may be empty."""
     log_uploaded: bool
+    fault: str = ""
+    """Of one that did not start; see `ids.HOST`."""
 
     @staticmethod
     def read(told: Mapping[str, Any]) -> HostJob:
@@ -55,6 +57,8 @@ class HostJob:
             exit_code=told["exit_code"],
             detail=told["detail"],
             log_uploaded=told["log_uploaded"],
+            # A host of an older release does not tell.
+            fault=told.get("fault", ""),
         )
 
 
@@ -127,6 +131,8 @@ class JobNotStarted:
     claim: ClaimId
     host: HostId
     reason: str
+    fault: str = ""
+    """See `ids.HOST`."""
 
 
 @dataclass(frozen=True, slots=True)

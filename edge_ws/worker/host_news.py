@@ -42,7 +42,7 @@ def about_job(jobs: Jobs, event: JobEvent, current: HostId | None, log_start: in
         case JobStarted():
             return jobs.started(event.claim, event.host)
         case JobNotStarted():
-            return jobs.did_not_start(event.claim, event.reason)
+            return jobs.did_not_start(event.claim, event.reason, event.fault)
         case JobEnded():
             return jobs.ended(event.claim, event.exit_code, event.detail, log_uploaded=event.log_uploaded)
         case Dropped():
@@ -64,7 +64,7 @@ def ends(jobs: Jobs, told: Sequence[HostJob]) -> list[Action]:
     actions: list[Action] = []
     for one in told:
         if one.phase == "not_started":
-            actions += jobs.did_not_start(one.claim, one.detail)
+            actions += jobs.did_not_start(one.claim, one.detail, one.fault)
         elif one.phase == "ended":
             actions += jobs.ended(one.claim, one.exit_code or 0, one.detail, log_uploaded=one.log_uploaded)
     return actions

@@ -87,11 +87,18 @@ class Job:
     log_uploaded: bool = False
     log_flushed: bool = False
     not_started: str | None = None
+    fault: str = ""
+    """Why it never ran, and whose fault that is."""
 
     @property
     def has_process(self) -> bool:
         """Whether a process of it may be there."""
         return self.phase is not Phase.ENDED and self.not_started is None
+
+    @property
+    def is_untried(self) -> bool:
+        """Whether it may still turn out that it cannot be started here."""
+        return self.has_process and self.phase in {Phase.OFFERED, Phase.ACCEPTED}
 
     def record(self) -> Record:
         """Return what the disk keeps of it."""
@@ -106,6 +113,7 @@ class Job:
             detail=self.detail,
             log_uploaded=self.log_uploaded,
             not_started=self.not_started,
+            fault=self.fault,
             stale=self.stale,
             subject=self.subject,
         )
@@ -115,7 +123,7 @@ class Job:
         if self.stale:
             return None
         if self.not_started is not None:
-            return NotStarted(claim=self.claim, reason=self.not_started)
+            return NotStarted(claim=self.claim, reason=self.not_started, fault=self.fault)
         if self.phase is Phase.ENDED:
             return self._finished() if self.log_flushed else None
         if self.phase is Phase.STARTED and self.host is not None and not self.started_acked:
@@ -141,6 +149,8 @@ class Jobs:
         self.slots = slots
         self.accepting = False
         """Whether offers are taken at all: a host is ready and nobody drains."""
+        self.cautious = False
+        """One job is tried first: the last ones could not be started here."""
         self._jobs: dict[ClaimId, Job] = {}
         self._refused: OrderedDict[ClaimId, None] = OrderedDict()
         self._dead_hosts: list[HostId] = []
@@ -200,6 +210,8 @@ class Jobs:
             return "this worker has given the claim up before"
         if not self.accepting or host is None:
             return "this worker takes nothing new now"
+        if self.cautious and any(job.is_untried for job in self._jobs.values()):
+            return "this worker could not start its last jobs, and tries one first"
         if not self.slots.take(offer.claim, offer.slots):
             return f"{offer.slots} slots are wanted, {self.slots.free} are free"
         return None
@@ -318,7 +330,7 @@ class Jobs:
             return []
         return [Keep(job.record()), Send(Started(claim=claim, host=host))]
 
-    def did_not_start(self, claim: ClaimId, reason: str) -> list[Action]:
+    def did_not_start(self, claim: ClaimId, reason: str, fault: str = "") -> list[Action]:
         """The job will never run."""
         job = self._jobs.get(claim)
         if job is None or job.phase is Phase.ENDED:
@@ -326,8 +338,8 @@ class Jobs:
         self.slots.give_back(claim)
         if job.stale:
             return self._remove(claim)
-        job.not_started = reason
-        return [Keep(job.record()), Send(NotStarted(claim=claim, reason=reason))]
+        job.not_started, job.fault = reason, fault
+        return [Keep(job.record()), Send(NotStarted(claim=claim, reason=reason, fault=fault))]
 
     def ended(
         self, claim: ClaimId, exit_code: int, detail: str, *, log_uploaded: bool, line: str = ""
@@ -388,6 +400,7 @@ class Jobs:
                 detail=record.detail,
                 log_uploaded=record.log_uploaded,
                 not_started=record.not_started,
+                fault=record.fault,
                 stale=record.stale,
             )
             self._jobs[record.claim] = job

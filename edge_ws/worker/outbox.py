@@ -43,6 +43,8 @@ class Record:
     log_uploaded: bool = False
     not_started: str | None = None
     """Why it never ran."""
+    fault: str = ""
+    """Whose fault that is; see `ids.HOST`."""
     stale: bool = False
     """The server wants to hear no more of it; its process runs on and holds its slots."""
     subject: Subject | None = None

@@ -73,7 +73,7 @@ def test_a_log_that_the_supervisor_uploads_and_traces(site: Site, api: Execution
         never = task_workload("hello", bundle="nowhere")
         line.say("prepare", claim="n", payload=never.payload, server=api.url)
         line.say("go", claim="n", token="t")
-        assert not line.hear("ended", "n")["log_uploaded"]
+        assert line.hear("not_started", "n")["fault"] == "host"
 
 
 def test_tasks_reach_the_execution_api_as_the_worker_does(

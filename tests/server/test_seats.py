@@ -57,3 +57,10 @@ def test_offline_in_maintenance_says_both() -> None:
     found = seat(a_job(), a_worker(state="offline maintenance", comment="belt", gateway=None, seen_s=60.0))
     assert found.reason is Reason.OFFLINE
     assert found.why == "is offline and in maintenance (belt) (last seen 60 s ago)"
+
+
+def test_a_worker_that_could_not_start_the_job_is_not_free_for_it() -> None:
+    job = a_job(faults={a_worker().name: "no log folder"})
+    found = seat(job, a_worker())
+    assert (found.reason, found.why) == (Reason.COULD_NOT_START, "could not start it (no log folder)")
+    assert seat(a_job(), a_worker()).reason is Reason.FREE

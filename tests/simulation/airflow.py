@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from edge_ws.protocol.ids import ClaimId
 from edge_ws.provider.verdict import Attempt, Outcome, attempt, outcome
 from edge_ws.server.ports import ARCHIVED, RESTARTING
 from edge_ws.store.records import EndedJob, JobKey, NewJob
@@ -50,6 +51,8 @@ class TaskInstance:
     queued_at: float = 0.0
     queued_by: int = 0
     excused: str = ""
+    faults: set[tuple[str, float]] = field(default_factory=set)
+    """Workers that could not start it, each with the time at which its row was queued."""
     """Why it may fail: what was done to it."""
 
 
@@ -226,9 +229,27 @@ class Airflow:
         elif ti.state in {"scheduled", "queued", "running"}:
             if ti.state == "running" and ti.runner is not None and ti.runner.alive and ti.runner.well:
                 raise Violation(f"the good run of {ti.id} was failed: {job.detail}")
-            if ti.state != "running" and not ti.excused and ti.plan[ti.round] != "invalid":
+            is_excused = ti.excused or bool(ti.faults)
+            if ti.state != "running" and not is_excused and ti.plan[ti.round] != "invalid":
                 raise Violation(f"{ti.id} was failed while it was {ti.state}: {job.detail}")
             self._fail(ti)
+
+    def could_not_start(self, subject: str, worker: str) -> None:
+        """Note a host's fault, for this round of the job."""
+        ti = self.all.get(subject)
+        row = self._store.rows.get(ti.key) if ti is not None else None
+        if ti is not None and row is not None:
+            ti.faults.add((worker, row.queued_at))
+
+    def is_to_start(self, subject: str, claim: ClaimId, worker: str) -> None:
+        """Hear that a job's process waits on that worker's host."""
+        ti = self.all.get(subject)
+        row = self._store.rows.get(ti.key) if ti is not None else None
+        # An offer that was long on its way breaks no rule, nor does one made before the fault was heard of.
+        if ti is None or row is None or row.claim != claim or worker not in row.faults:
+            return
+        if (worker, row.queued_at) in ti.faults:
+            raise Violation(f"{subject} goes to {worker} again, which could not start it")
 
     def _fail(self, ti: TaskInstance) -> None:
         if ti.runner is not None:

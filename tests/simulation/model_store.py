@@ -23,8 +23,9 @@ from edge_ws.protocol.frames import (
     Refuse,
     Started,
 )
-from edge_ws.protocol.ids import CALLBACK_DAG_ID, ClaimId, GatewayId, HostId, SiteId, WorkerName
+from edge_ws.protocol.ids import CALLBACK_DAG_ID, HOST, UNSURE, ClaimId, GatewayId, HostId, SiteId, WorkerName
 from edge_ws.protocol.states import Phase, phases_before
+from edge_ws.store.faults import Faults
 from edge_ws.store.live import REPORTED
 from edge_ws.store.records import (
     Accepted,
@@ -71,6 +72,8 @@ class Rules:
     """A worker that is to stop what it does not know says so: a net below all the others."""
     asks_why_an_id_is_gone: bool = True
     """An id that Airflow does not know any more may be that of a retry, which the task itself has reported."""
+    goes_elsewhere: bool = True
+    """A job that a worker could not start through its own fault goes to others."""
     rejudges: bool = True
     """What the reaper decided is carried out only if what it judged by still holds."""
 
@@ -89,6 +92,7 @@ class Row:
     claim: ClaimId | None = None
     queued_at: float = 0.0
     updated_at: float = 0.0
+    faults: dict[WorkerName, str] = field(default_factory=dict)
 
     @property
     def subject(self) -> str:
@@ -432,12 +436,30 @@ class ModelStore:
         self._end(*found, outcome, outcome, detail)
         return Verdict.DONE
 
-    def not_started(self, principal: Principal, claim_id: ClaimId, reason: str) -> Verdict:
+    def not_started(self, principal: Principal, claim_id: ClaimId, reason: str, fault: str = "") -> Verdict:
         found = self._find_live(claim_id, principal.worker)
         if found is None:
             return Verdict.STALE
-        found[0].result, found[0].detail = "not_started", reason
+        claim, row = found
+        if fault != HOST:
+            claim.result, claim.detail = "lost" if fault == UNSURE else "not_started", reason
+            return Verdict.DONE
+        row.faults[claim.worker] = reason
+        faults = Faults(row.faults, self._has_others(row))
+        if faults.is_hopeless:
+            self._end(claim, row, "failed", "failed", faults.told())
+        else:
+            self._back_to_queue(claim, row, "not_started", reason)
         return Verdict.DONE
+
+    def _has_others(self, row: Row) -> bool:
+        return any(
+            one.gateway is not None
+            and one.seen_at > self._now() - SEEN_S
+            and name not in row.faults
+            and one.local_concurrency >= row.slots
+            for name, one in self.workers.items()
+        )
 
     def unknown(self, principal: Principal, claim_id: ClaimId) -> Verdict:
         found = self._find_live(claim_id, principal.worker)
@@ -495,7 +517,7 @@ class ModelStore:
                     who, report.claim, report.exit_code, report.detail, log_uploaded=report.log_uploaded
                 )
             case NotStarted():
-                return self.not_started(who, report.claim, report.reason)
+                return self.not_started(who, report.claim, report.reason, report.fault)
             case PhaseIs(phase=Phase.UNKNOWN):
                 return self.unknown(who, report.claim)
             case PhaseIs(phase=Phase.STARTED):
@@ -561,6 +583,7 @@ class ModelStore:
                 priority=row.priority,
                 team=row.team,
                 waited_s=self._now() - row.queued_at,
+                failed_on=frozenset(row.faults) if self.rules.goes_elsewhere else frozenset(),
             )
             for row in queued[:limit]
         ]

@@ -143,6 +143,7 @@ class Scenario:
             (self._edge3_patches, 1.0),
             (self._edge3_deletes, 0.5),
             (self._twin, 0.5),
+            (self._break_site, 1.0),
         ]
         # Each seed knows some kinds of faults only: a rare one is not drowned by the others.
         chosen = rng.sample(kinds, rng.choice((2, 3, 4, 6)))
@@ -186,6 +187,15 @@ class Scenario:
             wire = self.world.rng.choice(wires)
             self.world.note("a connection of %s swallows all", wire.worker)
             wire.swallows = True
+
+    def _break_site(self) -> None:
+        site = self.world.rng.choice(self.sites)
+        self.world.note("%s can start nothing", site.worker)
+        site.is_broken = True
+        self.world.at(self.world.within(2.0, 60.0), self._mend_site, site)
+
+    def _mend_site(self, site: Site) -> None:
+        site.is_broken = False
 
     def _cut_off(self) -> None:
         site = self.world.rng.choice(self.sites)
@@ -453,6 +463,7 @@ class Scenario:
             worker.wanted_concurrency, worker.wanted_maintenance = None, False
         for site in self.sites:
             self._join(site)
+            self._mend_site(site)
         for site in list(self.sites):
             if len([one for one in self.sites if one.worker == site.worker]) > 1:
                 self._twin_leaves(site)

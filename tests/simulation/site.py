@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge_ws.protocol.ids import ClaimId, HostId, SiteId, WorkerName
+from edge_ws.protocol.ids import HOST, UNSURE, ClaimId, HostId, SiteId, WorkerName
 from edge_ws.worker.host_events import (
     Dropped,
     HostEvent,
@@ -63,6 +63,8 @@ class Site:
         """Those whose files lie in the hosts' directory, living or not."""
         self.processes: dict[ClaimId, Process] = {}
         self.api_cut_off = False
+        self.is_broken = False
+        """Nothing can be started there: its log folder cannot be written, say."""
         self.request: Request | None = None
         self.proven = False
         """A gateway has let its worker in before."""
@@ -109,6 +111,7 @@ class Process:
         """Airflow knows its outcome; what goes on are its callbacks."""
         self._tries = 0
         host.site.processes[claim] = self
+        host.site.airflow.is_to_start(self.subject, claim, self.worker)
 
     def start(self, token: str) -> None:
         self.token = token
@@ -120,6 +123,10 @@ class Process:
         if not self.alive:
             return
         world, airflow = self.site.world, self.site.airflow
+        if self.site.is_broken:
+            airflow.could_not_start(self.subject, self.worker)
+            self.host.not_started(self, "the log folder cannot be written", HOST)
+            return
         self._tries += 1
         if self.site.api_cut_off or airflow.api_away or world.chance(0.02):
             self._ask_again()
@@ -141,7 +148,7 @@ class Process:
         else:
             # If an answer was lost, Airflow believes that it runs.
             self.well = False
-            self.host.not_started(self, "Airflow cannot be reached")
+            self.host.not_started(self, "Airflow cannot be reached", UNSURE)
 
     def _begin(self) -> None:
         if not self.alive:
@@ -227,6 +234,7 @@ class _Job:
     phase: str = "prepared"
     exit_code: int | None = None
     detail: str = ""
+    fault: str = ""
     dropped: bool = False
 
     def told(self) -> HostJob:
@@ -237,6 +245,7 @@ class _Job:
             exit_code=self.exit_code,
             detail=self.detail,
             log_uploaded=False,
+            fault=self.fault,
         )
 
 
@@ -343,17 +352,17 @@ class Host:
             job.phase = "started"
             self._say(JobStarted(process.claim, self.id))
 
-    def not_started(self, process: Process, reason: str) -> None:
+    def not_started(self, process: Process, reason: str, fault: str = "") -> None:
         if not process.alive:
             return
         process.alive = False
-        self.site.world.at(0.02, self._never, process, reason)
+        self.site.world.at(0.02, self._never, process, reason, fault)
 
-    def _never(self, process: Process, reason: str) -> None:
+    def _never(self, process: Process, reason: str, fault: str = "") -> None:
         job = self.jobs.get(process.claim)
         if self.alive and job is not None:
-            job.phase, job.detail = "not_started", reason
-            self._say(JobNotStarted(process.claim, self.id, reason))
+            job.phase, job.detail, job.fault = "not_started", reason, fault
+            self._say(JobNotStarted(process.claim, self.id, reason, fault))
 
     def ended(self, process: Process, code: int) -> None:
         job = self.jobs.get(process.claim)

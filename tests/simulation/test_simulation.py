@@ -96,6 +96,7 @@ def _history(seed: int) -> str:
         "host_dead_ends",
         "host_dead_names_host",
         "asks_why_an_id_is_gone",
+        "goes_elsewhere",
     ],
 )
 def test_a_rule_that_is_left_out_is_missed(left_out: str) -> None:

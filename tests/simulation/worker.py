@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +22,13 @@ from edge_ws.worker.conversation import Conversation
 from edge_ws.worker.daemon import Daemon, JobEvent
 from edge_ws.worker.departure import Departure, Patience
 from edge_ws.worker.diary import Diary
+from edge_ws.worker.faults import Faults
+from edge_ws.worker.fitness import Fitness
 from edge_ws.worker.host_events import Prepared
 from edge_ws.worker.jobs import Action, Jobs, Prepare
 from edge_ws.worker.link import Link
 from edge_ws.worker.logs import Logs
+from edge_ws.worker.readiness import Hindrances, Told
 from edge_ws.worker.slots import Slots
 from edge_ws.worker.transports.base import Channel
 from edge_ws.worker.transports.longpoll import LongPollChannel, LongPollTransport
@@ -291,6 +294,13 @@ class SimLink(Link):
         super()._welcomed(conversation, welcome)
 
 
+class _NoFaults(Faults):
+    """Here an unexpected exception is what is looked for."""
+
+    def contained(self, what: str) -> Any:
+        return nullcontext()
+
+
 class SimDaemon(Daemon):
     """One life of a daemon: what the real one makes are models here, what it decides is its own."""
 
@@ -314,6 +324,10 @@ class SimDaemon(Daemon):
         self._diary = Diary()
         self._retiring = self._controls = False
         self._told = Standing()
+        self._faults = _NoFaults()
+        self._hindrances = Hindrances()
+        self._readiness_told = Told()
+        self._fitness = Fitness(self._hindrances, self._jobs, self._stand)
         self._pending = []
         self._patience = Patience(0.0, 30.0)
         self._departure = Departure(self._patience, self)
@@ -326,6 +340,7 @@ class SimDaemon(Daemon):
         self._do(self._jobs.restore(self._outbox.load(), self._outbox.load_dead()))
         self._hosts.start()  # type: ignore[attr-defined]
         self._linked = world.start(self.link.run())
+        self._resting = world.start(self._fitness.run())
         world.at(10.0, self._say_again_now)
 
     def _sysinfo(self) -> dict[str, str | int | float]:
@@ -384,6 +399,7 @@ class SimDaemon(Daemon):
             if host.attached is self._hosts:
                 host.attached = None
         self._linked.cancel()
+        self._resting.cancel()
 
     def idle(self) -> bool:
         """Tell whether nothing is left of any job."""

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from edge_ws.protocol.ids import ClaimId, HostId, new_id
+from edge_ws.protocol.ids import HOST, UNSURE, ClaimId, HostId, new_id
 from edge_ws.protocol.states import Phase
 from edge_ws.store.gateway_verbs import EDGE3_S
-from edge_ws.store.records import Accepted, Verdict
+from edge_ws.store.records import Accepted, NewJob, Verdict
 from edge_ws.store.store import Store
 from edge_ws.store.tables import claim, edge_job, edge_logs, log
 from tests.support.rows import (
@@ -235,6 +235,88 @@ def test_what_cannot_start_waits_for_the_reaper(engine: sa.Engine, store: Store,
     assert store.requeue(one, "it is still queued")
     assert job_row(engine, job.key).state == "queued"
     assert not store.requeue(one, "again")
+
+
+def fails_on(store: Store, worker: FakeWorker, job: NewJob, reason: str) -> None:
+    """Let the worker take the job and fail to start it through its own fault."""
+    (claimed,) = worker.claim(job)
+    worker.accept(claimed.claim)
+    assert store.not_started(worker.principal, claimed.claim, reason, HOST) is Verdict.DONE
+
+
+def another(store: Store, name: str, **changes: object) -> FakeWorker:
+    one = FakeWorker(store, name=name, **changes)  # type: ignore[arg-type]
+    one.register()
+    return one
+
+
+def test_what_a_host_cannot_start_goes_to_others(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+    other = another(store, "other")
+    job, next_job = new_job("t1"), new_job("t2")
+    enqueue(engine, job, next_job)
+    fails_on(store, worker, job, "no log folder")
+    assert job_row(engine, job.key).state == "queued"
+    failed_on = {one.key: one.failed_on for one in store.candidates(None, 10)}
+    assert failed_on == {job.key: {worker.principal.worker}, next_job.key: frozenset()}
+    # A new round may go anywhere.
+    enqueue(engine, job)
+    assert [one.failed_on for one in store.candidates(None, 10)] == [frozenset(), frozenset()]
+    fails_on(store, worker, job, "no log folder")
+    (claimed,) = other.claim(job)
+    assert isinstance(other.accept(claimed.claim), Accepted)
+
+
+def test_a_job_that_no_worker_can_start_fails_and_its_log_says_why(
+    engine: sa.Engine, store: Store, worker: FakeWorker
+) -> None:
+    other = another(store, "other")
+    another(store, "elsewhere", queues=("q9",))
+    job = new_job()
+    enqueue(engine, job)
+    fails_on(store, worker, job, "no log folder")
+    fails_on(store, other, job, "no such bundle")
+    (ended,) = store.ended(OWNER)
+    assert ended.state == "failed"
+    name = worker.principal.worker
+    assert ended.detail == f"2 workers could not start the task: {name}: no log folder; other: no such bundle"
+    (log,) = store.logs_to_move()
+    line = json.loads(b"".join(store.log_chunks(log.claim)))
+    assert (line["event"], line["level"]) == (ended.detail, "error")
+
+
+def test_a_lone_worker_that_cannot_start_a_job_fails_it(
+    engine: sa.Engine, store: Store, worker: FakeWorker
+) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    fails_on(store, worker, job, "no log folder")
+    (ended,) = store.ended(OWNER)
+    assert "no other one that takes it is here: no log folder" in ended.detail
+
+
+def test_a_job_is_tried_on_three_workers_at_the_most(
+    engine: sa.Engine, store: Store, worker: FakeWorker
+) -> None:
+    others = [another(store, f"other-{number}") for number in range(4)]
+    job = new_job()
+    enqueue(engine, job)
+    for one in (worker, others[0]):
+        fails_on(store, one, job, "too long a name")
+        assert job_row(engine, job.key).state == "queued"
+    fails_on(store, others[1], job, "too long a name")
+    assert job_row(engine, job.key).state == "failed"
+
+
+def test_a_start_that_airflow_did_not_answer_may_have_happened(
+    engine: sa.Engine, store: Store, worker: FakeWorker
+) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    (claimed,) = worker.claim(job)
+    worker.accept(claimed.claim)
+    assert store.not_started(worker.principal, claimed.claim, "500", UNSURE) is Verdict.DONE
+    (one,) = store.unsettled()
+    assert one.result == "lost"
 
 
 def test_the_reaper_does_not_undo_what_moved_on(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:

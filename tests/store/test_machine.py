@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, WorkerName
+from edge_ws.protocol.ids import HOST, UNSURE, ClaimId, GatewayId, HostId, WorkerName
 from edge_ws.protocol.states import Phase
 from edge_ws.store.records import Assignment, JobKey, OpenClaim
 from edge_ws.store.store import Store
@@ -214,9 +214,9 @@ class Machine(RuleBasedStateMachine):
         self._both("finished", *self._about(pick, wrong_worker), code, "it ended", log_uploaded=False)
 
     @has_claims
-    @rule(pick=picks, wrong_worker=wrong)
-    def not_started(self, pick: int, wrong_worker: bool) -> None:
-        self._both("not_started", *self._about(pick, wrong_worker), "409")
+    @rule(pick=picks, wrong_worker=wrong, fault=st.sampled_from(("", HOST, UNSURE)))
+    def not_started(self, pick: int, wrong_worker: bool, fault: str) -> None:
+        self._both("not_started", *self._about(pick, wrong_worker), "409", fault)
 
     @has_claims
     @rule(pick=picks, wrong_worker=wrong)
