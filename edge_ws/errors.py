@@ -64,6 +64,8 @@ class Unreachable(Enum):
     """It was there, and the server itself closed it."""
     FOREIGN = "foreign"
     """An answer, but not of a gateway: of something on the way, or of another server."""
+    SILENT = "silent"
+    """It took the request, and never answered."""
     TOO_LARGE = "too_large"
     """Something on the way takes smaller messages only."""
     FAULT = "fault"

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import anyio
 
@@ -69,6 +69,7 @@ class Conversation:
         self._urgent: deque[WorkerFrame] = deque()
         self._logs: deque[WorkerFrame] = deque()
         self._outgoing = anyio.Event()
+        self._more_logs = anyio.Event()
         self._end: End | None = None
         self._bye: Bye | None = None
 
@@ -79,8 +80,12 @@ class Conversation:
 
     def send(self, frame: WorkerFrame) -> None:
         """Queue a frame, logs behind all others."""
-        (self._logs if isinstance(frame, Log) else self._urgent).append(frame)
-        self._outgoing.set()
+        if isinstance(frame, Log):
+            self._logs.append(frame)
+            self._more_logs.set()
+        else:
+            self._urgent.append(frame)
+            self._outgoing.set()
 
     def leave(self, bye: Bye) -> None:
         """Say goodbye and end: `run` returns."""
@@ -118,6 +123,7 @@ class Conversation:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._read, channel)
                 tasks.start_soon(self._watch, channel)
+                tasks.start_soon(self._write_logs, channel)
                 await self._write(channel)
                 if self._end is End.RETIRE:
                     channel.retire()
@@ -158,13 +164,10 @@ class Conversation:
         while True:
             await self._outgoing.wait()
             self._outgoing = anyio.Event()
-            while (self._urgent or self._logs) and self._end is not End.RETIRE:
-                # One log chunk at a time, so that what is urgent never waits behind more than one.
-                frames = list(self._urgent) or [self._logs.popleft()]
+            while self._urgent and self._end is not End.RETIRE:
+                frames = list(self._urgent)
                 self._urgent.clear()
-                for frame in frames:
-                    self._session.sending(frame, anyio.current_time())
-                await channel.send(frames)
+                await self._say(channel, frames)
             if self._end is End.RETIRE:
                 return
             if self._bye is not None and self.ready:
@@ -172,6 +175,19 @@ class Conversation:
                 await channel.send([self._bye])
                 await channel.close(Close(CloseCode.LEAVING, self._bye.reason))
                 return
+
+    async def _write_logs(self, channel: Channel) -> NoReturn:
+        """Write logs, a chunk at a time: what is urgent never waits behind more, nor for one that hangs."""
+        while True:
+            await self._more_logs.wait()
+            self._more_logs = anyio.Event()
+            while self._logs and self._end is not End.RETIRE:
+                await self._say(channel, [self._logs.popleft()])
+
+    async def _say(self, channel: Channel, frames: list[WorkerFrame]) -> None:
+        for frame in frames:
+            self._session.sending(frame, anyio.current_time())
+        await channel.send(frames)
 
     async def _watch(self, channel: Channel) -> None:
         while True:

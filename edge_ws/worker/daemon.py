@@ -134,7 +134,7 @@ class Daemon:
             wait=config.wait,
             faults=self._faults,
         )
-        self._logs = Logs(self._link.send, self._on_log_flushed)
+        self._logs = Logs(self._link.send, self._on_log_flushed, lambda: self._link.log_chunk)
 
     def _transports(self, wanted: str, way: network.Network) -> list[Transport]:
         both: list[Transport] = [WebSocketTransport(way), LongPollTransport(way, self.hello)]

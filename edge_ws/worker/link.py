@@ -18,12 +18,14 @@ from anyio.abc import TaskGroup
 from edge_ws.errors import EdgeWsError, RefusedError, Unreachable, UnreachableError, UsageError
 from edge_ws.protocol.frames import Bye, Drain, Hello, ServerFrame, Status, Welcome, WorkerFrame
 from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.limits import LOG_CHUNK
 from edge_ws.worker.choice import AUTO, LONGPOLL, WEBSOCKET, Choice, Mode
 from edge_ws.worker.conversation import Conversation, Spoken
 from edge_ws.worker.faults import Faults
 from edge_ws.worker.pauses import COME_BACK, READY_RESETS_S, Pauses, refusal_of
 from edge_ws.worker.steadiness import Steadiness
 from edge_ws.worker.transports.base import Transport
+from edge_ws.worker.transports.sizes import Sizes
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ WRONG_URL = "wrong_url"
 """Code of the end of a first start where whoever answers is no gateway."""
 TOKEN_LOOK_S = 1.0
 """Between two looks at the token, while a gateway refuses the one that was shown."""
-_SAME_FOR_ALL = frozenset({Unreachable.TLS, Unreachable.NO_ANSWER, Unreachable.FOREIGN})
+_SAME_FOR_ALL = frozenset({Unreachable.TLS, Unreachable.NO_ANSWER, Unreachable.FOREIGN, Unreachable.SILENT})
 
 
 class Served(Protocol):
@@ -121,6 +123,16 @@ class Link:
     def mode(self) -> Mode:
         """How the worker is connected, or was."""
         return self._choice.mode
+
+    @property
+    def sizes(self) -> Sizes | None:
+        """What is known of messages on the way in use; None: there is none."""
+        return self._current.transport.sizes if self._current is not None else None
+
+    @property
+    def log_chunk(self) -> int:
+        """The most bytes of a log that pass in one frame."""
+        return LOG_CHUNK if self._current is None else self._current.transport.sizes.log_chunk
 
     @property
     def ready_since(self) -> float | None:

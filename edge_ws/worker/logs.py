@@ -63,12 +63,12 @@ class _Tail:
                 log.warning("the log %s cannot be read: %s", self.path, error)
         return self.file is not None
 
-    def read(self, offset: int) -> bytes:
-        """Return up to a chunk of the claim's bytes from `offset` on."""
+    def read(self, offset: int, chunk: int) -> bytes:
+        """Return up to `chunk` of the claim's bytes from `offset` on."""
         in_file = self._file_size()
         if offset < in_file and self.file is not None:
-            return os.pread(self.file.fileno(), min(LOG_CHUNK, in_file - offset), self.start + offset)
-        return self.extra[offset - in_file :][:LOG_CHUNK]
+            return os.pread(self.file.fileno(), min(chunk, in_file - offset), self.start + offset)
+        return self.extra[offset - in_file :][:chunk]
 
     def close(self) -> None:
         if self.file is not None:
@@ -78,15 +78,22 @@ class _Tail:
 class Logs:
     """The tails of all claims whose log is not with the server yet."""
 
-    def __init__(self, send: Callable[[Log], bool], on_flushed: Callable[[ClaimId, int], None]) -> None:
+    def __init__(
+        self,
+        send: Callable[[Log], bool],
+        on_flushed: Callable[[ClaimId, int], None],
+        chunk: Callable[[], int] = lambda: LOG_CHUNK,
+    ) -> None:
         """Make it.
 
         Args:
             send: sends a frame; False if there is no ready connection.
             on_flushed: called once a finished claim's whole log is acknowledged, with its size in bytes.
+            chunk: returns how many bytes pass in one frame now.
         """
         self._send = send
         self._on_flushed = on_flushed
+        self._chunk = chunk
         self._tails: dict[ClaimId, _Tail] = {}
         self._wake = anyio.Event()
 
@@ -144,8 +151,9 @@ class Logs:
     def _pump(self, tail: _Tail) -> None:
         try:
             size = tail.size()
-            while tail.sent < size and tail.sent - tail.acked < IN_FLIGHT * LOG_CHUNK:
-                data = tail.read(tail.sent)
+            chunk = self._chunk() if tail.sent < size else LOG_CHUNK
+            while tail.sent < size and tail.sent - tail.acked < IN_FLIGHT * chunk:
+                data = tail.read(tail.sent, chunk)
                 if not data or not self._send(Log(claim=tail.claim, offset=tail.sent, data=data)):
                     break
                 tail.sent += len(data)

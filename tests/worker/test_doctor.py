@@ -6,6 +6,7 @@ import asyncio
 import http.server
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,9 +24,11 @@ from edge_ws.worker.config import Machine, resolve
 from edge_ws.worker.doctor import centre, here, way
 from edge_ws.worker.doctor.checks import CHECKS, Check, examine
 from edge_ws.worker.doctor.visit import Found, Status, Visit, failed, ok
+from tests.support.addresses import black_hole, resolving
 from tests.support.breaker import Upgrades, breaking
 from tests.support.certificates import Authority
 from tests.support.entrances import Entrance, open_entrance, server_context
+from tests.support.firewall import Verdict, firewall
 from tests.support.gateway import RunningGateway, connected, make_token, serving
 from tests.support.programs import clean_environment, run_edge_ws
 from tests.support.waiting import free_port, until
@@ -143,6 +146,34 @@ async def _sees(visit: Visit, name: str, status: Status, *parts: str) -> None:
     assert found.status is status, found
     for part in parts:
         assert part in f"{found.detail} -> {found.advice}"
+
+
+async def test_a_limit_of_sizes_is_found(gateway: RunningGateway, visit: Visit) -> None:
+    assert (await _all(visit))["message_size"] == Found(Status.OK, "messages of 128 KiB pass")
+    for verdict in (Verdict.TOO_LARGE, Verdict.RESET):
+        with firewall(gateway.port, 20_000, verdict) as wall:
+            limited = _with(visit, url=wall.url)
+            await way.settings(limited)
+            limited.token = visit.token
+            found = await centre.message_size(limited)
+        assert found.status is Status.WARNING
+        limits = [int(number) for number in re.findall(r"more than about (\d+) bytes", found.detail)]
+        assert len(limits) == 2, found
+        assert all(15_000 <= limit <= 20_000 for limit in limits), found
+
+
+@pytest.mark.parametrize("by_proxy", [False, True])
+async def test_the_dead_one_of_two_addresses_is_named(
+    gateway: RunningGateway, visit: Visit, monkeypatch: pytest.MonkeyPatch, by_proxy: bool
+) -> None:
+    with black_hole(gateway.port) as dead:
+        resolving(monkeypatch, {"two.test": [dead, "127.0.0.1"]})
+        two = f"http://two.test:{gateway.port}"
+        half = _with(visit, proxy=two) if by_proxy else _with(visit, url=two, allow_insecure=True)
+        await way.settings(half)
+        found = await way.tcp(half)
+    assert found.status is Status.WARNING
+    assert f"127.0.0.1 can be connected to, but not {dead} (no answer within 5 s)" in found.detail
 
 
 async def test_settings(visit: Visit, tmp_path: Path) -> None:

@@ -8,12 +8,11 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
 
 import anyio
 import httpx2
@@ -28,6 +27,7 @@ from edge_ws.worker.config import Machine, resolve
 from edge_ws.worker.network import Network
 from edge_ws.worker.transports.failures import failure
 from edge_ws.worker.transports.websocket import WebSocketTransport
+from tests.support.addresses import black_hole, resolving
 from tests.support.breaker import Upgrades, breaking
 from tests.support.certificates import Authority
 from tests.support.entrances import Entrance, open_entrance, server_context
@@ -411,8 +411,8 @@ async def test_an_address_that_swallows_everything_costs_a_moment(
     store: Store, gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch, through_proxy: bool
 ) -> None:
     entrance = Entrance(target=None if through_proxy else gateway.port)
-    with open_entrance(entrance) as live, _black_hole(live.port) as dead:
-        _resolve(monkeypatch, {"two.test": [dead, "127.0.0.1"]})
+    with open_entrance(entrance) as live, black_hole(live.port) as dead:
+        resolving(monkeypatch, {"two.test": [dead, "127.0.0.1"]})
         two = f"http://two.test:{live.port}"
         way = (
             _network(gateway.base_url, {"HTTP_PROXY": two})
@@ -429,34 +429,6 @@ async def test_a_way_that_lets_only_plain_http_pass(gateway: RunningGateway) -> 
         fault = await _fault(_network(f"http://127.0.0.1:{firewall.port}"))
     assert "answered with HTTP status 403: something on the way does not let WebSockets pass" in str(fault)
     assert fault.kind is Unreachable.NO_UPGRADE
-
-
-@contextmanager
-def _black_hole(port: int) -> Iterator[str]:
-    """Yield an address of this machine where connections to that port are never answered: its backlog is full."""
-    address = "127.0.0.77"
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind((address, port))
-        listener.listen(0)
-        for _ in range(6):
-            held = stack.enter_context(socket.socket())
-            held.setblocking(False)
-            held.connect_ex((address, port))
-        yield address
-
-
-def _resolve(monkeypatch: pytest.MonkeyPatch, names: dict[str, list[str]]) -> None:
-    """Give names these addresses, in that order; the system's own look-up knows none of a test's."""
-    look_up = socket.getaddrinfo
-
-    def known(host: Any, port: Any, *args: Any, **more: Any) -> Any:
-        name = host.decode() if isinstance(host, bytes) else host
-        if name not in names:
-            return look_up(host, port, *args, **more)
-        return [one for address in names[name] for one in look_up(address, port, type=socket.SOCK_STREAM)]
-
-    monkeypatch.setattr(socket, "getaddrinfo", known)
 
 
 async def test_nobody_there() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,7 +27,13 @@ ROUND_TRIPS = 5
 SLOW_S = 1.0
 SKEW_S = 30.0
 PONG_WITHIN_S = 5.0
+PASSES_WITHIN_S = 5.0
+"""For an answer to a message whose size is tried."""
+SMALLEST = 512
+LARGEST = 128 * 1024
+"""Bytes of the largest message that a worker usually sends."""
 ERROR_HEADER = "edge-ws-error"
+_Passes = Callable[[Visit, int], Awaitable[str | None]]
 _NO_GATEWAY = (
     "--url is Airflow's base URL; at the centre [edge_ws] api_enabled must be True (restart the api-server "
     "after a change)"
@@ -133,6 +139,73 @@ async def held_poll(visit: Visit) -> Found:
         detail = f"a request is cut after {cut_s:.1f} s, not held for {visit.hold_s:g} s: {why}"
         return warning(detail, "nothing: long-poll learns to ask more often")
     return ok(f"a request can be held for {visit.hold_s:g} s")
+
+
+async def message_size(visit: Visit) -> Found:
+    """Find out how large a body, and a WebSocket's message, may be."""
+    told = []
+    for what, passes in (("HTTP bodies", _body_passes), ("WebSocket messages", _message_passes)):
+        if await passes(visit, SMALLEST) is not None:
+            # Nothing passes at all: that is another check's.
+            continue
+        limit, why = await _largest(visit, passes)
+        if limit < LARGEST:
+            told.append(f"{what} of more than about {limit} bytes do not pass: {why}")
+    if told:
+        return warning(
+            "; ".join(told),
+            "nothing for the worker, which says less at a time; but tasks' own large results do not pass "
+            "either: have the limit raised",
+        )
+    return ok(f"messages of {LARGEST // 1024} KiB pass")
+
+
+async def _largest(visit: Visit, passes: _Passes) -> tuple[int, str]:
+    """Return the largest size that passes, to within a fifth, and what became of a larger one."""
+    least, most, why = SMALLEST, LARGEST, ""
+    size = most
+    while True:
+        fault = await passes(visit, size)
+        if fault is None:
+            least = size
+        else:
+            most, why = size, fault
+        if least == LARGEST or most - least <= max(SMALLEST, most // 5):
+            return least, why
+        # Downwards in large steps first: sizes that hang take time.
+        size = max(SMALLEST, most // 4) if least == SMALLEST else (least + most) // 2
+
+
+async def _body_passes(visit: Visit, size: int) -> str | None:
+    """Send statements that say nothing, of that size; return why they did not arrive."""
+    import httpx2
+
+    url = network.send_url(visit.config.url)
+    try:
+        async with visit.client(answer_within_s=PASSES_WITHIN_S) as client:
+            response = await client.post(
+                url, content=_nothing(size), headers={"content-type": "application/json"}
+            )
+    except (httpx2.HTTPError, OSError) as error:
+        return str(failure(visit.network, url, error))
+    if response.status_code == 200 or ERROR_HEADER in response.headers:
+        return None
+    return f"HTTP status {response.status_code}"
+
+
+async def _message_passes(visit: Visit, size: int) -> str | None:
+    """Send a message that says nothing, of that size; return why it did not arrive."""
+    try:
+        async with WebSocketTransport(visit.network).open(visit.config.name, visit.token) as channel:
+            await channel.probe(_nothing(size), PASSES_WITHIN_S)
+    except EdgeWsError as error:
+        return str(error)
+    return None
+
+
+def _nothing(size: int) -> bytes:
+    """Return an array of no frames, of that size."""
+    return b"[" + b" " * (size - 2) + b"]"
 
 
 async def round_trip(visit: Visit) -> Found:

@@ -32,6 +32,7 @@ CHECKS: tuple[Check, ...] = (
     Check("protocol", centre.protocol, "gateway"),
     Check("websocket", centre.websocket, "token"),
     Check("held_poll", centre.held_poll, "token", is_slow=True),
+    Check("message_size", centre.message_size, "token"),
     Check("round_trip", centre.round_trip, "gateway"),
     Check("execution_api", centre.execution_api, "gateway"),
     Check("versions", here.versions),

@@ -13,6 +13,7 @@ from edge_ws.errors import RefusedError
 from edge_ws.protocol.frames import Refusal, ServerFrame, WorkerFrame
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import Close
+from edge_ws.worker.transports.sizes import Sizes
 
 ERROR_HEADER = "edge-ws-error"
 """On every refusal of a gateway, with its code: an answer without it is somebody else's."""
@@ -58,6 +59,8 @@ class Transport(Protocol):
     name: str
     where: str
     """The server's base URL, for sentences."""
+    sizes: Sizes
+    """What is known of messages on this way."""
 
     def open(self, worker: WorkerName, token: str) -> AbstractAsyncContextManager[Channel]:
         """Open a channel, closed at the end of the block.

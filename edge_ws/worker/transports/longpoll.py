@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from edge_ws.errors import EdgeWsError, Unreachable, UnreachableError
+from edge_ws.errors import EdgeWsError, RefusedError, Unreachable, UnreachableError
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import (
     Finished,
     Hello,
     NotStarted,
     PhaseIs,
+    Refusal,
     Refuse,
     ServerFrame,
     Status,
@@ -33,8 +34,10 @@ from edge_ws.protocol.ids import CONTROL, WorkerName
 from edge_ws.protocol.session import Close
 from edge_ws.worker import network
 from edge_ws.worker.network import Network
+from edge_ws.worker.transports.aside import Aside
 from edge_ws.worker.transports.base import ERROR_HEADER, own_refusal
 from edge_ws.worker.transports.failures import failure, foreign, no_certificate, proxy_refused
+from edge_ws.worker.transports.sizes import Sizes, pack
 
 if TYPE_CHECKING:
     import httpx2
@@ -57,6 +60,9 @@ FORGET_AFTER = 100
 """Polls that were held to their end, after which a longer time is tried again."""
 _FREEING = (Finished, NotStarted, Refuse, PhaseIs)
 """Statements after which a worker may have free slots."""
+_PERHAPS_TOO_LARGE = frozenset(
+    {Unreachable.TOO_LARGE, Unreachable.FOREIGN, Unreachable.BROKE_OFF, Unreachable.SILENT}
+)
 _TIMED_OUT = frozenset({408, 504})
 """What proxies say when they did not want to wait."""
 
@@ -76,6 +82,8 @@ class LongPollTransport:
         self.where = way.base_url
         self.network = way
         self.hello = hello
+        self.sizes = Sizes(f"{way.base_url} by HTTP")
+        self.aside = Aside()
         self.hold_s: float | None = None
         """For how long polls are held, where something on the way cuts longer ones; None: nothing has."""
         self._last_cut_s: float | None = None
@@ -141,17 +149,48 @@ class LongPollChannel:
             self._polling = asyncio.create_task(self._poll_for_ever(frames[0]))
             return
         # A worker's state goes with its poll, so that whoever holds that hears of it.
-        statements = [frame for frame in frames if not isinstance(frame, Status)]
+        statements: list[WorkerFrame] = [frame for frame in frames if not isinstance(frame, Status)]
         if len(statements) < len(frames):
             self._again.cancel()
-        for body in codec.pack(statements):
+        while statements:
+            statements = await self._say_some(statements)
+
+    async def _say_some(self, statements: Sequence[WorkerFrame]) -> list[WorkerFrame]:
+        """Say what a body of the way's size holds of the statements; return those that are left."""
+        sizes, aside = self._transport.sizes, self._transport.aside
+        count = 1 if aside.alone else len(statements)
+        messages = list(pack(statements[:count], sizes.limit))
+        left = [frame for _, frames in messages[1:] for frame in frames] + list(statements[count:])
+        if not messages:
+            return left
+        body, said = messages[0]
+        try:
             response = await self._say(body)
-            self._take(response)
-            if "edge-ws-elsewhere" in response.headers and any(
-                isinstance(one, _FREEING) for one in statements
-            ):
-                # Who holds the poll does not know that there are slots again.
-                self._again.cancel()
+        except (UnreachableError, RefusedError) as error:
+            told = _may_be_too_large(error)
+            if told is not None and sizes.failed(len(body), str(error), is_told=told):
+                return [*said, *left]
+            return [*self._without(said, error), *left]
+        sizes.passed(len(body))
+        aside.passed(said)
+        self._take(response)
+        if "edge-ws-elsewhere" in response.headers and any(isinstance(one, _FREEING) for one in said):
+            # Who holds the poll does not know that there are slots again.
+            self._again.cancel()
+        return left
+
+    def _without(self, said: list[WorkerFrame], error: EdgeWsError) -> list[WorkerFrame]:
+        """Return what to say in place of statements that do not pass, though they are small.
+
+        Raises:
+            EdgeWsError: that error, if it is not theirs.
+        """
+        if isinstance(error, RefusedError) and error.code != Refusal.PROTOCOL.value:
+            raise error
+        found = self._transport.aside.failed(said, str(error))
+        if found is None:
+            raise error
+        return found
 
     async def _say(self, body: bytes) -> httpx2.Response:
         url = network.send_url(self._transport.where)
@@ -212,20 +251,21 @@ class LongPollChannel:
         hold_s = min(hold_s, self._transport.hold_s or hold_s)
         headers = {**self._marks, "edge-ws-hold": f"{hold_s:g}"}
         began = anyio.current_time()
+        sizes = self._transport.sizes
+        body = next(pack([hello], sizes.limit))[0]
         try:
-            response = await self._post(
-                network.poll_url(self._transport.where),
-                codec.encode(hello),
-                headers,
-                hold_s + ANSWER_WITHIN_S,
-            )
+            url = network.poll_url(self._transport.where)
+            response = await self._post(url, body, headers, hold_s + ANSWER_WITHIN_S)
         except UnreachableError as error:
             held_s = anyio.current_time() - began
+            if self._is_shortened(body, error, held_s):
+                return True
             was_cut = error.kind in {Unreachable.BROKE_OFF, Unreachable.TIMED_OUT} and held_s > CUT_AFTER_S
             if self._wish is None or not was_cut or cuts + 1 >= CUTS:
                 raise
             self._transport.cut(held_s, timed_out=error.kind is Unreachable.TIMED_OUT)
             return False
+        sizes.passed(len(body))
         self._transport.answered(anyio.current_time() - began)
         marks = ("edge-ws-connection", "edge-ws-answer")
         self._marks = {name: response.headers[name] for name in marks if name in response.headers}
@@ -233,6 +273,13 @@ class LongPollChannel:
         if (told := response.headers.get("edge-ws-close")) is not None:
             raise UnreachableError(f"the server closed the connection ({told})", kind=Unreachable.CLOSED)
         return True
+
+    def _is_shortened(self, body: bytes, error: UnreachableError, held_s: float) -> bool:
+        """Tell whether a poll that failed is worth another one at once, as that will be smaller."""
+        is_too_large = _may_be_too_large(error)
+        if is_too_large is None or not (is_too_large or held_s <= CUT_AFTER_S or self._wish is None):
+            return False
+        return self._transport.sizes.failed(len(body), str(error), is_told=is_too_large)
 
     def _take(self, response: httpx2.Response) -> None:
         for frame in codec.decode_batch_from_server(response.content):
@@ -282,6 +329,9 @@ class LongPollChannel:
         except (httpx2.ReadError, httpx2.RemoteProtocolError, httpx2.WriteError) as error:
             sentence = f"{url} closed the connection in place of an answer{way.via}"
             raise UnreachableError(sentence, kind=Unreachable.BROKE_OFF) from error
+        except (httpx2.ReadTimeout, httpx2.WriteTimeout) as error:
+            sentence = str(failure(way, url, error))
+            raise UnreachableError(sentence, kind=Unreachable.SILENT) from error
         except (httpx2.HTTPError, OSError) as error:
             raise failure(way, url, error) from error
         if response.status_code == 200 and response.headers.get("content-type") == "application/json":
@@ -309,3 +359,9 @@ class LongPollChannel:
             location=response.headers.get("location"),
             retry_after=response.headers.get("retry-after"),
         )
+
+
+def _may_be_too_large(error: EdgeWsError) -> bool | None:
+    """Tell whether a request failed because of its size; None: for another reason, False: that may be."""
+    kind = error.kind if isinstance(error, UnreachableError) else None
+    return kind is Unreachable.TOO_LARGE if kind in _PERHAPS_TOO_LARGE else None

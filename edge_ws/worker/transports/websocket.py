@@ -26,17 +26,21 @@ from edge_ws.errors import RefusedError, Unreachable, UnreachableError
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import ServerFrame, WorkerFrame
 from edge_ws.protocol.ids import WorkerName
-from edge_ws.protocol.session import Close
+from edge_ws.protocol.session import Close, CloseCode
 from edge_ws.worker import network, proxy
 from edge_ws.worker.network import Network
 from edge_ws.worker.probe import Answer, who_answers
 from edge_ws.worker.transports.base import ERROR_HEADER, own_refusal
 from edge_ws.worker.transports.failures import failure, foreign, no_certificate, proxy_refused
+from edge_ws.worker.transports.sizes import Sizes, pack
 
 OPEN_WITHIN_S = 10.0
 CLOSE_WITHIN_S = 1.0
 NEXT_ADDRESS_S = 0.25
 """Of several addresses of a name, the next is tried beside those that have not answered for so long."""
+PROVEN_WITHIN_S = 10.0
+"""For an answer to what follows a message that is larger than any that has passed before."""
+_PERHAPS_TOO_LARGE = frozenset({1002, 1006, 1008, 1011, CloseCode.SILENT.value})
 UPGRADE_REQUIRED = "upgrade_required"
 """Its value where our server got a plain GET: no refusal of the worker."""
 
@@ -46,16 +50,45 @@ class WebSocketChannel:
 
     beats = True
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: ClientConnection, sizes: Sizes) -> None:
         self._connection = connection
+        self._sizes = sizes
+        self._proofs: set[asyncio.Task[None]] = set()
 
     async def send(self, frames: Sequence[WorkerFrame]) -> None:
         """Send frames; see `base.Channel`."""
         try:
-            for message in codec.pack(frames):
+            for message, _ in pack(frames, self._sizes.limit):
+                if self._sizes.is_news(len(message)):
+                    # Before it is written: that may never end.
+                    proof = asyncio.create_task(self._prove(len(message)))
+                    self._proofs.add(proof)
+                    proof.add_done_callback(self._proofs.discard)
                 await self._connection.send(message, text=True)
         except ConnectionClosed as error:
             raise _closed(error) from error
+
+    async def _prove(self, size: int) -> None:
+        """Find out whether a message passes that is larger than any before: what comes after it, does."""
+        # The message is written first.
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(PROVEN_WITHIN_S):
+                await (await self._connection.ping())
+        except TimeoutError:
+            if self._sizes.failed(size, "nothing came back after it", is_told=False):
+                self._connection.transport.abort()
+        except ConnectionClosed as error:
+            if (told := _may_be_too_large(error)) is not None:
+                self._sizes.failed(size, str(_closed(error)), is_told=told)
+        else:
+            self._sizes.passed(size)
+
+    def end(self) -> None:
+        """Wait for no proof any more."""
+        if self._connection.close_code is None:
+            for proof in self._proofs:
+                proof.cancel()
 
     async def receive(self) -> Sequence[ServerFrame]:
         """Return the frames of the next message; see `base.Channel`."""
@@ -82,6 +115,17 @@ class WebSocketChannel:
             raise UnreachableError(sentence, kind=Unreachable.BROKE_OFF) from error
         except ConnectionClosed as error:
             raise _closed(error) from error
+
+    async def probe(self, message: bytes, within_s: float) -> None:
+        """Send a message, and have the other end answer what comes after it; raises as `ping`."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._connection.send(message, text=True)
+        except TimeoutError as error:
+            raise UnreachableError(f"it was not taken within {within_s:.0f} s") from error
+        except ConnectionClosed as error:
+            raise _closed(error) from error
+        await self.ping(within_s)
 
     async def close(self, close: Close) -> None:
         """Close with a code; see `base.Channel`."""
@@ -139,14 +183,17 @@ class WebSocketTransport:
         self.where = way.base_url
         self._network = way
         self._url = network.ws_url(way.base_url)
+        self.sizes = Sizes(self._url)
 
     @asynccontextmanager
     async def open(self, worker: WorkerName, token: str) -> AsyncIterator[WebSocketChannel]:
         """Open a WebSocket; see `base.Transport`."""
         connection = await self._open(worker, token)
         try:
-            yield WebSocketChannel(connection)
+            channel = WebSocketChannel(connection, self.sizes)
+            yield channel
         finally:
+            channel.end()
             try:
                 with suppress(OSError):
                     await connection.close()
@@ -232,6 +279,15 @@ class WebSocketTransport:
 def _header(headers: Headers, name: str) -> str | None:
     """Return a header's value, all values of one that is repeated; None if it is not there."""
     return ", ".join(headers.get_all(name)) or None
+
+
+def _may_be_too_large(error: ConnectionClosed) -> bool | None:
+    """Tell whether a connection was closed because of a message's size; None: for another reason."""
+    if error.rcvd is None:
+        return None if error.sent is not None else False
+    if error.rcvd.code in {1009, CloseCode.TOO_LARGE.value}:
+        return True
+    return False if error.rcvd.code in _PERHAPS_TOO_LARGE else None
 
 
 def _closed(error: ConnectionClosed) -> UnreachableError:

@@ -1,0 +1,199 @@
+"""How large a message may be on one way to the server: learnt by trying, and remembered for the way.
+
+Firewalls and proxies limit bodies, and say so by 413, by another status, by a reset or not at all. So what
+fails because of its size perhaps is tried smaller; and messages are made to fit. Knows no transport.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+from edge_ws.errors import LocalProtocolError
+from edge_ws.protocol import codec
+from edge_ws.protocol.frames import Bye, Finished, Hello, Log, NotStarted, Refuse, Status, WorkerFrame
+from edge_ws.protocol.limits import LOG_CHUNK, MAX_FRAME, MESSAGE_GOAL
+
+log = logging.getLogger("edge_ws.worker")
+
+FLOOR = 4096
+"""Bytes of a message that fails for another reason than its size, as far as that can be told."""
+STEP = 4
+"""What is tried after a message that has failed: this part of it."""
+AGAIN_FIRST_S = 60.0
+AGAIN_LONGEST_S = 6 * 3600.0
+"""Between two trials whether more passes by now; doubling while it does not."""
+_OVERHEAD = 512
+"""Bytes of a `log` frame besides its data."""
+_CUT = " [... cut, as no more passes on the way to the centre]"
+
+
+class Sizes:
+    """What is known of one way."""
+
+    def __init__(self, where: str = "the centre", clock: Callable[[], float] = time.monotonic) -> None:
+        self._where = where
+        self._clock = clock
+        self._limit = MAX_FRAME
+        self._proven = 0
+        """The largest message that has passed."""
+        self._before_trial: int | None = None
+        """The limit that was in force before more was tried."""
+        self._trial_at: float | None = None
+        self._wait_s = AGAIN_FIRST_S
+
+    @property
+    def limit(self) -> int:
+        """The most bytes that a message may have now."""
+        if self._trial_at is not None and self._clock() >= self._trial_at:
+            self._before_trial, self._trial_at = self._limit, None
+            self._limit = min(MAX_FRAME, STEP * self._limit)
+        return self._limit
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether anything is known not to pass."""
+        return self._limit < MAX_FRAME
+
+    @property
+    def log_chunk(self) -> int:
+        """The most bytes of a log in one frame."""
+        # As base64 they are a third longer.
+        return min(LOG_CHUNK, (self.limit - _OVERHEAD) * 3 // 4)
+
+    def is_news(self, size: int) -> bool:
+        """Tell whether it is worth knowing that a message of that size has passed."""
+        return size > FLOOR and size > self._proven
+
+    def passed(self, size: int) -> None:
+        """Hear that a message of that size has arrived."""
+        self._proven = max(self._proven, size)
+        if self._before_trial is not None and size > self._before_trial:
+            self._before_trial, self._wait_s = None, AGAIN_FIRST_S
+            self._trial_at = self._clock() + self._wait_s if self.is_limited else None
+
+    def doubt(self) -> None:
+        """Hear that the way broke: what passed before must show again that it does."""
+        self._proven = 0
+
+    def failed(self, size: int, why: str, *, is_told: bool) -> bool:
+        """Hear that a message of that size did not arrive; return whether a smaller one is worth a try.
+
+        Args:
+            size: its bytes.
+            why: a sentence.
+            is_told: that it was too large; else that is only possible.
+        """
+        if size <= FLOOR:
+            return False
+        if size > self._limit:
+            return True
+        if not is_told and size <= self._proven:
+            self.doubt()
+            return False
+        if self._before_trial is not None and size > self._before_trial:
+            self._limit, self._before_trial = self._before_trial, None
+            self._wait_s = min(AGAIN_LONGEST_S, 2 * self._wait_s)
+        else:
+            self._limit, self._before_trial = max(FLOOR, size // STEP), None
+        self._proven = min(self._proven, self._limit)
+        self._trial_at = self._clock() + self._wait_s
+        log.warning(
+            "a message of %d bytes did not pass to %s (%s): from now on they have at most %d",
+            size,
+            self._where,
+            why,
+            self._limit,
+        )
+        return True
+
+
+def pack(frames: Iterable[WorkerFrame], limit: int) -> Iterator[tuple[bytes, list[WorkerFrame]]]:
+    """Yield messages of at most `limit` bytes with these frames in their order, and the frames in each.
+
+    What does not fit is split, cut or left out, as far as the protocol lets it be; a frame that cannot be
+    written at all is left out and logged, as nothing that waits behind it is at fault.
+    """
+    goal = min(limit, MESSAGE_GOAL)
+    waiting: list[bytes] = []
+    held: list[WorkerFrame] = []
+    size = 2
+    for frame in frames:
+        for piece, data in _pieces(frame, limit):
+            if waiting and size + len(data) > goal:
+                yield _message(waiting), held
+                waiting, held, size = [], [], 2
+            waiting.append(data)
+            held.append(piece)
+            size += len(data) + 1
+    if waiting:
+        yield _message(waiting), held
+
+
+def _message(encoded: list[bytes]) -> bytes:
+    return encoded[0] if len(encoded) == 1 else b"[" + b",".join(encoded) + b"]"
+
+
+def _pieces(frame: WorkerFrame, limit: int) -> list[tuple[WorkerFrame, bytes]]:
+    try:
+        data = codec.encode(frame)
+        if len(data) <= limit:
+            return [(frame, data)]
+    except LocalProtocolError:
+        # Too large for any way, perhaps.
+        data = b""
+    found: list[tuple[WorkerFrame, bytes]] = []
+    for piece in fitted(frame, limit):
+        try:
+            found.append((piece, codec.encode(piece)))
+        except LocalProtocolError as error:
+            log.error("not sent, and nothing else is kept back by it: %s", error)  # noqa: TRY400
+    return found
+
+
+def fitted(frame: WorkerFrame, limit: int) -> list[WorkerFrame]:
+    """Return frames that say the same, as far as `limit` bytes each allow it."""
+    match frame:
+        case Log():
+            chunk = max(1, (limit - _OVERHEAD) * 3 // 4)
+            return [
+                replace(frame, offset=frame.offset + at, data=frame.data[at : at + chunk])
+                for at in range(0, len(frame.data), chunk)
+            ]
+        case Finished():
+            return [replace(frame, detail=_cut(frame.detail, limit))]
+        case NotStarted() | Refuse() | Bye():
+            return [replace(frame, reason=_cut(frame.reason, limit))]
+        case Hello() | Status():
+            return [_with_fewer_claims(frame, limit)]
+        case _:
+            return [frame]
+
+
+def _cut(text: str, limit: int) -> str:
+    """Return the beginning of a text: no character of it takes more than six bytes on the wire."""
+    room = max(0, limit - _OVERHEAD) // 6
+    return text if len(text) <= room else text[: max(0, room - len(_CUT))] + _CUT
+
+
+def _with_fewer_claims(frame: Hello | Status, limit: int) -> Hello | Status:
+    """Return the frame without the claims that have no room: of what it does not name it proves nothing.
+
+    The gateway asks for those one by one.
+    """
+    inventory = frame.inventory
+    bare = replace(frame, inventory=replace(inventory, claims=()))
+    try:
+        room = limit - len(codec.encode(bare))
+    except LocalProtocolError:
+        return bare
+    claims = []
+    for held in inventory.claims:
+        # Names, quotes and the widest numbers.
+        room -= 128 + len(held.claim) + len(held.host or "")
+        if room < 0:
+            break
+        claims.append(held)
+    return replace(bare, inventory=replace(inventory, claims=tuple(claims)))
