@@ -6,13 +6,14 @@ export AIRFLOW
 BIN := .venv$(if $(filter-out 3.3,$(AIRFLOW)),-$(AIRFLOW))/bin
 ARGS ?=
 
-.PHONY: help install demo test simulate chaos bench check format wheel constraints clean
+.PHONY: help install demo test simulate chaos parity bench check format wheel constraints clean
 
 help:
 	@echo "make demo         run a real Airflow, a worker and one DAG on this machine (KEEP=1: leave it up)"
 	@echo "make test         run all tests (ARGS='-k name' and the like go to pytest)"
 	@echo "make simulate     run 50,000 simulated histories, about 25 minutes (SEEDS=n: that many; SEED=n: that one)"
 	@echo "make chaos        200 rounds of faults on real processes, about 35 minutes (ROUNDS=n: that many; CHAOS_SEED=n)"
+	@echo "make parity       run the same DAGs on LocalExecutor and on edge-ws and compare, about an hour (ONLY=name: some)"
 	@echo "make bench        measure edge-ws beside edge3 (ARGS='--quick', '--only ROW', '--no-edge3')"
 	@echo "make check        ruff, mypy --strict, import-linter"
 	@echo "make format       let ruff format and mend what it can"
@@ -40,6 +41,9 @@ simulate: install
 ROUNDS ?= 200
 chaos: install
 	@ROUNDS=$(ROUNDS) $(if $(CHAOS_SEED),CHAOS_SEED=$(CHAOS_SEED)) $(BIN)/python -m pytest tests/chaos -s $(ARGS)
+
+parity: install
+	@PARITY=long $(if $(ONLY),ONLY=$(ONLY)) $(BIN)/python -m pytest tests/parity -s -p no:randomly $(ARGS)
 
 # Nothing else should run on the machine meanwhile.
 bench:
