@@ -45,6 +45,14 @@ class RefusedError(EdgeWsError):
         self.retry_after_s = retry_after_s
 
 
+class TokenRefusedError(RefusedError):
+    """The server refused a token that it knows; `name` is the token's."""
+
+    def __init__(self, code: str, sentence: str, name: str) -> None:
+        super().__init__(code, sentence)
+        self.name = name
+
+
 class Unreachable(Enum):
     """What stood in the way, for who decides whether another way is worth a try."""
 

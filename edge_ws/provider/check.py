@@ -10,16 +10,15 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import httpx2
 from sqlalchemy.engine import Engine
 
 from edge_ws.errors import EdgeWsError, UsageError
-from edge_ws.provider import compat
+from edge_ws.provider import check_fleet, compat
 from edge_ws.provider.config import PREFIX, Conf, gateway_settings, listen_url, serves_gateway
+from edge_ws.provider.finding import Finding, Verdict, not_checked, ok, warning, wrong
 from edge_ws.server.auth import ERROR_HEADER
 from edge_ws.store import schema
 from edge_ws.store.database import shown_url
@@ -30,36 +29,6 @@ HEARD_WITHIN_S = 5.0
 ANSWER_WITHIN_S = 10.0
 CLOCKS_APART_S = 5.0
 """Airflow takes a task token that is 10 s out of time (`[api_auth] jwt_leeway`)."""
-
-
-class Verdict(Enum):
-    """Of one thing that was looked at."""
-
-    OK = "ok"
-    WARNING = "warning"
-    """It works, but not as it could."""
-    WRONG = "wrong"
-    NOT_CHECKED = "not checked"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What there is to say about one thing."""
-
-    check: str
-    verdict: Verdict
-    says: str
-    do: str = ""
-
-    def told(self) -> str:
-        """Return it as a line."""
-        word = self.verdict.value
-        shown = word.upper() if self.verdict is Verdict.WRONG else word
-        return f"{shown:<11}  {self.check:<13}  {self.says}{'; ' + self.do if self.do else ''}"
-
-    def as_row(self) -> dict[str, str]:
-        """Return it for JSON."""
-        return {"check": self.check, "verdict": self.verdict.value, "says": self.says, "do": self.do}
 
 
 def render(findings: Sequence[Finding], form: str) -> str:
@@ -74,22 +43,6 @@ def exit_code(findings: Sequence[Finding]) -> int:
     return int(any(one.verdict is Verdict.WRONG for one in findings))
 
 
-def _ok(check: str, says: str) -> Finding:
-    return Finding(check=check, verdict=Verdict.OK, says=says)
-
-
-def _warning(check: str, says: str, do: str) -> Finding:
-    return Finding(check=check, verdict=Verdict.WARNING, says=says, do=do)
-
-
-def _wrong(check: str, says: str, do: str = "") -> Finding:
-    return Finding(check=check, verdict=Verdict.WRONG, says=says, do=do)
-
-
-def _not_checked(check: str, why: str) -> Finding:
-    return Finding(check=check, verdict=Verdict.NOT_CHECKED, says=why)
-
-
 def look(engine: Engine, conf: Conf) -> Iterator[Finding]:
     """Yield what is found, as it is found."""
     yield _said("settings", lambda: _settings(conf))
@@ -102,8 +55,11 @@ def look(engine: Engine, conf: Conf) -> Iterator[Finding]:
         ("clock", lambda: clock(store.clock)),
         ("wake-up", lambda: _wake_up(store, engine.dialect.name)),
         ("gateways", lambda: _gateways(store, conf)),
+        ("workers", lambda: check_fleet.workers(store.workers())),
+        ("queues", lambda: _queues(store)),
+        ("tokens", lambda: check_fleet.tokens(store.tokens(), store.workers(), store.clock())),
     ):
-        yield _said(name, verb) if tables.verdict is Verdict.OK else _not_checked(name, "see tables")
+        yield _said(name, verb) if tables.verdict is Verdict.OK else not_checked(name, "see tables")
     base_url = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
     execution_api_url = conf.get("edge_ws", "execution_api_url", fallback="") or f"{base_url}/execution/"
     yield from from_outside(base_url, execution_api_url)
@@ -114,7 +70,7 @@ def _said(check: str, verb: Callable[[], Finding]) -> Finding:
     try:
         return verb()
     except EdgeWsError as error:
-        return _wrong(check, str(error))
+        return wrong(check, str(error))
 
 
 # On this machine and in the database
@@ -122,7 +78,7 @@ def _said(check: str, verb: Callable[[], Finding]) -> Finding:
 
 def _settings(conf: Conf) -> Finding:
     gateway_settings(conf, versions={})
-    return _ok("settings", "[edge_ws] makes sense")
+    return ok("settings", "[edge_ws] makes sense")
 
 
 def executor(configured: Sequence[str]) -> Finding:
@@ -130,20 +86,20 @@ def executor(configured: Sequence[str]) -> Finding:
     if EXECUTOR not in configured:
         names = ", ".join(one.rpartition(".")[2] for one in configured)
         says = f"[core] executor is {names}: no task comes to edge-ws"
-        return _wrong("executor", says, f"add {EXECUTOR} and restart the scheduler")
+        return wrong("executor", says, f"add {EXECUTOR} and restart the scheduler")
     if configured[0] == EXECUTOR:
-        return _ok("executor", "edge-ws is the default")
-    return _ok("executor", 'edge-ws runs the tasks that name it: executor="EdgeWsExecutor"')
+        return ok("executor", "edge-ws is the default")
+    return ok("executor", 'edge-ws runs the tasks that name it: executor="EdgeWsExecutor"')
 
 
 def _secret() -> Finding:
     compat.token_generator()
-    return _ok("secret", "task tokens can be signed; scheduler and api-server must have the same secret")
+    return ok("secret", "task tokens can be signed; scheduler and api-server must have the same secret")
 
 
 def _tables(engine: Engine) -> Finding:
     schema.check(engine)
-    return _ok("tables", f"{shown_url(engine)} has what this release needs")
+    return ok("tables", f"{shown_url(engine)} has what this release needs")
 
 
 def clock(read: Callable[[], float]) -> Finding:
@@ -154,9 +110,9 @@ def clock(read: Callable[[], float]) -> Finding:
     # Whatever lies within the time that the answer took is no difference.
     apart_s = max(before - there, there - after, 0.0)
     if apart_s <= CLOCKS_APART_S:
-        return _ok("clock", f"the database's and this machine's are {apart_s:.1f} s apart")
+        return ok("clock", f"the database's and this machine's are {apart_s:.1f} s apart")
     says = f"the database's clock and this machine's are {apart_s:.0f} s apart"
-    return _wrong("clock", says, "have both machines keep time (NTP)")
+    return wrong("clock", says, "have both machines keep time (NTP)")
 
 
 def _wake_up(store: Store, dialect: str) -> Finding:
@@ -172,10 +128,10 @@ def _wake_up(store: Store, dialect: str) -> Finding:
     if by == "polling":
         says = "nothing tells of changes: gateways look up to twice a second"
         if dialect != "postgresql":
-            return _warning("wake-up", says, "PostgreSQL would tell")
+            return warning("wake-up", says, "PostgreSQL would tell")
         do = "past a pooler such as PgBouncer [edge_ws] listen_sql_alchemy_conn must name the database itself"
-        return _warning("wake-up", f"LISTEN hears no echo, {says}", do)
-    return _ok("wake-up", {"listen": "LISTEN hears what is sent"}.get(by, f"changes are seen by {by}"))
+        return warning("wake-up", f"LISTEN hears no echo, {says}", do)
+    return ok("wake-up", {"listen": "LISTEN hears what is sent"}.get(by, f"changes are seen by {by}"))
 
 
 def _gateways(store: Store, conf: Conf) -> Finding:
@@ -184,12 +140,19 @@ def _gateways(store: Store, conf: Conf) -> Finding:
     alive = [one for one in store.gateways() if one.seen_s <= fresh_s]
     if alive:
         shown = ", ".join(f"{one.hostname}:{one.pid} ({max(0.0, one.seen_s):.0f} s ago)" for one in alive)
-        return _ok("gateways", f"{len(alive)} seen lately: {shown}")
+        return ok("gateways", f"{len(alive)} seen lately: {shown}")
     says = f"none was seen for {fresh_s:.0f} s"
     if enabled:
-        return _wrong("gateways", says, "[edge_ws] api_enabled is True: start the api-server, or restart it")
+        return wrong("gateways", says, "[edge_ws] api_enabled is True: start the api-server, or restart it")
     do = "set [edge_ws] api_enabled = True and restart the api-server, or run: edge-ws server"
-    return _wrong("gateways", says, do)
+    return wrong("gateways", says, do)
+
+
+def _queues(store: Store) -> Finding:
+    """Judge each queue in which something waits by the job that is next in it."""
+    waiting = [one for one in store.backlogs() if one.queued]
+    first = [job for one in waiting for job in store.jobs(1, queue=one.queue, state="queued")]
+    return check_fleet.queues(waiting, first, store.workers())
 
 
 # Through the network
@@ -199,7 +162,7 @@ def from_outside(base_url: str, execution_api_url: str) -> Iterator[Finding]:
     """Ask for what workers ask for at Airflow's own URL; without one there is nothing to ask."""
     if not base_url:
         for check in ("base_url", "websocket", "execution API"):
-            yield _not_checked(check, "[api] base_url is not set; workers get their URL by --url")
+            yield not_checked(check, "[api] base_url is not set; workers get their URL by --url")
         return
     with httpx2.Client(verify=ssl.create_default_context(), timeout=ANSWER_WITHIN_S) as client:
         reached = _said("base_url", lambda: _health(client, f"{base_url}{PREFIX}/health"))
@@ -207,7 +170,7 @@ def from_outside(base_url: str, execution_api_url: str) -> Iterator[Finding]:
         if reached.verdict is Verdict.OK:
             yield _said("websocket", lambda: _upgrade(client, f"{base_url}{PREFIX}/v1/ws"))
         else:
-            yield _not_checked("websocket", "see base_url")
+            yield not_checked("websocket", "see base_url")
         yield _said("execution API", lambda: _execution(client, execution_api_url))
 
 
@@ -232,15 +195,15 @@ def _health(client: httpx2.Client, url: str) -> Finding:
     response = _get(client, url)
     body = _body(response)
     if ERROR_HEADER in response.headers:
-        return _wrong("base_url", f"the gateway at {url} hands out no jobs: {body.get('sentence', '')}")
+        return wrong("base_url", f"the gateway at {url} hands out no jobs: {body.get('sentence', '')}")
     if body.get("edge_ws") != "gateway":
         says = f"{url} answers with status {response.status_code}, but not as a gateway"
         do = (
             "[edge_ws] api_enabled must be True where the api-server runs, or the proxy in front must send"
             f" {PREFIX}/ to an edge-ws server"
         )
-        return _wrong("base_url", says, do)
-    return _ok("base_url", f"{url} answers: {body.get('workers')} workers, wake-up by {body.get('wakeup')}")
+        return wrong("base_url", says, do)
+    return ok("base_url", f"{url} answers: {body.get('workers')} workers, wake-up by {body.get('wakeup')}")
 
 
 def _upgrade(client: httpx2.Client, url: str) -> Finding:
@@ -254,10 +217,10 @@ def _upgrade(client: httpx2.Client, url: str) -> Finding:
     response = _get(client, url, asks)
     code = response.headers.get(ERROR_HEADER)
     if code is not None and response.status_code != 426:
-        return _ok("websocket", "a WebSocket request reaches the gateway")
+        return ok("websocket", "a WebSocket request reaches the gateway")
     says = "what is in front of the gateway lets no WebSocket pass, so workers use long-poll"
     do = "have it pass the Upgrade header; examples/nginx.conf shows how"
-    return _warning("websocket", f"{says} (status {response.status_code})", do)
+    return warning("websocket", f"{says} (status {response.status_code})", do)
 
 
 def _execution(client: httpx2.Client, execution_api_url: str) -> Finding:
@@ -266,10 +229,10 @@ def _execution(client: httpx2.Client, execution_api_url: str) -> Finding:
     # Execution API, which looks at the first such header only, logs a traceback of that.
     response = _get(client, url, {"authorization": "none"})
     if response.status_code == 200 and "status" in _body(response):
-        return _ok("execution API", f"{url} answers")
+        return ok("execution API", f"{url} answers")
     says = f"{url} answers with status {response.status_code}, but not as the Execution API"
     do = (
         "have the proxy in front send /execution/ to the api-server, start edge-ws server with --airflow-url,"
         " or set [edge_ws] execution_api_url"
     )
-    return _wrong("execution API", says, do)
+    return wrong("execution API", says, do)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from edge_ws.errors import RefusedError
+from edge_ws.errors import RefusedError, TokenRefusedError
 from edge_ws.protocol.frames import Hello, Refusal
 from edge_ws.protocol.ids import WorkerName, is_worker_name
 from edge_ws.store.records import Principal, TokenRecord
@@ -46,7 +46,8 @@ def authenticate(store: Store, secret: str | None, worker: str | None) -> Princi
     """Return the principal of that secret and worker name (blocking).
 
     Raises:
-        RefusedError: no worker of that name may connect with this secret.
+        TokenRefusedError: the token is revoked, expired, or not for that name.
+        RefusedError: the name is none, or the secret no token's.
         UnreachableError: the database is away.
     """
     if not worker or not is_worker_name(worker):
@@ -57,7 +58,10 @@ def authenticate(store: Store, secret: str | None, worker: str | None) -> Princi
     if found is None:
         raise _refuse("it is unknown here")
     token, now = found
-    judge(token, worker, now)
+    try:
+        judge(token, worker, now)
+    except RefusedError as error:
+        raise TokenRefusedError(error.code, str(error), token.name) from None
     return Principal(
         worker=WorkerName(worker),
         queues=frozenset(token.queues) if token.queues is not None else None,

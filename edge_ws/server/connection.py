@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Iterable
 from typing import NoReturn
@@ -21,6 +22,7 @@ from edge_ws.errors import (
     LocalProtocolError,
     RefusedError,
     RemoteProtocolError,
+    TokenRefusedError,
     UnreachableError,
 )
 from edge_ws.protocol import codec
@@ -47,6 +49,10 @@ from edge_ws.store.store import Store
 log = logging.getLogger(__name__)
 
 CLOSE_WITHIN_S = 1.0
+REFUSAL_TOLD_S = 600.0
+"""Between two lines of the log about one worker and its refused token."""
+REFUSALS_KEPT = 1000
+"""So many are remembered for that."""
 GREETED_AT_ONCE = 50
 """Connections that are being let in; more would wait for so long that their workers give up and try again."""
 COME_BACK_PER_S = 100.0
@@ -91,6 +97,8 @@ class Workers:
         self._conversations: set[_Conversation] = set()
         self._greeting: set[object] = set()
         """Connections that are being let in."""
+        self._refused_at: dict[tuple[str, str], float] = {}
+        """Worker and token -> when their refusal was last told."""
         self._next_turn = 0.0
         """When the next one that is turned away may come back."""
 
@@ -131,7 +139,21 @@ class Workers:
             UnreachableError: the database is away.
         """
         secret, worker = headers.get(auth.TOKEN_HEADER), headers.get(auth.WORKER_HEADER)
-        return await self._desk.run(auth.authenticate, self._store, secret, worker)
+        try:
+            return await self._desk.run(auth.authenticate, self._store, secret, worker)
+        except TokenRefusedError as error:
+            self._tell_refused(worker or "", error)
+            raise
+
+    def _tell_refused(self, worker: str, error: TokenRefusedError) -> None:
+        """Say once in a while who comes with a token that is good no more; strangers fill no log."""
+        now = time.monotonic()
+        if now - self._refused_at.get((worker, error.name), -math.inf) < REFUSAL_TOLD_S:
+            return
+        if len(self._refused_at) >= REFUSALS_KEPT:
+            self._refused_at.clear()
+        self._refused_at[worker, error.name] = now
+        log.warning("Worker %s is refused: its token %s: %s", worker, error.name, error)
 
     async def _let_in(self, websocket: WebSocket) -> _Conversation | None:
         """Accept the connection of a worker whose credential is good; else refuse it."""

@@ -280,6 +280,7 @@ class Reaper:
         for link in self._hub.links():
             if link.principal.token_id in refused:
                 sentence = "revoked or expired"
+                log.warning("Worker %s is sent away: its token is %s", link.name, sentence)
                 link.send(Refused(code=Refusal.TOKEN, sentence=sentence))
                 link.close(Close(CloseCode.REFUSED, f"token {sentence}"))
 

@@ -109,6 +109,8 @@ def could_serve(job: JobView, worker: WorkerView) -> bool:
 def _away(worker: WorkerView) -> _Found | None:
     state = state_of(worker.state)
     seen = "never seen" if worker.seen_s is None else f"last seen {lasted(worker.seen_s)} ago"
+    if worker.token is not None and not worker.token.is_good:
+        seen = f"{seen}, and its token {worker.token.name!r} {worker.token.fault}"
     if state is WorkerState.OFFLINE:
         return Reason.OFFLINE, f"is offline ({seen})"
     if state is WorkerState.OFFLINE_MAINTENANCE:

@@ -93,6 +93,14 @@ class TokenView:
     is_good: bool
     """Neither revoked nor expired."""
     expires_at: float | None
+    is_revoked: bool = False
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with it, as the end of a sentence; empty: nothing."""
+        if self.is_good:
+            return ""
+        return "is revoked" if self.is_revoked else "has expired"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

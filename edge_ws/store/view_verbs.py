@@ -104,6 +104,7 @@ workers_query = (
         token.c.queues.label("token_queues"),
         token.c.team.label("token_team"),
         token.c.expires_at.label("token_expires_at"),
+        token.c.revoked_at.label("token_revoked_at"),
         sa.and_(
             token.c.revoked_at.is_(None),
             sa.or_(token.c.expires_at.is_(None), token.c.expires_at > epoch_now()),
@@ -329,6 +330,7 @@ def _ours(row: _Row) -> WorkerView:
             team=row.token_team,
             is_good=bool(row.token_is_good),
             expires_at=row.token_expires_at,
+            is_revoked=row.token_revoked_at is not None,
         )
     return WorkerView(
         **_common(row),

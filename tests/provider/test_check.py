@@ -28,6 +28,7 @@ from tests.support.gateway import serving
 from tests.support.http import http_server
 from tests.support.waiting import free_port
 
+_IN_TABLES = ("clock", "wake-up", "gateways", "workers", "queues", "tokens")
 EXECUTOR = "edge_ws.provider.executor.EdgeWsExecutor"
 LOCAL = "airflow.executors.local_executor.LocalExecutor"
 
@@ -67,6 +68,9 @@ def test_a_centre_that_is_all_right(centre: Centre, monkeypatch: pytest.MonkeyPa
         "clock": "ok",
         "wake-up": "ok",
         "gateways": "ok",
+        "workers": "warning",
+        "queues": "ok",
+        "tokens": "ok",
         "base_url": "ok",
         "websocket": "ok",
         "execution API": "ok",
@@ -81,7 +85,7 @@ def test_without_tables_what_needs_them_is_not_looked_at(centre: Centre) -> None
     found = findings(centre)
     assert found["tables"].verdict is Verdict.WRONG
     assert "airflow db migrate" in found["tables"].says
-    assert {found[name].verdict for name in ("clock", "wake-up", "gateways")} == {Verdict.NOT_CHECKED}
+    assert {found[name].verdict for name in _IN_TABLES} == {Verdict.NOT_CHECKED}
 
 
 @pytest.mark.parametrize(("enabled", "do"), [("True", "start the api-server"), ("False", "edge-ws server")])
@@ -242,7 +246,7 @@ def test_lines_and_json_and_the_exit_code(
     verb = dict(leaves(VERBS))["check"]
     assert run(verb, Namespace(output="plain"), "edge-ws") == 1
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 13
     assert any(line.startswith("WRONG        gateways ") for line in lines)
     assert run(verb, Namespace(output="json"), "edge-ws") == 1
     told = json.loads(capsys.readouterr().out)

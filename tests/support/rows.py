@@ -95,9 +95,11 @@ class FakeWorker:
     host: HostId = field(default_factory=lambda: HostId(new_id()))
     gateway: str = field(default_factory=new_id)
 
+    token_id: str | None = None
+
     @property
     def principal(self) -> Principal:
-        return Principal(worker=WorkerName(self.name))
+        return Principal(worker=WorkerName(self.name), token_id=self.token_id)
 
     def register(self, **changes: object) -> Registered:
         return self.store.register(
