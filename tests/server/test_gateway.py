@@ -335,6 +335,7 @@ async def test_bad_tokens_are_refused_before_the_upgrade(
     store: Store,
     gateway: RunningGateway,
     caplog: pytest.LogCaptureFixture,
+    *,
     token: str,
     name: str,
     sentence: str,
