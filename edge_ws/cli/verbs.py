@@ -31,9 +31,19 @@ _VERSION = Verb(
     implementation="edge_ws.cli.version:run",
 )
 
+_COMPLETION = Verb(
+    name="completion",
+    help="print a script with which the shell completes verbs and flags",
+    description='For bash, in ~/.bashrc: eval "$(edge-ws completion bash)"; for zsh the same in ~/.zshrc.',
+    side=Side.ANYWHERE,
+    implementation="edge_ws.cli.completion:run",
+    arguments=(Argument(flags=("shell",), metavar="bash|zsh", choices=("bash", "zsh"), help="bash or zsh"),),
+)
+
 VERBS: tuple[Verb | Group, ...] = (
     *HOST_VERBS,
     *CENTRE_VERBS,
     _DEMO,
+    _COMPLETION,
     _VERSION,
 )
