@@ -221,7 +221,7 @@ def _rows(told: Condition) -> list[tuple[str, str]]:
         ("queues", f"{_names(told['queues']['in_force'])} ({_sources(told['queues'], _names)})"),
         ("maintenance", _maintenance(told)),
         ("takes jobs", _takes_jobs(told)),
-        *_faults(told["faults"]),
+        *_faults(told.get("faults")),
         ("process", process),
         ("state dir", told["state_dir"]),
         ("versions", _versions(told["versions"])),
@@ -229,10 +229,10 @@ def _rows(told: Condition) -> list[tuple[str, str]]:
     ]
 
 
-def _faults(told: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the row about faults of the daemon's own code, if there have been any."""
-    last = told["last"]
-    if last is None:
+def _faults(told: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Return the row about faults of the daemon's own code, if there have been any; None: an older daemon."""
+    last = told["last"] if told is not None else None
+    if told is None or last is None:
         return []
     counted = f"{told['count']} in the worker's own code; the last {_time(last['at'])}"
     return [("faults", f"{counted}, of {last['what']}: {last['error']} at {last['place']}; please report it")]
@@ -255,6 +255,8 @@ def _connection(told: dict[str, Any]) -> str:
 
 def _line(told: dict[str, Any], started_at: str) -> str:
     """Return how steady the connection has been."""
+    if "losses" not in told:
+        return "unknown: the worker is of an older release than this command"
     losses, changes = told["losses"], told["transport_changes"]
     counted = f"{losses} connection{'' if losses == 1 else 's'} lost"
     counted += f", {changes} change{'' if changes == 1 else 's'} of transport since {_time(started_at)}"
@@ -289,7 +291,7 @@ def _maintenance(condition: Condition) -> str:
 
 
 def _takes_jobs(told: Condition) -> str:
-    return "yes" if told["takes_jobs"] else f"no: {told['why_no_jobs']}"
+    return "yes" if told["takes_jobs"] else f"no: {told.get('why_no_jobs') or 'it has not said why'}"
 
 
 def _time(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_ws.cli import host
 from edge_ws.cli.host import directory_of
 from edge_ws.errors import UnreachableError
 from edge_ws.worker.config import Place
@@ -175,3 +176,28 @@ def test_wrong_words(words: list[str], sentence: str, environment: dict[str, str
     assert (done.returncode, done.stdout) == (2, "")
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_daemon_of_an_older_release_is_shown_all_the_same() -> None:
+    """After an upgrade the command is newer than the daemon, until that is restarted."""
+    told = {
+        "worker": "w1",
+        "state": "idle",
+        "pid": 7,
+        "host": "here",
+        "started_at": "2026-01-02T03:04:05+00:00",
+        "state_dir": "/state",
+        "connection": {"url": "u", "connected": False, "transport": None, "since": None, "reason": None},
+        "slots": {"in_force": 1, "used": 0, "wish": None, "default": 1},
+        "queues": {"in_force": None, "wish": None, "default": None},
+        "maintenance": {"in_force": False, "comment": None, "asked_by": None},
+        "leaving": {"in_force": False, "why": None},
+        "takes_jobs": False,
+        "jobs": [],
+        "versions": {},
+        "centre_versions": None,
+    }
+    rows = dict(host._rows(told))
+    assert rows["takes jobs"] == "no: it has not said why"
+    assert rows["line"] == "unknown: the worker is of an older release than this command"
+    assert "faults" not in rows

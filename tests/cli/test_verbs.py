@@ -48,6 +48,7 @@ def test_the_verbs_there_are() -> None:
         "server": Side.CENTRE,
         "check": Side.CENTRE,
         "demo": Side.ANYWHERE,
+        "completion": Side.ANYWHERE,
         "version": Side.ANYWHERE,
     }
 
