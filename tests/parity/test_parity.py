@@ -12,7 +12,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import psutil
@@ -143,7 +143,9 @@ def test_the_executors_do_alike(case: Case, outcomes: dict[str, Future[Outcome]]
 @pytest.mark.skipif(not LONG, reason="the long form: make parity")
 def test_all_that_can_be_run_here_is_alike(outcomes: dict[str, Future[Outcome]]) -> None:
     done, broken = [], []
-    for name, future in outcomes.items():
+    names = {future: name for name, future in outcomes.items()}
+    for future in as_completed(names):
+        name = names[future]
         try:
             outcome = future.result()
         except Exception as error:  # noqa: BLE001
