@@ -1,9 +1,10 @@
 """A job's own process: wait for `go`, run the workload, tell its end. Forked, or in a fresh interpreter.
 
 It talks with the host over one socket, JSON lines: it hears `{"go": token}` and perhaps `stop`, and says
-`forked`, `started`, `stopping` or `left`, and its last word, `not_started` or `ended`. When the host is gone
-before `go`, it leaves without a trace. Run as a module it is the fresh interpreter; its arguments are three
-descriptors: the socket, the workload's file, and the right to send SIGTERM.
+`forked`, `started`, `stopping` or `left`, of the task's outcome `telling`, then `told` or `owed`, and its
+last word, `not_started` or `ended`. When the host is gone before `go`, it leaves without a trace. Run as a
+module it is the fresh interpreter; its arguments are three descriptors: the socket, the workload's file, and
+the right to send SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, NoReturn
 
 from edge_ws import streams
 from edge_ws.host import leftovers, runner
+from edge_ws.host.outcome import Call
 from edge_ws.host.processes import start_time, thread_count
 from edge_ws.host.supervision import Right, Supervision
 
@@ -186,6 +188,15 @@ class _Line:
 
     def started(self) -> None:
         self.say(started=True)
+
+    def telling(self, state: str, call: Call) -> None:
+        self.say(telling=state, call=call)
+
+    def told(self) -> None:
+        self.say(told=True)
+
+    def owed(self, why: str) -> None:
+        self.say(owed=why)
 
 
 def _live(workload: Workload, right: Right, sock: socket.socket) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 
 from edge_ws.host import child, leftovers, runner, task_log
 from edge_ws.host.child import Workload
+from edge_ws.host.outcome import Call
 from edge_ws.host.processes import group_is_there, kill_tree, signal_group, start_time
 from edge_ws.host.supervision import Right
 
@@ -78,6 +79,12 @@ class Job:
     detail: str = ""
     fault: runner.Fault = ""
     log_uploaded: bool = False
+    outcome: str = ""
+    """The state that Airflow was told, or is to be told, that the task has come to."""
+    owed: Call | None = None
+    """The request that tells it, as long as Airflow has not answered it."""
+    is_handed_over: bool = False
+    """The job's process makes that request no more: the daemon is to."""
     alive: bool = True
     dropped: bool = False
     stop: _Stop | None = None
@@ -118,7 +125,12 @@ class Job:
             "detail": self.detail,
             "fault": self.fault,
             "log_uploaded": self.log_uploaded,
+            **self.of_outcome(),
         }
+
+    def of_outcome(self) -> dict[str, object]:
+        """Return what of it concerns the task's outcome."""
+        return {"outcome": self.outcome, "owed": self.owed, "handed_over": self.is_handed_over}
 
 
 class Surroundings(Protocol):
@@ -130,7 +142,7 @@ class Surroundings(Protocol):
     def save(self) -> None:
         """Make the journal safe now."""
 
-    def watch(self, sock: socket.socket, call: Callable[[], None]) -> None:
+    def watch(self, sock: socket.socket, call: Callable[[], object]) -> None:
         """Call back whenever the socket can be read."""
 
     def unwatch(self, sock: socket.socket) -> None:
@@ -347,19 +359,21 @@ class Jobs:
 
     # What the children say
 
-    def _hear(self, job: Job) -> None:
+    def _hear(self, job: Job) -> bool:
+        """Take what the child has said; tell whether there was anything."""
         try:
             data = job.sock.recv(65536)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
             self._host.unwatch(job.sock)
-            return
+            return False
         *lines, job.unread = (job.unread + data).split(b"\n")
         for line in lines:
             self._take(job, json.loads(line))
+        return True
 
     def _take(self, job: Job, words: dict[str, Any]) -> None:
         if "forked" in words:
@@ -376,6 +390,13 @@ class Jobs:
         elif "left" in words:
             if job.stop is not None and job.stop.look and job.stop.step is _Step.ASKED:
                 job.stop = None
+        elif "telling" in words:
+            job.outcome, job.owed = words["telling"], words["call"]
+        elif "told" in words:
+            job.owed = None
+        elif "owed" in words:
+            job.is_handed_over = True
+            self._host.emit({"ev": "owes", "claim": job.claim, **job.of_outcome()})
         else:
             job.words = words
 
@@ -395,8 +416,9 @@ class Jobs:
         return leftovers.kill_adopted({job.pid for job in self._jobs.values() if job.alive})
 
     def _conclude(self, job: Job, code: int) -> None:
-        # What it said before it died is all in the socket now; one read takes it, as it is short.
-        self._hear(job)
+        # What it said before it died is all in the socket now.
+        while self._hear(job):
+            pass
         self._host.unwatch(job.sock)
         job.close()
         job.alive = False
@@ -428,6 +450,7 @@ class Jobs:
                 "exit_code": exit_code,
                 "detail": detail,
                 "log_uploaded": uploaded,
+                **job.of_outcome(),
             }
         )
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import orjson
 
 from edge_ws import airflow_versions
-from edge_ws.host import site_settings, task_log
+from edge_ws.host import outcome, site_settings, task_log
 from edge_ws.host.supervision import Supervision
 from edge_ws.streams import LossyFile
 
@@ -63,7 +63,7 @@ _EXAMPLES, _EXAMPLES_OF_A_PROVIDER = "example_dags", "-example-dags"
 """Airflow's name of the bundle of its own examples, and the end of the names of its providers' ones."""
 
 
-class Report(Protocol):
+class Report(outcome.Witness, Protocol):
     """What `run` tells while it runs."""
 
     def forked(self, pid: int) -> None:
@@ -97,7 +97,7 @@ class Outcome:
     fault: Fault = ""
     """Of one that is not started: whose fault that is."""
     exit_code: int = 0
-    """0 whenever Airflow knows the outcome."""
+    """0 whenever Airflow knows the outcome, or is still to be told it."""
     detail: str = ""
     log_uploaded: bool = False
     """The supervisor has sent the log to Airflow's remote log store itself."""
@@ -327,6 +327,7 @@ def run(
         _use_proxy(proxy)
         task_log.lose_rather_than_fail(start.keep_log)
         _watch_start(report, start, supervision)
+        ends = _watch_end(outcome.Noted(report, workload.log_path))
         from airflow.executors.base_executor import BaseExecutor
 
         code = BaseExecutor.run_workload(workload, server=server)
@@ -339,7 +340,11 @@ def run(
         if refusal is not None:
             return Outcome(not_started=refusal)
         return Outcome(not_started=one_line(error), fault="unsure" if _was_sent(error) else "host")
-    return Outcome(exit_code=code, detail=_explain(code), log_uploaded=_uploads(start))
+    detail = _explain(code)
+    if code == 0 and workload.type == "ExecuteTask" and not ends.is_settled:
+        # Of `os._exit(0)` Airflow's supervisor tells nobody; it takes the code for the outcome.
+        code, detail = 1, "the task's process ended without telling its outcome"
+    return Outcome(exit_code=code, detail=detail, log_uploaded=_uploads(start))
 
 
 def _bundle_fault(workload: _Workload, worker: str) -> str | None:
@@ -422,6 +427,15 @@ def _watch_start(report: Report, seen: _Start, supervision: Supervision) -> None
     supervisor.WatchedSubprocess.start = classmethod(forked)
     for kind in (supervisor.ActivitySubprocess, callback_supervisor.CallbackSubprocess):
         kind.start = classmethod(_reporting(kind.start.__func__, report, seen))
+
+
+def _watch_end(witness: outcome.Witness) -> outcome.Watch:
+    """Wrap the supervisor's client, to learn what it tells of the task's end."""
+    from airflow.sdk.api import client
+
+    watch = outcome.Watch(witness)
+    watch.put_into(client.Client)
+    return watch
 
 
 def _reporting(start: Callable[..., _Process], report: Report, seen: _Start) -> Callable[..., _Process]:

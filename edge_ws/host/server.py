@@ -111,7 +111,7 @@ class Host:
 
     # The loop's parts
 
-    def watch(self, sock: socket.socket, call: Callable[[], None]) -> None:
+    def watch(self, sock: socket.socket, call: Callable[[], object]) -> None:
         """Call back whenever the socket can be read."""
         sock.setblocking(False)
         self._selector.register(sock, selectors.EVENT_READ, call)

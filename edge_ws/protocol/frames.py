@@ -130,6 +130,8 @@ class Started:
 
     claim: ClaimId
     host: HostId
+    owes: bool = False
+    """It has told its outcome, and Airflow has not taken it: the worker wants a token to deliver it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +140,7 @@ class Finished:
 
     claim: ClaimId
     exit_code: Code
-    """0 whenever Airflow knows the outcome; anything else: the process or its report failed."""
+    """0 only if Airflow knows the outcome; anything else: the process or its report failed."""
     log_end: Size
     detail: str = ""
     log_uploaded: bool = False
@@ -160,6 +162,8 @@ class HostDead:
     """The site's host is dead and what it left has been killed. Never taken back."""
 
     host: HostId
+    ended: tuple[ClaimId, ...] = ()
+    """Claims under it that had ended before: they are not lost, for the worker reports their end itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +279,14 @@ class Go:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """With it the outcome that a claim owes can be told to the Execution API, within a minute."""
+
+    claim: ClaimId
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
     """Stop the job's process group."""
 
@@ -339,5 +351,7 @@ WorkerFrame = (
     | Applied
     | Bye
 )
-ServerFrame = Welcome | Refused | Offer | Go | Cancel | Query | Stale | Ack | LogAck | Wish | Drain | Beat
+ServerFrame = (
+    Welcome | Refused | Offer | Go | Token | Cancel | Query | Stale | Ack | LogAck | Wish | Drain | Beat
+)
 Frame = WorkerFrame | ServerFrame

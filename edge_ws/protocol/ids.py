@@ -28,6 +28,8 @@ OLDEST_PROTOCOL = 1
 """The oldest one it still understands (N-1 from the second on)."""
 CONTROL = "control"
 """The capability of a side that knows maintenance and shutdown (in `Wish` and `Inventory`)."""
+OUTCOMES = "outcomes"
+"""The capability of a gateway that mints tokens for the outcomes that claims owe."""
 HINDRANCE = "no_job_host"
 """In `sysinfo`: what on its host keeps the worker from taking jobs, as a sentence; absent: nothing does."""
 HINDRANCE_CODE = "no_jobs_code"

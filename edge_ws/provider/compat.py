@@ -295,6 +295,10 @@ def _base64url(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
+RUNNING_SCOPE = "execution"
+"""The scope of the tokens that the Execution API gives to a task when it has started."""
+
+
 def token_scope(*, is_callback: bool) -> str:
     """Return the scope of a token with which a workload of that kind may start."""
     # A class attribute from 3.4 on, where callbacks have a scope of their own.

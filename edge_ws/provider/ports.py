@@ -41,7 +41,7 @@ class AirflowTaskStates:
 
 
 class AirflowTaskTokens:
-    """Tokens as Airflow's executors make them, but of a life that fits one start."""
+    """Tokens as Airflow makes them, but of a life that fits one start, or one report."""
 
     @cached_property
     def _signer(self) -> compat.TokenSigner:
@@ -50,6 +50,10 @@ class AirflowTaskTokens:
     def mint(self, subject: str, *, is_callback: bool, valid_s: float) -> str:
         """Return a token for that task instance (or callback), valid for `valid_s` seconds from now."""
         return self._signer.sign(subject, compat.token_scope(is_callback=is_callback), valid_s)
+
+    def mint_for_outcome(self, subject: str, *, valid_s: float) -> str:
+        """Return a token with which that task instance's outcome can be told."""
+        return self._signer.sign(subject, compat.RUNNING_SCOPE, valid_s)
 
 
 class AirflowFinishedLogs:

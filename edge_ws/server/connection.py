@@ -36,7 +36,7 @@ from edge_ws.protocol.frames import (
     Welcome,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, PROTOCOL, GatewayId
+from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, GatewayId
 from edge_ws.protocol.session import Close, CloseCode, ServerSession
 from edge_ws.server import auth
 from edge_ws.server.config import GatewaySettings
@@ -224,7 +224,7 @@ class Workers:
                 wish=wish_frame(registered.wish),
                 execution_api_url=self._settings.execution_api_url,
                 versions=self._settings.versions,
-                capabilities=(CONTROL,),
+                capabilities=(CONTROL, OUTCOMES),
                 settings=self._settings.task_settings,
             )
         )

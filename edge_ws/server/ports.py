@@ -35,13 +35,21 @@ class TaskStates(Protocol):
 
 
 class TaskTokens(Protocol):
-    """Credentials with which one job may start."""
+    """Credentials of one job."""
 
     def mint(self, subject: str, *, is_callback: bool, valid_s: float) -> str:
-        """Return a token for that task instance (or callback), valid for `valid_s` seconds from now.
+        """Return a token with which that task instance (or callback) may start, valid for `valid_s` seconds.
 
         Raises:
             UsageError: the centre's signing settings are missing or wrong.
+        """
+        ...
+
+    def mint_for_outcome(self, subject: str, *, valid_s: float) -> str:
+        """Return a token with which that task instance's outcome can be told, valid for `valid_s` seconds.
+
+        Raises:
+            UsageError: as `mint`.
         """
         ...
 

@@ -34,6 +34,7 @@ from edge_ws.protocol.frames import (
     Stale,
     Started,
     Status,
+    Token,
     WorkerFrame,
 )
 from edge_ws.protocol.ids import ClaimId, HostId
@@ -43,7 +44,7 @@ from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import REFUSED_PAUSE_S, REPEAT_S, Hub, Link, Standing, wish_frame
 from edge_ws.server.ports import TaskTokens
 from edge_ws.server.work import Desk
-from edge_ws.store.records import Accepted, OpenClaim, Room, Verdict
+from edge_ws.store.records import Accepted, OpenClaim, Owing, Room, Verdict
 from edge_ws.store.report_verbs import MANY, ClaimReport, Outcome
 from edge_ws.store.store import Store
 
@@ -175,12 +176,15 @@ class Reports:
         return [(outcome, self._mint(outcome, life_s)) for outcome in outcomes]
 
     def _mint(self, outcome: Outcome, life_s: float) -> str:
-        if not isinstance(outcome, Accepted):
+        if isinstance(outcome, Verdict):
             return ""
         try:
+            if isinstance(outcome, Owing):
+                return self._tokens.mint_for_outcome(outcome.subject, valid_s=life_s)
             return self._tokens.mint(outcome.subject, is_callback=outcome.is_callback, valid_s=life_s)
         except EdgeWsError as error:
-            # The claim goes back when its lease is over; an operator must mend the signing settings.
+            # The claim goes back when its lease is over, an outcome is asked for again; an operator must mend
+            # the signing settings.
             log.error("No token for task %s: %s", outcome.subject, error)  # noqa: TRY400
             return ""
 
@@ -192,6 +196,10 @@ class Reports:
                 case Accepted():
                     if token:
                         to.send(Go(claim=frame.claim, token=token))
+                case Owing():
+                    to.send(Ack(claim=frame.claim, phase=Phase.STARTED))
+                    if token:
+                        to.send(Token(claim=frame.claim, token=token))
                 case Verdict.STALE:
                     to.send(Stale(claim=frame.claim))
                     self._hub.release(link, frame.claim)
@@ -250,7 +258,7 @@ class Reports:
         ((link, said, _),) = batch
         match said:
             case HostDead():
-                return [self._store.host_dead(link.principal, said.host)]
+                return [self._store.host_dead(link.principal, said.host, said.ended)]
             case Asked():
                 self._store.take_in(link.principal, said)
                 return [()]
@@ -291,7 +299,7 @@ class Reports:
         inventory = status.inventory
         for host in inventory.dead_hosts:
             if host not in link.dead_hosts:
-                await self._others.put((link, HostDead(host=host), link))
+                await self._others.put((link, HostDead(host=host, ended=_ended(inventory)), link))
         before, drained = link.free(), link.inventory is not None and link.inventory.draining
         link.inventory, link.room = inventory, Room.of(inventory, status.sysinfo)
         link.disk_gb = steady(link.disk_gb, status.sysinfo.get("disk_free_gb"))
@@ -315,7 +323,8 @@ class Reports:
         assert link.inventory is not None
         buried: set[ClaimId] = set()
         for host in link.inventory.dead_hosts:
-            ended = await self._desk.run(self._store.host_dead, link.principal, host)
+            told = _ended(link.inventory)
+            ended = await self._desk.run(self._store.host_dead, link.principal, host, told)
             self._buried(link, host, ended, link)
             buried |= set(ended)
         known = {one.claim: one for one in open_claims}
@@ -335,6 +344,11 @@ class Reports:
 def _may_leave_a_log(frame: ClaimReport) -> bool:
     """Tell whether a report may have ended a job that has a log; one that no worker could start says why."""
     return (isinstance(frame, Finished) and frame.log_end > 0) or isinstance(frame, NotStarted)
+
+
+def _ended(inventory: Inventory) -> tuple[ClaimId, ...]:
+    """Return the claims whose end the worker knows, and reports itself."""
+    return tuple(held.claim for held in inventory.claims if held.phase is Phase.ENDED)
 
 
 class _Nobody:

@@ -161,6 +161,14 @@ class Accepted:
     is_callback: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owing:
+    """A live claim whose outcome Airflow has not taken: what a token is minted for with which it can be."""
+
+    subject: str
+    """The task instance's id."""
+
+
 _LONGEST_WHY = 200
 
 

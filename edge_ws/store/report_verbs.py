@@ -33,11 +33,11 @@ from edge_ws.store.live import (
     row_state,
 )
 from edge_ws.store.log_verbs import write_last_line
-from edge_ws.store.records import Accepted, JobKey, Principal, Verdict
+from edge_ws.store.records import Accepted, JobKey, Owing, Principal, Verdict
 from edge_ws.store.tables import claim, edge_job, epoch_now, log, utc_now
 
 ClaimReport = Accept | Refuse | Started | Finished | NotStarted | PhaseIs
-Outcome = Accepted | Verdict
+Outcome = Accepted | Owing | Verdict
 
 MANY = 500
 """Reports in one transaction, at the most."""
@@ -164,7 +164,8 @@ class ReportVerbs:
 
         Returns:
             For each report what became of it. For an accept that won: Accepted; mint a token and say `go`
-            (also when the same host accepts again: its `go` was lost).
+            (also when the same host accepts again: its `go` was lost). For a started one that owes its
+            outcome: Owing; mint a token for that.
         """
         with self._database.write() as connection:
             live = _find_live(connection, [report for _, report in batch])
@@ -294,6 +295,8 @@ def _judge(one: _Claim | None, who: Principal, report: ClaimReport) -> Outcome:
             _end(one, "refused", report.reason)
         case Started():
             _start(one, report.host)
+            if report.owes and not one.is_callback:
+                return Owing(subject=one.subject)
         case Finished():
             _end(one, SUCCESS if report.exit_code == 0 else FAILED, report.detail)
             one.log_uploaded = report.log_uploaded

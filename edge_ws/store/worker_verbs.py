@@ -6,7 +6,7 @@ transaction, may be repeated, and changes nothing for a claim that is not live.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -408,16 +408,23 @@ class WorkerVerbs:
                 back_to_queue(connection, row, "expired", "the worker's connection closed before it accepted")
         return True
 
-    def host_dead(self, principal: Principal, host: HostId) -> tuple[ClaimId, ...]:
+    def host_dead(
+        self, principal: Principal, host: HostId, ended: Collection[ClaimId] = ()
+    ) -> tuple[ClaimId, ...]:
         """End what ran under a host that its own site says is dead; return those claims.
 
         What was accepted but is not known to have started is left to the reaper, which asks the task's state.
+
+        Args:
+            principal: the worker's.
+            host: the dead one.
+            ended: claims that are not touched: they had ended before, and the worker reports that itself.
         """
         query = sa.select(claim).join(edge_job, held)
         theirs = locking(query.where(claim.c.worker == principal.worker, claim.c.host == host))
         detail = "the job host died, and its processes with it"
         with self._database.write() as connection:
-            rows = connection.execute(theirs).all()
+            rows = [row for row in connection.execute(theirs) if row.id not in ended]
             for row in rows:
                 if Phase(row.phase) is Phase.STARTED:
                     end_claim(connection, row, result="lost", state=FAILED, detail=detail)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from edge_ws.protocol.frames import WorkerFrame
 from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.worker.outbox import Record
+from edge_ws.worker.outcomes import Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,17 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Deliver:
+    """Tell Airflow a task's outcome, once; the token is for that."""
+
+    claim: ClaimId
+    call: Call
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
-    """Neither the host nor the disk nor the log tail need the claim any more."""
+    """Neither the host nor the disk, the log tail or a delivery need the claim any more."""
 
     claim: ClaimId
 
@@ -100,4 +110,6 @@ class KeepDead:
     hosts: tuple[HostId, ...]
 
 
-Action = Send | Prepare | Start | Drop | Stop | Forget | Keep | TailLog | StopLog | FlushLog | KeepDead
+Action = (
+    Send | Prepare | Start | Drop | Stop | Deliver | Forget | Keep | TailLog | StopLog | FlushLog | KeepDead
+)

@@ -14,7 +14,7 @@ from typing import assert_never
 
 import anyio
 
-from edge_ws.errors import EdgeWsError, UsageError
+from edge_ws.errors import EdgeWsError
 from edge_ws.protocol.frames import (
     Ack,
     Beat,
@@ -32,11 +32,12 @@ from edge_ws.protocol.frames import (
     Stale,
     Status,
     Timers,
+    Token,
     Welcome,
     Wish,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, PROTOCOL, ClaimId, LifeId, new_id
+from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, ClaimId, LifeId, new_id
 from edge_ws.worker import condition, network, sysinfo
 from edge_ws.worker.choice import AUTO
 from edge_ws.worker.config import WorkerConfig, read_token
@@ -50,6 +51,7 @@ from edge_ws.worker.host_client import HostEvent, HostFailed, HostGone, Hosts, H
 from edge_ws.worker.host_news import JobEvent, about_job, ends, host_up
 from edge_ws.worker.jobs import (
     Action,
+    Deliver,
     Drop,
     FlushLog,
     Forget,
@@ -66,6 +68,7 @@ from edge_ws.worker.jobs import (
 from edge_ws.worker.link import Link
 from edge_ws.worker.logs import Logs, log_line, log_size
 from edge_ws.worker.outbox import Outbox
+from edge_ws.worker.outcomes import Deliveries
 from edge_ws.worker.readiness import NO_JOB_HOST, STARTING, Hindrances, Reason, Told, why_no_jobs
 from edge_ws.worker.slots import Slots
 from edge_ws.worker.state import StateDirectory
@@ -92,10 +95,8 @@ class Daemon:
         self._slots = Slots(config.concurrency)
         self._wishes = Wishes(config.concurrency, config.queues, state.request())
         self._timers = Timers()
-        self._environment = environment
         way = network.resolve(config, environment)
-        self._execution_api_url = network.execution_api_url(config.url)
-        self._task_proxy = way.proxy
+        self._execution_api = network.ExecutionApi(config, environment)
         self._jobs = Jobs(self._slots)
         self._outbox = Outbox(state.path / "outbox")
         self._diary = Diary()
@@ -135,6 +136,7 @@ class Daemon:
             faults=self._faults,
         )
         self._logs = Logs(self._link.send, self._on_log_flushed, lambda: self._link.log_chunk)
+        self._deliveries = Deliveries(self._execution_api.network, self._jobs, self._do)
 
     def _transports(self, wanted: str, way: network.Network) -> list[Transport]:
         both: list[Transport] = [WebSocketTransport(way), LongPollTransport(way, self.hello)]
@@ -196,9 +198,9 @@ class Daemon:
         self._centre = welcome.versions
         self._hosts.task_settings = welcome.settings
         self._controls = CONTROL in welcome.capabilities
+        self._jobs.mints = OUTCOMES in welcome.capabilities
         if welcome.execution_api_url is not None:
-            self._execution_api_url = welcome.execution_api_url
-            self._task_proxy = self._find_task_proxy()
+            self._execution_api.move(welcome.execution_api_url)
         self._apply(welcome.wish)
         queues = ", ".join(self._wishes.queues or ["all"])
         log.info(
@@ -216,14 +218,6 @@ class Daemon:
         self._logs.resend(only_stuck=False)
         self._tell_readiness()
 
-    def _find_task_proxy(self) -> str | None:
-        try:
-            return network.proxy_for(self._config, self._execution_api_url, self._environment)
-        except UsageError as error:
-            # The centre's URL may be plain http, and no variable for that has been looked at yet.
-            log.error("tasks connect without a proxy: %s", error)  # noqa: TRY400 - a sentence, no traceback
-            return None
-
     def take(self, frame: ServerFrame) -> None:
         """Take a frame of a ready connection."""
         match frame:
@@ -232,6 +226,8 @@ class Daemon:
                 self._do(self._jobs.offered(frame, self._hosts.current))
             case Go():
                 self._do(self._jobs.go(frame.claim, frame.token))
+            case Token():
+                self._do(self._jobs.token(frame.claim, frame.token))
             case Cancel():
                 self._do(self._jobs.cancel(frame.claim, frame.reason))
             case Query():
@@ -387,7 +383,9 @@ class Daemon:
             case HostGone():
                 if not event.left:
                     log.error("job host %s died; its processes are gone", event.host)
-                self._do([*ends(self._jobs, event.jobs), *self._jobs.host_dead(event.host)])
+                self._do(
+                    [*ends(self._jobs, event.jobs, host_is_dead=True), *self._jobs.host_dead(event.host)]
+                )
                 self._stand()
             case HostFailed():
                 self._hindrances.begin(NO_JOB_HOST, event.reason)
@@ -431,12 +429,15 @@ class Daemon:
             case FlushLog():
                 self._logs.flush(action.claim, log_line(action.line) if action.line else b"")
             case _:
-                self._do_on_host(action)
+                self._do_for_job(action)
 
-    def _do_on_host(self, action: Prepare | Start | Drop | Stop | Forget) -> None:
+    def _do_for_job(self, action: Prepare | Start | Drop | Stop | Deliver | Forget) -> None:
         match action:
+            case Deliver():
+                self._deliveries.deliver(action.claim, action.call, action.token)
             case Prepare():
-                self._hosts.prepare(action.claim, action.payload, self._execution_api_url, self._task_proxy)
+                api = self._execution_api
+                self._hosts.prepare(action.claim, action.payload, api.url, api.proxy)
             case Start():
                 self._hosts.go(action.claim, action.token, self._timers.cancel_grace_s)
             case Drop():
@@ -451,6 +452,7 @@ class Daemon:
                 self._hosts.forget(action.claim)
                 self._logs.drop(action.claim)
                 self._outbox.drop(action.claim)
+                self._deliveries.forget(action.claim)
                 self._diary.forgotten(action.claim)
             case _:
                 assert_never(action)
@@ -475,6 +477,7 @@ class Daemon:
                 for what, loop in (
                     ("the watch over the job hosts", self._hosts.run),
                     ("the delivery of logs", self._logs.run),
+                    ("the delivery of outcomes", self._deliveries.run),
                     ("the clock of the drain", self._departure.run),
                     ("the watch over this host's fitness", self._fitness.run),
                     ("the local socket", control.run),

@@ -28,6 +28,7 @@ class Diary:
         self._clock = clock
         self._open: dict[ClaimId, tuple[str, float | None]] = {}
         self._stopping: set[ClaimId] = set()
+        self._owing: set[ClaimId] = set()
 
     def kept(self, record: Record) -> None:
         """Tell of the change that the record is of."""
@@ -37,13 +38,31 @@ class Diary:
             log.info("stale: %s: the centre counts it no more; it runs to its end", name)
         elif record.not_started is not None:
             log.info("not started: %s: %s", name, record.not_started)
+        elif record.owed is not None:
+            self._kept(claim, name, record.outcome)
         elif record.phase is Phase.STARTED:
-            self._open[claim] = name, self._clock()
-            log.info("started: %s", name)
+            if not self._delivered(record, name):
+                self._open[claim] = name, self._clock()
+                log.info("started: %s", name)
         elif record.phase is Phase.ENDED:
+            self._delivered(record, name)
             _, begun = self._open.pop(claim, (name, None))
             why = f": {record.detail}" if record.detail else ""
-            log.info("ended: %s, exit code %s%s%s", name, record.exit_code, self._after(begun), why)
+            log.info("ended: %s, %s%s%s", name, _how(record), self._after(begun), why)
+
+    def _kept(self, claim: ClaimId, name: str, outcome: str) -> None:
+        self._open.setdefault(claim, (name, None))
+        if claim not in self._owing:
+            self._owing.add(claim)
+            log.warning("kept: %s: Airflow has not taken its outcome %s yet", name, outcome)
+
+    def _delivered(self, record: Record, name: str) -> bool:
+        """Tell of the outcome that has been kept so far; False if none has been."""
+        is_owing = record.claim in self._owing
+        self._owing.discard(record.claim)
+        if is_owing and record.outcome:
+            log.info("delivered: %s: %s", name, record.outcome)
+        return is_owing
 
     def stopping(self, job: Job, reason: str) -> None:
         """Tell that a running job is being stopped; the centre asks for it again until that is reported."""
@@ -55,7 +74,10 @@ class Diary:
         """Tell the end of what has not reported one: it was stale, or its job host has died."""
         self._stopping.discard(claim)
         name, begun = self._open.pop(claim, ("", None))
-        if name:
+        if claim in self._owing:
+            self._owing.discard(claim)
+            log.warning("dropped: %s: its outcome was never delivered: the centre counts it no more", name)
+        elif name:
             log.info("gone: %s%s, without a report", name, self._after(begun))
 
     def _after(self, begun: float | None) -> str:
@@ -82,3 +104,11 @@ def _named(jobs: Sequence[Job]) -> str:
     more = len(jobs) - _NAMED
     names = ", ".join(title(job.subject, job.claim) for job in jobs[:_NAMED])
     return f"{names} and {more} more" if more > 0 else names
+
+
+def _how(record: Record) -> str:
+    """Return how the job ended: by the outcome that Airflow knows, else by its process's exit code."""
+    code = f"exit code {record.exit_code}"
+    if not record.outcome:
+        return code
+    return f"{record.outcome}, {code}" if record.exit_code else record.outcome

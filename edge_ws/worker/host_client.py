@@ -32,12 +32,14 @@ from edge_ws.worker.host_events import (
     HostUp,
     JobEnded,
     JobNotStarted,
+    JobOwes,
     JobStarted,
     Prepared,
     PrepareRefused,
 )
 from edge_ws.worker.host_life import Life
 from edge_ws.worker.host_process import HostFiles, Journal
+from edge_ws.worker.outcomes import Call
 
 __all__ = [
     "Dropped",
@@ -50,6 +52,7 @@ __all__ = [
     "Hosts",
     "JobEnded",
     "JobNotStarted",
+    "JobOwes",
     "JobStarted",
     "PrepareRefused",
     "Prepared",
@@ -382,6 +385,13 @@ class Hosts:
         return HostUp(life.host, jobs, told["versions"], life.accepts)
 
 
+def _owes(claim: ClaimId, host: HostId, told: dict[str, Any]) -> JobOwes:
+    owed = Call.read(told["owed"])
+    if owed is None:
+        raise LookupError("owed")
+    return JobOwes(claim, host, str(told["outcome"]), owed)
+
+
 _EVENTS: dict[str, Callable[[ClaimId, HostId, dict[str, Any]], HostEvent]] = {
     "prepared": lambda claim, host, told: Prepared(claim, host, told["log_path"]),
     "refused": lambda claim, _host, told: PrepareRefused(claim, told["reason"], told["invalid"]),
@@ -391,7 +401,15 @@ _EVENTS: dict[str, Callable[[ClaimId, HostId, dict[str, Any]], HostEvent]] = {
         claim, host, told["reason"], told.get("fault", "")
     ),
     "ended": lambda claim, host, told: JobEnded(
-        claim, host, told["exit_code"], told["detail"], told["log_uploaded"]
+        claim,
+        host,
+        told["exit_code"],
+        told["detail"],
+        told["log_uploaded"],
+        # A host of an older release knows none.
+        told.get("outcome", ""),
+        Call.read(told.get("owed")),
     ),
+    "owes": _owes,
 }
 """A host's word about a claim -> the event."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_ws.protocol.ids import ClaimId, HostId
+from edge_ws.worker.outcomes import Call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,12 @@ class HostJob:
     log_uploaded: bool
     fault: str = ""
     """Of one that did not start; see `ids.HOST`."""
+    outcome: str = ""
+    """The state that Airflow was told, or is to be told, that the task has come to."""
+    owed: Call | None = None
+    """The request that tells it, if Airflow has not answered it."""
+    handed_over: bool = False
+    """The job's process makes that request no more."""
 
     @staticmethod
     def read(told: Mapping[str, Any]) -> HostJob:
@@ -57,8 +64,11 @@ class HostJob:
             exit_code=told["exit_code"],
             detail=told["detail"],
             log_uploaded=told["log_uploaded"],
-            # A host of an older release does not tell.
+            # A host of an older release tells none of these.
             fault=told.get("fault", ""),
+            outcome=told.get("outcome", ""),
+            owed=Call.read(told.get("owed")),
+            handed_over=told.get("handed_over", False),
         )
 
 
@@ -144,6 +154,18 @@ class JobEnded:
     exit_code: int
     detail: str
     log_uploaded: bool
+    outcome: str = ""
+    owed: Call | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobOwes:
+    """Airflow has not taken the task's outcome; the job's process may run callbacks yet."""
+
+    claim: ClaimId
+    host: HostId
+    outcome: str
+    owed: Call
 
 
 HostEvent = (
@@ -156,4 +178,5 @@ HostEvent = (
     | JobStarted
     | JobNotStarted
     | JobEnded
+    | JobOwes
 )

@@ -14,6 +14,7 @@ from edge_ws.worker.host_events import (
     HostUp,
     JobEnded,
     JobNotStarted,
+    JobOwes,
     JobStarted,
     Prepared,
     PrepareRefused,
@@ -22,7 +23,7 @@ from edge_ws.worker.jobs import Jobs
 
 log = logging.getLogger("edge_ws.worker")
 
-JobEvent = Prepared | PrepareRefused | JobStarted | JobNotStarted | JobEnded | Dropped
+JobEvent = Prepared | PrepareRefused | JobStarted | JobNotStarted | JobEnded | JobOwes | Dropped
 
 
 def about_job(jobs: Jobs, event: JobEvent, current: HostId | None, log_start: int = 0) -> list[Action]:
@@ -43,13 +44,25 @@ def about_job(jobs: Jobs, event: JobEvent, current: HostId | None, log_start: in
             return jobs.started(event.claim, event.host)
         case JobNotStarted():
             return jobs.did_not_start(event.claim, event.reason, event.fault)
-        case JobEnded():
-            return jobs.ended(event.claim, event.exit_code, event.detail, log_uploaded=event.log_uploaded)
+        case JobEnded() | JobOwes():
+            return _about_end(jobs, event)
         case Dropped():
-            pass
+            return []
         case _:
             assert_never(event)
-    return []
+
+
+def _about_end(jobs: Jobs, event: JobEnded | JobOwes) -> list[Action]:
+    if isinstance(event, JobOwes):
+        return jobs.owes(event.claim, event.outcome, event.owed)
+    return jobs.ended(
+        event.claim,
+        event.exit_code,
+        event.detail,
+        log_uploaded=event.log_uploaded,
+        outcome=event.outcome,
+        owed=event.owed,
+    )
 
 
 def _refused(jobs: Jobs, event: PrepareRefused, current: HostId | None) -> list[Action]:
@@ -59,14 +72,22 @@ def _refused(jobs: Jobs, event: PrepareRefused, current: HostId | None) -> list[
     return jobs.cannot_run(event.claim, current, event.reason, None)
 
 
-def ends(jobs: Jobs, told: Sequence[HostJob]) -> list[Action]:
-    """Take up the ends that a host, or its journal, tells."""
+def ends(jobs: Jobs, told: Sequence[HostJob], *, host_is_dead: bool = False) -> list[Action]:
+    """Take up the ends that a host, or its journal, tells; of a dead one also the outcomes that it leaves."""
     actions: list[Action] = []
     for one in told:
         if one.phase == "not_started":
             actions += jobs.did_not_start(one.claim, one.detail, one.fault)
-        elif one.phase == "ended":
-            actions += jobs.ended(one.claim, one.exit_code or 0, one.detail, log_uploaded=one.log_uploaded)
+        elif one.phase == "ended" or (host_is_dead and one.owed is not None):
+            detail = one.detail if one.phase == "ended" else "the job host died, and its processes with it"
+            actions += jobs.ended(
+                one.claim,
+                one.exit_code or 0,
+                detail,
+                log_uploaded=one.log_uploaded,
+                outcome=one.outcome,
+                owed=one.owed,
+            )
     return actions
 
 
@@ -77,6 +98,8 @@ def host_up(jobs: Jobs, event: HostUp, alive: Iterable[HostId]) -> list[Action]:
         actions += jobs.on_host(event.host, one.claim, waiting=one.phase == "prepared")
         if one.phase == "started":
             actions += jobs.started(one.claim, event.host)
+            if one.owed is not None and one.handed_over:
+                actions += jobs.owes(one.claim, one.outcome, one.owed)
     actions += ends(jobs, event.jobs)
     actions += jobs.only_on([event.host], [one.claim for one in event.jobs])
     for gone in jobs.hosts() - set(alive):

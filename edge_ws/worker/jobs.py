@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from edge_ws.protocol.frames import (
     Accept,
-    Finished,
     Held,
     HostDead,
     NotStarted,
@@ -26,6 +24,7 @@ from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
 from edge_ws.worker.actions import (
     Action,
+    Deliver,
     Drop,
     FlushLog,
     Forget,
@@ -38,12 +37,15 @@ from edge_ws.worker.actions import (
     StopLog,
     TailLog,
 )
+from edge_ws.worker.job import Job
 from edge_ws.worker.outbox import Record
+from edge_ws.worker.outcomes import Call, Fate
 from edge_ws.worker.slots import Slots
-from edge_ws.worker.subject import Subject, of_payload
+from edge_ws.worker.subject import of_payload
 
 __all__ = [
     "Action",
+    "Deliver",
     "Drop",
     "FlushLog",
     "Forget",
@@ -65,83 +67,6 @@ DEAD_HOSTS = 20
 """Dead hosts that an inventory names: the newest."""
 
 
-@dataclass(slots=True)
-class Job:
-    """One claim. `phase` is what the worker knows, `acked` what the server has confirmed."""
-
-    claim: ClaimId
-    slots: int
-    subject: Subject | None = None
-    phase: Phase = Phase.OFFERED
-    host: HostId | None = None
-    log_path: str | None = None
-    log_start: int = 0
-    log_end: int = 0
-    going: bool = False
-    doomed: str | None = None
-    """Why it cannot run although the claim is taken: it fails as soon as it is ours."""
-    stale: bool = False
-    started_acked: bool = False
-    exit_code: int | None = None
-    detail: str = ""
-    log_uploaded: bool = False
-    log_flushed: bool = False
-    not_started: str | None = None
-    fault: str = ""
-    """Why it never ran, and whose fault that is."""
-
-    @property
-    def has_process(self) -> bool:
-        """Whether a process of it may be there."""
-        return self.phase is not Phase.ENDED and self.not_started is None
-
-    @property
-    def is_untried(self) -> bool:
-        """Whether it may still turn out that it cannot be started here."""
-        return self.has_process and self.phase in {Phase.OFFERED, Phase.ACCEPTED}
-
-    def record(self) -> Record:
-        """Return what the disk keeps of it."""
-        return Record(
-            claim=self.claim,
-            slots=self.slots,
-            phase=self.phase,
-            host=self.host,
-            log_path=self.log_path,
-            log_start=self.log_start,
-            exit_code=self.exit_code,
-            detail=self.detail,
-            log_uploaded=self.log_uploaded,
-            not_started=self.not_started,
-            fault=self.fault,
-            stale=self.stale,
-            subject=self.subject,
-        )
-
-    def report(self) -> WorkerFrame | None:
-        """Return what the server has not confirmed yet, None if there is nothing to say."""
-        if self.stale:
-            return None
-        if self.not_started is not None:
-            return NotStarted(claim=self.claim, reason=self.not_started, fault=self.fault)
-        if self.phase is Phase.ENDED:
-            return self._finished() if self.log_flushed else None
-        if self.phase is Phase.STARTED and self.host is not None and not self.started_acked:
-            return Started(claim=self.claim, host=self.host)
-        if self.phase is Phase.ACCEPTED and self.host is not None and not self.going:
-            return Accept(claim=self.claim, host=self.host)
-        return None
-
-    def _finished(self) -> Finished:
-        return Finished(
-            claim=self.claim,
-            exit_code=self.exit_code or 0,
-            log_end=self.log_end,
-            detail=self.detail,
-            log_uploaded=self.log_uploaded,
-        )
-
-
 class Jobs:
     """The table of claims."""
 
@@ -151,6 +76,8 @@ class Jobs:
         """Whether offers are taken at all: a host is ready and nobody drains."""
         self.cautious = False
         """One job is tried first: the last ones could not be started here."""
+        self.mints = True
+        """The gateway gives tokens with which outcomes can be delivered; an old one does not."""
         self._jobs: dict[ClaimId, Job] = {}
         self._refused: OrderedDict[ClaimId, None] = OrderedDict()
         self._dead_hosts: list[HostId] = []
@@ -188,7 +115,7 @@ class Jobs:
 
     def reports(self) -> list[WorkerFrame]:
         """Return everything unconfirmed (dead hosts are in every inventory)."""
-        return [report for job in self._jobs.values() if (report := job.report()) is not None]
+        return [report for job in self._jobs.values() if (report := job.report(mints=self.mints)) is not None]
 
     # The server's frames
 
@@ -196,8 +123,7 @@ class Jobs:
         """Take a slot and have the host prepare the job, or refuse."""
         known = self._jobs.get(offer.claim)
         if known is not None:
-            report = known.report()
-            return [Send(report)] if report is not None else []
+            return self._say(known)
         reason = self._why_not(offer, host)
         if reason is not None:
             return [Send(Refuse(claim=offer.claim, reason=reason))]
@@ -259,7 +185,7 @@ class Jobs:
             return []
         running = job.phase is Phase.STARTED or (job.going and job.phase is Phase.ACCEPTED)
         if running and job.not_started is None:
-            job.stale = True
+            job.stale, job.owed = True, None
             return [Keep(job.record()), StopLog(claim)]
         return [*([] if job.phase is Phase.ENDED else [Drop(claim)]), *self._remove(claim)]
 
@@ -342,9 +268,17 @@ class Jobs:
         return [Keep(job.record()), Send(NotStarted(claim=claim, reason=reason, fault=fault))]
 
     def ended(
-        self, claim: ClaimId, exit_code: int, detail: str, *, log_uploaded: bool, line: str = ""
+        self,
+        claim: ClaimId,
+        exit_code: int,
+        detail: str,
+        *,
+        log_uploaded: bool,
+        line: str = "",
+        outcome: str = "",
+        owed: Call | None = None,
     ) -> list[Action]:
-        """The job's processes are gone: free the slot at once, report when the log is with the server."""
+        """The job's processes are gone: free the slot now, report when log and outcome are at the centre."""
         job = self._jobs.get(claim)
         if job is None or job.phase is Phase.ENDED:
             return []
@@ -352,7 +286,44 @@ class Jobs:
         if job.stale:
             return self._remove(claim)
         job.phase, job.exit_code, job.detail, job.log_uploaded = Phase.ENDED, exit_code, detail, log_uploaded
-        return [Keep(job.record()), FlushLog(claim, line)]
+        job.owe(outcome, owed)
+        return [Keep(job.record()), FlushLog(claim, line), *self._say(job)]
+
+    # Outcomes that Airflow has not taken
+
+    def owes(self, claim: ClaimId, outcome: str, owed: Call) -> list[Action]:
+        """The job's process could not tell Airflow the task's outcome: keep it, and ask for a token."""
+        job = self._jobs.get(claim)
+        if job is None or job.stale or not job.owe(outcome, owed):
+            return []
+        return [Keep(job.record()), *self._say(job)]
+
+    def token(self, claim: ClaimId, token: str) -> list[Action]:
+        """Deliver the outcome with that token."""
+        job = self._jobs.get(claim)
+        if job is None or job.owed is None or not job.wants_token:
+            return []
+        job.wants_token = False
+        return [Deliver(claim, job.owed, token)]
+
+    def not_delivered(self, claim: ClaimId) -> list[Action]:
+        """A try has failed, and its pause is over: ask for another token."""
+        job = self._jobs.get(claim)
+        if job is None or job.owed is None:
+            return []
+        job.wants_token = True
+        return self._say(job)
+
+    def delivered(self, claim: ClaimId, fate: Fate, why: str) -> list[Action]:
+        """Airflow has answered: nothing is owed any more, and the job's end may be reported."""
+        job = self._jobs.get(claim)
+        if job is None or job.owed is None:
+            return []
+        job.owed, job.delivered = None, True
+        if fate is Fate.REFUSED:
+            job.detail = f"Airflow has not taken the outcome {job.outcome}: {why}"
+            job.outcome, job.exit_code = "", job.exit_code or 1
+        return [Keep(job.record()), *self._say(job)]
 
     def log_flushed(self, claim: ClaimId, log_end: int) -> list[Action]:
         """The whole log, `log_end` bytes, is with the server: report the end."""
@@ -360,8 +331,7 @@ class Jobs:
         if job is None or job.phase is not Phase.ENDED:
             return []
         job.log_end, job.log_flushed = log_end, True
-        report = job.report()
-        return [Send(report)] if report is not None else []
+        return self._say(job)
 
     def host_dead(self, host: HostId) -> list[Action]:
         """A host is dead and what it left is killed: its jobs that had not ended are lost."""
@@ -377,7 +347,8 @@ class Jobs:
                 if job.phase is Phase.OFFERED
                 else self._remove(claim)
             )
-        return [*actions, Send(HostDead(host=host))]
+        told = [job.claim for job in self._jobs.values() if job.host == host and not job.stale]
+        return [*actions, Send(HostDead(host=host, ended=tuple(told)))]
 
     # After a restart of the daemon
 
@@ -402,6 +373,8 @@ class Jobs:
                 not_started=record.not_started,
                 fault=record.fault,
                 stale=record.stale,
+                outcome=record.outcome,
+                owed=record.owed,
             )
             self._jobs[record.claim] = job
             if job.log_path and not job.stale:
@@ -428,8 +401,7 @@ class Jobs:
         if waiting and job.phase is Phase.ACCEPTED:
             # The token never reached it: accept again, and another one comes.
             job.going = False
-        report = job.report()
-        return [Send(report)] if report is not None else []
+        return self._say(job)
 
     def only_on(self, hosts: Iterable[HostId], claims: Iterable[ClaimId]) -> list[Action]:
         """Drop jobs of living hosts that those hosts do not have: nothing of them can be running."""
@@ -456,6 +428,10 @@ class Jobs:
         return any(
             job.has_process and (job.going or job.phase is Phase.STARTED) for job in self._jobs.values()
         )
+
+    def _say(self, job: Job) -> list[Action]:
+        report = job.report(mints=self.mints)
+        return [Send(report)] if report is not None else []
 
     def _remove(self, claim: ClaimId) -> list[Action]:
         if self._jobs.pop(claim, None) is not None:

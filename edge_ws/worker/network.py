@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from edge_ws.worker.config import WorkerConfig
 
 if TYPE_CHECKING:
     import httpx2
+
+log = logging.getLogger("edge_ws.worker")
 
 PREFIX = "/edge-ws"
 """Where the centre answers, below Airflow's base URL (plugin and standalone alike)."""
@@ -134,6 +137,39 @@ def proxy_for(config: WorkerConfig, url: str, environ: Mapping[str, str]) -> str
         UsageError: a variable holds no proxy's URL.
     """
     return proxies.find(url, config.proxy, environ).url
+
+
+class ExecutionApi:
+    """Where tasks find Airflow's Execution API, and the way there."""
+
+    def __init__(self, config: WorkerConfig, environ: Mapping[str, str]) -> None:
+        """Begin with what the worker's own URL makes likely.
+
+        Raises:
+            UsageError: a variable holds no proxy's URL.
+        """
+        self._config = config
+        self._environ = environ
+        self.url = execution_api_url(config.url)
+        self.proxy = proxy_for(config, config.url, environ)
+
+    def move(self, url: str) -> None:
+        """Take the URL that the centre tells."""
+        self.url = url
+        try:
+            self.proxy = proxy_for(self._config, url, self._environ)
+        except UsageError as error:
+            # It may be plain http, and no variable for that has been looked at yet.
+            log.error("tasks connect without a proxy: %s", error)  # noqa: TRY400 - a sentence, no traceback
+            self.proxy = None
+
+    def network(self) -> Network:
+        """Return the way there for the daemon itself.
+
+        Raises:
+            UsageError: as `reach`.
+        """
+        return reach(self._config, self.url, self._environ)
 
 
 def task_environment(config: WorkerConfig) -> dict[str, str]:

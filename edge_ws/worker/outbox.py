@@ -19,6 +19,7 @@ import orjson
 from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
 from edge_ws.worker.files import write_durably
+from edge_ws.worker.outcomes import Call
 from edge_ws.worker.subject import Subject, read
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,10 @@ class Record:
     """The server wants to hear no more of it; its process runs on and holds its slots."""
     subject: Subject | None = None
     """For people; an older release writes none."""
+    outcome: str = ""
+    """The state that Airflow was told, or is to be told, that the task has come to."""
+    owed: Call | None = None
+    """The request that tells it, if Airflow has not answered it yet."""
 
 
 class Outbox:
@@ -113,15 +118,22 @@ def _read(path: Path) -> Record | None:
     try:
         body = orjson.loads(path.read_bytes())
         known = {name: body[name] for name in Record.__slots__ if name in body}
-        record = Record(**{**known, "phase": Phase(body["phase"]), "subject": read(body.get("subject"))})
-    except (OSError, KeyError, TypeError, ValueError):
+        record = Record(
+            **{
+                **known,
+                "phase": Phase(body["phase"]),
+                "subject": read(body.get("subject")),
+                "owed": Call.read(body.get("owed")),
+            }
+        )
+    except (OSError, LookupError, TypeError, ValueError):
         return None
     return record if _is_sound(record) and record.claim == path.stem else None
 
 
 def _is_sound(record: Record) -> bool:
     """Tell whether each value is of its kind, and within what may travel."""
-    texts = (record.claim, record.detail)
+    texts = (record.claim, record.detail, record.outcome)
     perhaps = (record.host, record.log_path, record.not_started)
     numbers = (record.slots, record.log_start, 0 if record.exit_code is None else record.exit_code)
     return (

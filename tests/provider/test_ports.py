@@ -83,6 +83,11 @@ class TestTaskTokens:
         assert said["scope"] == ("callback" if is_callback and compat.KEYS_ARE_IDS else "workload")
         assert said["exp"] - said["iat"] == 60
 
+    def test_one_for_an_outcome_is_as_a_running_tasks(self) -> None:
+        token = AirflowTaskTokens().mint_for_outcome("an-id", valid_s=60.0)
+        said = jwt.decode(token, options={"verify_signature": False})
+        assert (said["sub"], said["scope"], said["exp"] - said["iat"]) == ("an-id", "execution", 60)
+
     @pytest.mark.parametrize("issuer", [None, "us"])
     def test_they_say_what_airflows_own_say(self, issuer: str | None) -> None:
         generator = compat.token_generator()

@@ -34,6 +34,8 @@ class Runner(Protocol):
     pid: int
     worker: str
     is_edge3: bool
+    owes: bool
+    """It has told its outcome while Airflow was away, and what has been told is on a disk."""
 
 
 @dataclass(slots=True)
@@ -83,6 +85,7 @@ class Airflow:
         """How often a round is queued by edge3's executor."""
         self.on_edge3_queued: Callable[[JobKey], None] = lambda _: None
         self.api_away = False
+        self.keeps_outcomes = store.rules.keeps_outcomes
         self.running: dict[str, list[Runner]] = {}
         """Processes that were told to run and have not said that they ended, by task."""
         for scheduler in self.schedulers:
@@ -229,6 +232,8 @@ class Airflow:
         elif ti.state in {"scheduled", "queued", "running"}:
             if ti.state == "running" and ti.runner is not None and ti.runner.alive and ti.runner.well:
                 raise Violation(f"the good run of {ti.id} was failed: {job.detail}")
+            if ti.state == "running" and ti.runner is not None and ti.runner.owes and not ti.excused:
+                raise Violation(f"{ti.id} has told its outcome, which is lost: {job.detail}")
             is_excused = ti.excused or bool(ti.faults)
             if ti.state != "running" and not is_excused and ti.plan[ti.round] != "invalid":
                 raise Violation(f"{ti.id} was failed while it was {ti.state}: {job.detail}")
@@ -391,6 +396,17 @@ class Airflow:
 
     def mint(self, subject: str, *, is_callback: bool, valid_s: float) -> str:
         return f"{subject}|{self._world.now + valid_s}"
+
+    def mint_for_outcome(self, subject: str, *, valid_s: float) -> str:
+        return f"{subject}|{self._world.now + valid_s}"
+
+    def deliver(self, token: str, result: str) -> bool:
+        """Take an outcome from whoever has the token: nobody asks which process it comes from."""
+        subject, until = token.split("|")
+        ti = self.all.get(subject)
+        if ti is None or ti.runner is None or self._world.now > float(until) + LEEWAY_S:
+            return False
+        return self.finish(subject, ti.runner, result)
 
     def finished(self) -> bool:
         """Tell whether every task is over."""

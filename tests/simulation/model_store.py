@@ -37,6 +37,7 @@ from edge_ws.store.records import (
     NewJob,
     NewWish,
     OpenClaim,
+    Owing,
     Principal,
     Registered,
     Registration,
@@ -44,7 +45,7 @@ from edge_ws.store.records import (
     Verdict,
     WishRecord,
 )
-from edge_ws.store.report_verbs import ClaimReport
+from edge_ws.store.report_verbs import ClaimReport, Outcome
 
 OPEN = ("restarting", "running")
 SEEN_S = 45.0
@@ -74,6 +75,10 @@ class Rules:
     """An id that Airflow does not know any more may be that of a retry, which the task itself has reported."""
     goes_elsewhere: bool = True
     """A job that a worker could not start through its own fault goes to others."""
+    keeps_outcomes: bool = True
+    """An outcome that Airflow has not taken is kept, and delivered when it can be."""
+    spares_the_ended: bool = True
+    """What had ended before its host died is not lost with it."""
     rejudges: bool = True
     """What the reaper decided is carried out only if what it judged by still holds."""
 
@@ -472,12 +477,17 @@ class ModelStore:
             claim.result, claim.detail = "not_started", "the worker does not know the claim"
         return Verdict.DONE
 
-    def host_dead(self, principal: Principal, host: HostId) -> tuple[ClaimId, ...]:
+    def host_dead(
+        self, principal: Principal, host: HostId, ended: Collection[ClaimId] = ()
+    ) -> tuple[ClaimId, ...]:
         detail = "the job host died, and its processes with it"
-        ended = []
+        spared = set(ended) if self.rules.spares_the_ended else set()
+        lost = []
         for claim in list(self.claims.values()) if self.rules.host_dead_ends else []:
             named = claim.host == host or not self.rules.host_dead_names_host
             if claim.worker != principal.worker or not named or claim.phase is Phase.ENDED:
+                continue
+            if claim.id in spared:
                 continue
             row = self._held(claim)
             if row is None:
@@ -486,8 +496,8 @@ class ModelStore:
                 self._end(claim, row, "lost", "failed", detail)
             else:
                 claim.result, claim.detail = "lost", detail
-            ended.append(claim.id)
-        return tuple(ended)
+            lost.append(claim.id)
+        return tuple(lost)
 
     def append_log(self, principal: Principal, claim_id: ClaimId, offset: int, data: bytes) -> int | Verdict:
         claim = self.claims.get(claim_id)
@@ -499,19 +509,19 @@ class ModelStore:
             log += data[len(log) - offset :]
         return len(log)
 
-    def take(
-        self, batch: Sequence[tuple[Principal, ClaimReport]], *, start_within_s: float
-    ) -> list[Accepted | Verdict]:
+    def take(self, batch: Sequence[tuple[Principal, ClaimReport]], *, start_within_s: float) -> list[Outcome]:
         return [self._take(who, report, start_within_s) for who, report in batch]
 
-    def _take(self, who: Principal, report: ClaimReport, start_within_s: float) -> Accepted | Verdict:  # noqa: PLR0911
+    def _take(self, who: Principal, report: ClaimReport, start_within_s: float) -> Outcome:  # noqa: PLR0911
         match report:
             case Accept():
                 return self.accept(who, report.claim, report.host, start_within_s=start_within_s)
             case Refuse():
                 return self.refuse(who, report.claim, report.reason)
             case Started():
-                return self.started(who, report.claim, report.host)
+                verdict = self.started(who, report.claim, report.host)
+                owes = report.owes and verdict is Verdict.DONE
+                return Owing(subject=self.claims[report.claim].subject) if owes else verdict
             case Finished():
                 return self.finished(
                     who, report.claim, report.exit_code, report.detail, log_uploaded=report.log_uploaded

@@ -291,6 +291,7 @@ class Scenario:
         self._stop(site)
         site.hosts.clear()
         site.outbox = Outbox()
+        self._lose_outcomes(site)
 
     def _lose_machine(self) -> None:
         """It is gone for good; another one may come in its place, with its name and nothing else of it."""
@@ -437,6 +438,12 @@ class Scenario:
         self.sites.remove(site)
         self._stop(site)
         site.hosts.clear()
+        self._lose_outcomes(site)
+
+    @staticmethod
+    def _lose_outcomes(site: Site) -> None:
+        for process in site.processes.values():
+            process.owes = False
 
     def _stop(self, site: Site) -> None:
         """All that runs on the machine ends with it."""
@@ -551,6 +558,7 @@ class Edge3Runner:
         self.name, self.worker = f"edge3 for {row.key.task_id}", "e1"
         self.pid = int(world.id(""))
         self.alive = self.well = True
+        self.owes = False
 
     def start(self) -> None:
         self._store.edge3_patch(self._key, "running")

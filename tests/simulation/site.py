@@ -16,11 +16,13 @@ from edge_ws.worker.host_events import (
     HostUp,
     JobEnded,
     JobNotStarted,
+    JobOwes,
     JobStarted,
     Prepared,
     PrepareRefused,
 )
 from edge_ws.worker.outbox import Record
+from edge_ws.worker.outcomes import Call
 from edge_ws.worker.wishes import Request
 from tests.simulation.airflow import Airflow
 from tests.simulation.world import Violation, World
@@ -109,6 +111,7 @@ class Process:
         self.wrote = 0
         self._has_told = False
         """Airflow knows its outcome; what goes on are its callbacks."""
+        self.owes = False
         self._tries = 0
         host.site.processes[claim] = self
         host.site.airflow.is_to_start(self.subject, claim, self.worker)
@@ -189,11 +192,10 @@ class Process:
             self._exit(-9)
             return
         if self.site.api_cut_off or airflow.api_away:
-            if tries < 8:
-                world.at(world.within(1.0, 20.0), self._finish, tries + 1)
+            if tries < 4:
+                world.at(world.within(0.5, 4.0), self._finish, tries + 1)
             else:
-                self.well = False
-                self._exit(1)
+                self._owe()
             return
         result, self._result = self._result, ""
         retries = result == "fail" and airflow.may_retry(self.subject)
@@ -209,6 +211,22 @@ class Process:
         lasts = world.within(5.0, 60.0) if world.chance(0.2) else 2.0
         world.at(world.within(0.01, lasts), self._log, "ends")
         world.at(world.within(lasts, lasts + 0.5), self._exit, 0 if ok else 1)
+
+    def _owe(self) -> None:
+        """Airflow's client gives up."""
+        world = self.site.world
+        result, self._result = self._result, ""
+        world.note("%s cannot tell that it came to %s", self.name, result)
+        self.owes = True
+        if self.site.airflow.keeps_outcomes:
+            self.host.owes(self, result)
+        lasts = world.within(5.0, 60.0) if world.chance(0.2) else 2.0
+        world.at(world.within(0.01, lasts), self._log, "ends")
+        world.at(world.within(lasts, lasts + 0.5), self._exit, 0)
+
+    def told(self) -> None:
+        """Airflow has its outcome from the daemon."""
+        self.owes, self._has_told = False, True
 
     def _exit(self, code: int) -> None:
         if self.alive:
@@ -236,6 +254,8 @@ class _Job:
     detail: str = ""
     fault: str = ""
     dropped: bool = False
+    outcome: str = ""
+    owed: Call | None = None
 
     def told(self) -> HostJob:
         return HostJob(
@@ -246,6 +266,9 @@ class _Job:
             detail=self.detail,
             log_uploaded=False,
             fault=self.fault,
+            outcome=self.outcome,
+            owed=self.owed,
+            handed_over=self.owed is not None,
         )
 
 
@@ -372,7 +395,27 @@ class Host:
             self._never(process, "it was stopped before the task began")
             return
         job.phase, job.exit_code, job.detail = "ended", code, "" if code == 0 else f"exit code {code}"
-        self._say(JobEnded(process.claim, self.id, code, job.detail, log_uploaded=False))
+        self._say(
+            JobEnded(
+                process.claim,
+                self.id,
+                code,
+                job.detail,
+                log_uploaded=False,
+                outcome=job.outcome,
+                owed=job.owed,
+            )
+        )
+
+    def owes(self, process: Process, result: str) -> None:
+        job = self.jobs.get(process.claim)
+        if self.alive and job is not None and job.phase == "started":
+            job.outcome = result
+            job.owed = Call(method="PATCH", path=process.subject, headers={}, body=result)
+            self._say(JobOwes(process.claim, self.id, result, job.owed))
+        else:
+            # Nobody is there to hear it, and soon nothing of it is left.
+            process.owes = False
 
     def die(self, *, all_of_it: bool) -> None:
         """SIGKILL: what waits sees its socket close and goes; what runs stays, until it is buried."""

@@ -97,6 +97,8 @@ def _history(seed: int) -> str:
         "host_dead_names_host",
         "asks_why_an_id_is_gone",
         "goes_elsewhere",
+        "keeps_outcomes",
+        "spares_the_ended",
     ],
 )
 def test_a_rule_that_is_left_out_is_missed(left_out: str) -> None:

@@ -28,6 +28,7 @@ from edge_ws.worker.host_events import Prepared
 from edge_ws.worker.jobs import Action, Jobs, Prepare
 from edge_ws.worker.link import Link
 from edge_ws.worker.logs import Logs
+from edge_ws.worker.outcomes import Call, Fate
 from edge_ws.worker.readiness import Hindrances, Told
 from edge_ws.worker.slots import Slots
 from edge_ws.worker.transports.base import Channel
@@ -53,7 +54,7 @@ class _MemoryTail(real_logs._Tail):
     def _file_size(self) -> int:
         return max(0, len(self._data) - self.start)
 
-    def read(self, offset: int) -> bytes:
+    def read(self, offset: int, chunk: int) -> bytes:
         in_file = self._file_size()
         if offset < in_file:
             return bytes(self._data[self.start + offset :][:40])
@@ -301,6 +302,43 @@ class _NoFaults(Faults):
         return nullcontext()
 
 
+class SimDeliveries:
+    """See `edge_ws.worker.outcomes`."""
+
+    def __init__(self, daemon: SimDaemon) -> None:
+        self._daemon = daemon
+
+    def deliver(self, claim: ClaimId, call: Call, token: str) -> None:
+        world = self._daemon.world
+        world.at(world.within(0.005, 1.0), self._try, claim, call, token)
+
+    def _try(self, claim: ClaimId, call: Call, token: str) -> None:
+        daemon = self._daemon
+        site, world = daemon.site, daemon.world
+        if not daemon.running:
+            return
+        if site.api_cut_off or site.airflow.api_away or world.chance(0.05):
+            world.at(world.within(0.5, 60.0), self._again, claim)
+            return
+        taken = site.airflow.deliver(token, call.body)
+        world.note("%s delivers %s of %s: %s", daemon.label, call.body, claim, taken)
+        if taken:
+            site.processes[claim].told()
+        if world.chance(0.05):
+            # The answer was lost.
+            world.at(world.within(0.5, 60.0), self._again, claim)
+        else:
+            fate = Fate.TAKEN if taken else Fate.REFUSED
+            daemon._do(daemon._jobs.delivered(claim, fate, "the task is another's"))
+
+    def _again(self, claim: ClaimId) -> None:
+        if self._daemon.running:
+            self._daemon._do(self._daemon._jobs.not_delivered(claim))
+
+    def forget(self, claim: ClaimId) -> None:
+        """Nothing is remembered."""
+
+
 class SimDaemon(Daemon):
     """One life of a daemon: what the real one makes are models here, what it decides is its own."""
 
@@ -318,7 +356,7 @@ class SimDaemon(Daemon):
         self._slots = Slots(concurrency)
         self._wishes = Wishes(concurrency, None, site.request)
         self._timers = Timers()
-        self._execution_api_url, self._task_proxy = "", None
+        self._execution_api = SimpleNamespace(url="", proxy=None)  # type: ignore[assignment]
         self._jobs = Jobs(self._slots)
         self._outbox = site.outbox  # type: ignore[assignment]
         self._diary = Diary()
@@ -333,6 +371,7 @@ class SimDaemon(Daemon):
         self._departure = Departure(self._patience, self)
         self.link = self._link = SimLink(self)  # type: ignore[assignment]
         self._logs = SimLogs(self)
+        self._deliveries = SimDeliveries(self)  # type: ignore[assignment]
         self._hosts = Hosts(site, self._on_event)  # type: ignore[assignment]
         self._hosts.slots_of = self._slots.of  # type: ignore[attr-defined]
         site.on_write = self._logs.soon

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from edge_ws.protocol.ids import HOST, UNSURE, ClaimId, HostId, new_id
+from edge_ws.protocol.frames import Started
+from edge_ws.protocol.ids import CALLBACK_DAG_ID, HOST, UNSURE, ClaimId, HostId, new_id
 from edge_ws.protocol.states import Phase
 from edge_ws.store.gateway_verbs import EDGE3_S
-from edge_ws.store.records import Accepted, NewJob, Verdict
+from edge_ws.store.records import Accepted, JobKey, NewJob, Owing, Verdict
 from edge_ws.store.store import Store
 from edge_ws.store.tables import claim, edge_job, edge_logs, log
 from tests.support.rows import (
@@ -511,3 +512,38 @@ def test_claims_that_no_row_carries_are_purged_with_their_logs(
 def ids(engine: sa.Engine, table: sa.Table, column: str = "id") -> set[str]:
     with engine.connect() as connection:
         return set(connection.scalars(sa.select(table.c[column])))
+
+
+def owes(store: Store, who: FakeWorker, claimed: ClaimId) -> object:
+    report = Started(claim=claimed, host=who.host, owes=True)
+    return store.take([(who.principal, report)], start_within_s=0.0)[0]
+
+
+def test_a_token_for_an_outcome_is_for_ones_own_live_claim(
+    engine: sa.Engine, store: Store, worker: FakeWorker
+) -> None:
+    job = new_job(ti_id="ti-1")
+    enqueue(engine, job)
+    claimed = worker.start(job)
+    other = FakeWorker(store, name="w2")
+    other.register()
+    assert owes(store, worker, claimed) == Owing(subject="ti-1")
+    assert owes(store, other, claimed) is Verdict.STALE
+    worker.finish(claimed)
+    assert owes(store, worker, claimed) is Verdict.STALE
+
+
+def test_a_callback_owes_nothing(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
+    job = new_job(key=JobKey(CALLBACK_DAG_ID, "c", "ExecuteCallback-c", -1, 0))
+    enqueue(engine, job)
+    assert owes(store, worker, worker.start(job)) is Verdict.DONE
+
+
+def test_what_had_ended_before_its_host_died_is_not_lost(
+    engine: sa.Engine, store: Store, worker: FakeWorker
+) -> None:
+    jobs = new_job("t1"), new_job("t2")
+    enqueue(engine, *jobs)
+    one, two = (worker.start(job) for job in jobs)
+    assert store.host_dead(worker.principal, worker.host, [one]) == (two,)
+    assert [job_row(engine, job.key).state for job in jobs] == ["running", "failed"]

@@ -34,6 +34,12 @@ class ExecutionApi:
     """Task instance id -> status and detail that its start gets."""
     hold_run: dict[str, threading.Event] = field(default_factory=dict)
     """Task instance id -> what its start waits for."""
+    away: str = ""
+    """How all requests fail: `reset` (cut off), or a status with a page that is not Airflow's; "": they do not."""
+    refuse_state: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    """Task instance id -> status and detail that its reports of a state get."""
+    may_retry: set[str] = field(default_factory=set)
+    """Task instances that are told at their start that they may retry."""
     hold_state: dict[str, threading.Event] = field(default_factory=dict)
     """Task instance id -> what the answer to its reports of a state waits for."""
 
@@ -52,6 +58,9 @@ class ExecutionApi:
         parts = call.path.strip("/").split("/")
         if parts[-1] == "state" and parts[-2] in self.hold_state:
             self.hold_state[parts[-2]].wait(60)
+        if parts[-1] == "state" and parts[-2] in self.refuse_state:
+            status, detail = self.refuse_state[parts[-2]]
+            return status, {"detail": detail}
         if parts[-1] != "run":
             return (404, {"detail": {"reason": "not_found"}}) if call.method == "GET" else (204, None)
         task_instance = parts[-2]
@@ -72,7 +81,11 @@ class ExecutionApi:
         )
         known = {"logical_date": _NOW, "run_after": _NOW, "run_type": "manual", "state": "running"}
         ids = {"dag_id": "jobs", "run_id": "r1", "consumed_asset_events": []}
-        return 200, {"dag_run": {**run, **known, **ids}, "max_tries": 0, "should_retry": False}
+        return 200, {
+            "dag_run": {**run, **known, **ids},
+            "max_tries": 0,
+            "should_retry": task_instance in self.may_retry,
+        }
 
 
 class _Server(ThreadingHTTPServer):
@@ -93,6 +106,9 @@ def execution_api(api: ExecutionApi | None = None) -> Iterator[ExecutionApi]:
 
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            if api.away:
+                self._fail(api.away)
+                return
             call = Call(
                 method=self.command,
                 path=self.path.removeprefix("/execution"),
@@ -107,6 +123,16 @@ def execution_api(api: ExecutionApi | None = None) -> Iterator[ExecutionApi]:
                 self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
+
+        def _fail(self, how: str) -> None:
+            self.close_connection = True
+            if how != "reset":
+                page = b"<html>this is the proxy</html>"
+                self.send_response(int(how))
+                self.send_header("Content-Type", "text/html")
+                self.send_header("Content-Length", str(len(page)))
+                self.end_headers()
+                self.wfile.write(page)
 
         do_GET = do_PUT = do_PATCH = do_POST = do_DELETE = _serve  # noqa: N815
 

@@ -42,6 +42,9 @@ class Tasks:
     def mint(self, subject: str, *, is_callback: bool, valid_s: float) -> str:
         return f"token for {subject}"
 
+    def mint_for_outcome(self, subject: str, *, valid_s: float) -> str:
+        return f"token for the outcome of {subject}"
+
 
 class LogFolder:
     """Finished logs in memory."""

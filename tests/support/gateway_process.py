@@ -48,6 +48,9 @@ class RemoteTasks:
     def mint(self, subject: str, *, is_callback: bool, valid_s: float) -> str:
         return f"{subject}/{time.time() + valid_s}"
 
+    def mint_for_outcome(self, subject: str, *, valid_s: float) -> str:
+        return f"{subject}/{time.time() + valid_s}"
+
 
 class LogFolder:
     """Finished logs as files below a folder."""

@@ -13,8 +13,10 @@ import edge_ws
 
 _DAG = """
 import gc, json, os, pathlib, signal, subprocess, sys, time
-from datetime import datetime
-from airflow.sdk import DAG, task
+from datetime import datetime, timedelta, timezone
+from airflow.sdk import DAG, BaseOperator, task
+from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException
+from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.python import PythonOperator
 
@@ -72,6 +74,35 @@ with DAG("jobs", schedule=None, start_date=datetime(2026, 1, 1)):
 
     def _vanish():
         os._exit(7)
+
+    class Ends(BaseOperator):
+        # Ends as its name says, once it may.
+
+        def execute(self, context):
+            note(self.task_id, os.getpid())
+            while not (NOTES / "enough").exists():
+                time.sleep(0.02)
+            later = datetime.now(timezone.utc) + timedelta(hours=1)
+            if self.task_id in {"failed", "up_for_retry"}:
+                raise RuntimeError("the press is jammed")
+            if self.task_id == "skipped":
+                raise AirflowSkipException
+            if self.task_id == "up_for_reschedule":
+                raise AirflowRescheduleException(later)
+            if self.task_id == "deferred":
+                self.defer(trigger=DateTimeTrigger(moment=later), method_name="execute")
+            if self.task_id == "silent":
+                os._exit(0)
+
+    def call_back(context):
+        note("callback", os.getpid())
+        while not (NOTES / "enough-called").exists():
+            time.sleep(0.02)
+        print("called back to the end")
+
+    for kind in ("success", "failed", "up_for_retry", "skipped", "up_for_reschedule", "deferred", "silent"):
+        Ends(task_id=kind)
+    Ends(task_id="calls_back", on_success_callback=call_back)
 
     hello(); settings(); wait(); chat(); stubborn()
     PythonOperator(task_id="vanish", python_callable=_vanish)

@@ -12,12 +12,14 @@ from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
 from edge_ws.worker.diary import Diary
 from edge_ws.worker.jobs import Action, Forget, Jobs, Keep, Stop
+from edge_ws.worker.outcomes import Call, Fate
 from edge_ws.worker.slots import Slots
 from tests.support.jobs import task_workload
 
 C, HOST = ClaimId("c"), HostId("h")
 OFFER = Offer(claim=C, slots=1, payload=task_workload("hello").payload)
 NAME = "jobs r1 hello try 1"
+OWED = Call(method="PATCH", path="task-instances/ti/state", headers={}, body="{}")
 
 
 class Worker:
@@ -107,6 +109,46 @@ def test_what_began_in_an_earlier_life(worker: Worker, told: pytest.LogCaptureFi
     later.cancel()
     later.end(0)
     assert told.messages == [f"stopping: {NAME}: an operator's wish", f"ended: {NAME}, exit code 0"]
+
+
+def test_the_outcome_is_named(worker: Worker, told: pytest.LogCaptureFixture) -> None:
+    worker.start()
+    for _ in range(2):
+        worker.do(worker.jobs.ended(C, 7, "its process broke", log_uploaded=False, outcome="failed"))
+    assert told.messages[1:] == [f"ended: {NAME}, failed, exit code 7 after 12.0 s: its process broke"]
+
+
+def test_an_outcome_that_waits_is_told_and_its_delivery(
+    worker: Worker, told: pytest.LogCaptureFixture
+) -> None:
+    worker.start()
+    for _ in range(2):
+        worker.do(worker.jobs.owes(C, "deferred", OWED))
+        worker.do(worker.jobs.ended(C, 0, "", log_uploaded=False, outcome="deferred", owed=OWED))
+    worker.do(worker.jobs.delivered(C, Fate.TAKEN, ""))
+    worker.do(worker.jobs.acked(C, Phase.ENDED))
+    assert told.messages[1:] == [
+        f"kept: {NAME}: Airflow has not taken its outcome deferred yet",
+        f"delivered: {NAME}: deferred",
+        f"ended: {NAME}, deferred after 12.0 s",
+    ]
+
+
+def test_one_that_is_delivered_while_callbacks_run(worker: Worker, told: pytest.LogCaptureFixture) -> None:
+    worker.start()
+    worker.do(worker.jobs.owes(C, "success", OWED))
+    worker.do(worker.jobs.delivered(C, Fate.TAKEN, ""))
+    worker.do(worker.jobs.ended(C, 0, "", log_uploaded=False, outcome="success"))
+    assert [one.partition(":")[0] for one in told.messages] == ["started", "kept", "delivered", "ended"]
+
+
+def test_one_that_nobody_wants_any_more(worker: Worker, told: pytest.LogCaptureFixture) -> None:
+    worker.start()
+    worker.do(worker.jobs.ended(C, 0, "", log_uploaded=False, outcome="success", owed=OWED))
+    worker.do(worker.jobs.stale(C))
+    assert told.messages[2:] == [
+        f"dropped: {NAME}: its outcome was never delivered: the centre counts it no more"
+    ]
 
 
 def test_a_stale_job_ends_without_a_report(worker: Worker, told: pytest.LogCaptureFixture) -> None:

@@ -17,8 +17,11 @@ from edge_ws.protocol.frames import (
 )
 from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
+from edge_ws.worker.host_events import HostJob
+from edge_ws.worker.host_news import ends
 from edge_ws.worker.jobs import (
     Action,
+    Deliver,
     Drop,
     FlushLog,
     Forget,
@@ -32,6 +35,7 @@ from edge_ws.worker.jobs import (
     StopLog,
     TailLog,
 )
+from edge_ws.worker.outcomes import Call, Fate
 from edge_ws.worker.slots import Slots
 
 C = ClaimId("c")
@@ -356,3 +360,107 @@ def test_to_stop_all_is_to_stop_what_runs_and_to_drop_what_waits(jobs: Jobs) -> 
         jobs.ended(one, 1, "", log_uploaded=False)
     assert not jobs.have_processes
     assert len(jobs) == 4
+
+
+# Outcomes that Airflow has not taken
+
+OWED = Call(method="PATCH", path="task-instances/ti/state", headers={}, body='{"state": "success"}')
+ASKS = Started(claim=C, host=HOST, owes=True)
+OTHER_CLAIM = ClaimId("d")
+
+
+def ended(jobs: Jobs, owed: Call | None = OWED, code: int = 0) -> list[Action]:
+    return jobs.ended(C, code, "", log_uploaded=False, outcome="success", owed=owed)
+
+
+def test_an_end_is_reported_when_airflow_knows_the_outcome(jobs: Jobs) -> None:
+    started(jobs)
+    actions = ended(jobs)
+    assert sent(actions) == [ASKS]
+    assert [action.record.owed for action in actions if isinstance(action, Keep)] == [OWED]
+    assert jobs.slots.free == 2
+    assert sent(jobs.log_flushed(C, 9)) == [ASKS]
+    assert jobs.token(C, "t1") == [Deliver(C, OWED, "t1")]
+    # One try at a time; nothing more to say meanwhile.
+    jobs.acked(C, Phase.STARTED)
+    assert (jobs.token(C, "t2"), jobs.reports()) == ([], [])
+    assert sent(jobs.not_delivered(C)) == [ASKS]
+    assert jobs.token(C, "t3") == [Deliver(C, OWED, "t3")]
+    actions = jobs.delivered(C, Fate.TAKEN, "")
+    assert sent(actions) == [Finished(claim=C, exit_code=0, log_end=9)]
+    assert [action.record.owed for action in actions if isinstance(action, Keep)] == [None]
+    assert jobs.delivered(C, Fate.TAKEN, "") == jobs.not_delivered(C) == jobs.token(C, "t4") == []
+
+
+def test_it_is_delivered_while_callbacks_run(jobs: Jobs) -> None:
+    started(jobs)
+    jobs.acked(C, Phase.STARTED)
+    assert sent(jobs.owes(C, "success", OWED)) == [ASKS]
+    assert jobs.owes(C, "success", OWED) == []
+    jobs.token(C, "t")
+    assert sent(jobs.delivered(C, Fate.TAKEN, "")) == []
+    # The host says again what it knows: nothing is owed twice.
+    assert sent(ended(jobs)) == []
+    assert sent(jobs.log_flushed(C, 1)) == [Finished(claim=C, exit_code=0, log_end=1)]
+
+
+def test_what_airflow_refuses_has_not_ended_well(jobs: Jobs) -> None:
+    started(jobs)
+    ended(jobs)
+    jobs.log_flushed(C, 1)
+    (frame,) = sent(jobs.delivered(C, Fate.REFUSED, "Task Instance not found"))
+    detail = "Airflow has not taken the outcome success: Task Instance not found"
+    assert frame == Finished(claim=C, exit_code=1, log_end=1, detail=detail)
+
+
+def test_an_outcome_outlives_the_daemon(jobs: Jobs) -> None:
+    started(jobs)
+    ended(jobs)
+    later = Jobs(Slots(2))
+    later.restore([job.record() for job in jobs.all()])
+    assert later.reports() == [ASKS]
+    assert later.token(C, "t") == [Deliver(C, OWED, "t")]
+
+
+def test_an_old_gateway_is_told_that_the_job_failed(jobs: Jobs) -> None:
+    started(jobs)
+    jobs.mints = False
+    assert sent(ended(jobs)) == []
+    (frame,) = sent(jobs.log_flushed(C, 1))
+    assert isinstance(frame, Finished)
+    assert (frame.exit_code, "upgrade the gateway" in frame.detail) == (1, True)
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_of_a_stale_claim_nothing_is_owed(jobs: Jobs, runs: bool) -> None:
+    started(jobs)
+    jobs.owes(C, "success", OWED)
+    if not runs:
+        ended(jobs)
+    jobs.stale(C)
+    assert (jobs.reports(), jobs.token(C, "t"), jobs.not_delivered(C)) == ([], [], [])
+    assert len(jobs) == runs
+
+
+def test_what_ended_before_its_host_died_is_not_lost(jobs: Jobs) -> None:
+    started(jobs)
+    started(jobs, OTHER_CLAIM)
+    ended(jobs)
+    assert sent(jobs.host_dead(HOST)) == [HostDead(host=HOST, ended=(C,))]
+    assert jobs.reports() == [ASKS]
+
+
+def test_a_dead_hosts_journal_tells_of_outcomes(jobs: Jobs) -> None:
+    started(jobs)
+    one = HostJob(
+        claim=C,
+        phase="started",
+        log_path=None,
+        exit_code=None,
+        detail="",
+        log_uploaded=False,
+        outcome="success",
+        owed=OWED,
+    )
+    assert ends(jobs, [one]) == []
+    assert sent(ends(jobs, [one], host_is_dead=True)) == [ASKS]
