@@ -16,6 +16,8 @@ STARTING = "starting"
 FAILING = "failing"
 """The last jobs could not be started here."""
 NOT_CONNECTED = "not_connected"
+LEAVING = "leaving"
+_LOGGED_BY_OTHERS = frozenset({STARTING, NOT_CONNECTED, LEAVING})
 
 
 class Reason(NamedTuple):
@@ -62,8 +64,8 @@ class Told:
         self._last: Reason | None = Reason(STARTING, "")
 
     def news(self, reason: Reason | None) -> str:
-        """Return the line to log, empty for none; that there is no connection, others log."""
-        if reason == self._last or (reason is not None and reason.code in {NOT_CONNECTED, STARTING}):
+        """Return the line to log, empty for none; what others log is not said twice."""
+        if reason == self._last or (reason is not None and reason.code in _LOGGED_BY_OTHERS):
             return ""
         self._last = reason
         return "taking jobs" if reason is None else f"taking no new jobs: {reason.sentence}"
@@ -78,7 +80,7 @@ def why_no_jobs(wishes: Wishes, hindrances: Hindrances, trouble: str | None) -> 
         trouble: why there is no connection, empty if nobody knows; None: there is one.
     """
     if wishes.leaving:
-        return Reason("leaving", f"shutting down: {wishes.leaving}")
+        return Reason(LEAVING, f"shutting down: {wishes.leaving}")
     if wishes.maintenance:
         return Reason("maintenance", f"in maintenance: {wishes.comment or 'no reason given'}")
     if wishes.concurrency == 0:
