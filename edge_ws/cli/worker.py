@@ -8,6 +8,7 @@ import os
 import sys
 
 from edge_ws import streams
+from edge_ws.cli.first_process import stand_aside
 from edge_ws.worker.config import WorkerConfig, resolve, this_machine, token_warning
 
 
@@ -20,6 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     warning = token_warning(resolved.config)
     if warning:
         print(f"edge-ws: warning: {warning}", file=sys.stderr)
+    stand_aside()
     return _work(resolved.config)
 
 

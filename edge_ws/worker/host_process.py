@@ -39,6 +39,8 @@ _OF_A_JOB: Mapping[str, type | UnionType] = {
     "task_pid": int | None,
     "task_start_time": float | int | None,
 }
+_MARK = "EDGE_WS_JOB_HOST"
+"""In the environment of a host and of all that is started below it: the host's id."""
 _UNFINISHED = ("prepared", "going", "started")
 
 
@@ -58,6 +60,7 @@ class HostFiles:
 class Journal:
     """What a host has left on disk; empty if it left nothing that can be read."""
 
+    host: str = ""
     fingerprint: str = ""
     boot: str = ""
     ready: bool = False
@@ -93,11 +96,12 @@ def launch(
     argv = [python, "-P", "-m", "edge_ws.host.server", "--directory", str(files.directory)]
     argv += ["--host", files.host, "--fingerprint", fingerprint, "--worker", worker_name]
     log = str(files.path(".log"))
+    inherited = {name: value for name, value in environment.items() if not name.startswith(_OF_THE_DAEMON)}
     # Not subprocess.Popen: that warns when a process outlives it, as this one shall.
     return os.posix_spawn(
         python,
         argv,
-        {name: value for name, value in environment.items() if not name.startswith(_OF_THE_DAEMON)},
+        {**inherited, _MARK: files.host},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
@@ -129,7 +133,7 @@ def read_journal(files: HostFiles) -> Journal:
     """Return the host's journal; one that is missing or torn by a crash of the machine reads as empty."""
     try:
         told = json.loads(files.path(".json").read_bytes())
-        values = {name: told[name] for name in ("fingerprint", "boot", "ready", "closed", "failure")}
+        values = {name: told[name] for name in ("host", "fingerprint", "boot", "ready", "closed", "failure")}
         return Journal(**values, jobs=tuple(job for job in told["jobs"] if _is_sound(job)))
     except (OSError, ValueError, LookupError, TypeError):
         return Journal()
@@ -155,12 +159,27 @@ def kill_leftovers(journal: Journal) -> bool:
     """SIGKILL what a dead host's unfinished jobs have left; tell whether anything was still there.
 
     A process is known by its id and its start time, which must be equal: the kernel counts both, so no clock
-    that is set meanwhile matters.
+    that is set meanwhile matters. What has lost its parents is known by the host's mark in its environment.
     """
     if journal.boot != boot_id():
         return False
     left = [_kill_job(job) for job in journal.jobs if job["phase"] in _UNFINISHED]
-    return any(left)
+    return any((*left, bool(left) and _kill_marked(journal.host)))
+
+
+def _kill_marked(host: str) -> bool:
+    mark = f"{_MARK}={host}".encode()
+    found = False
+    if not host:
+        return found
+    for pid in psutil.pids():
+        try:
+            if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                os.kill(pid, signal.SIGKILL)
+                found = True
+        except OSError:  # It has gone, or is another user's.
+            continue
+    return found
 
 
 def _kill_job(job: Mapping[str, Any]) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import threading
 import time
 import uuid
 from dataclasses import replace
@@ -16,39 +14,10 @@ import pytest
 
 from tests.support.airflow_release import from_3_4_on
 from tests.support.execution_api import ExecutionApi
-from tests.support.jobs import Site, TaskWorkload, callback_workload, task_workload
+from tests.support.host_jobs import events_in, go, is_running, job_of, prepare
+from tests.support.jobs import Site, callback_workload, task_workload
 from tests.support.raw_host import Line, RawHost, raw_host
 from tests.support.waiting import wait_until
-
-
-def prepare(line: Line, api: ExecutionApi, workload: TaskWorkload, claim: str | None = None) -> str:
-    claim = claim or str(uuid.uuid4())
-    line.say("prepare", claim=claim, payload=workload.payload, server=api.url)
-    line.hear("prepared", claim)
-    return claim
-
-
-def go(line: Line, api: ExecutionApi, workload: TaskWorkload) -> str:
-    claim = prepare(line, api, workload)
-    line.say("go", claim=claim, token="secret-token")
-    return claim
-
-
-def events_in(path: Path) -> list[str]:
-    return [json.loads(text)["event"] for text in path.read_text().splitlines()]
-
-
-def job_of(host: RawHost, claim: str) -> dict[str, object]:
-    (job,) = [job for job in host.journal["jobs"] if job["claim"] == claim]
-    return job
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
 
 # The way of a job
 
@@ -326,135 +295,6 @@ def test_a_new_daemon_replaces_the_old_one(shared_host: RawHost) -> None:
     new.say("ping", n=4)
     assert new.hear("pong")["n"] == 4
     assert old.is_closed()
-
-
-# Stopping
-
-
-def test_a_task_that_ignores_sigterm_is_gone_within_the_grace(
-    line: Line, api: ExecutionApi, site: Site
-) -> None:
-    (site.notes / "stubborn").unlink(missing_ok=True)
-    workload = task_workload("stubborn")
-    claim = go(line, api, workload)
-    line.hear("started", claim)
-    pids = [int(text) for text in wait_until((lambda: note_of(site, "stubborn")), 20).split()]
-    began = time.monotonic()
-    line.say("cancel", claim=claim, grace_s=0.5, reason="cleared by an operator")
-    ended = line.hear("ended", claim)
-    assert 0.5 <= time.monotonic() - began < 5
-    assert ended["exit_code"] == -signal.SIGKILL
-    assert ended["detail"] == "cancelled (cleared by an operator): the task's process was killed by SIGKILL"
-    wait_until(lambda: not any(is_running(pid) for pid in pids))
-    assert [event for event in events_in(site.logs / workload.log_path) if event.startswith("Stopping")] == [
-        "Stopping the task (cleared by an operator): SIGTERM to its process group",
-        "Stopping the task (cleared by an operator): SIGKILL to its process group, as it did not stop within 0.5 s of SIGTERM",
-    ]
-
-
-def note_of(site: Site, name: str) -> str:
-    path = site.notes / name
-    return path.read_text() if path.exists() else ""
-
-
-def test_a_cancel_before_the_task_is_there(line: Line, api: ExecutionApi, site: Site) -> None:
-    """The start is held at the Execution API: the task's process exists, but nothing of the task runs."""
-    workload = task_workload("stubborn")
-    released = api.hold_run[workload.id] = threading.Event()
-    claim = go(line, api, workload)
-    line.say("cancel", claim=claim, grace_s=5, reason="early")  # likely before the fork is known, too
-    wait_until(lambda: api.calls_of(workload.id))
-    released.set()
-    assert line.hear("ended", claim)["detail"].startswith("cancelled (early)")
-
-
-def test_a_callback_is_cancelled_as_a_task_is(
-    line: Line, api: ExecutionApi, site: Site, shared_host: RawHost
-) -> None:
-    claim = go(line, api, callback_workload("jobs.linger"))
-    line.hear("started", claim)
-    pid = int(wait_until((lambda: note_of(site, "linger")), 20))
-    line.say("cancel", claim=claim, grace_s=0.2, reason="not wanted")
-    assert line.hear("ended", claim)["exit_code"] != 0
-    wait_until(lambda: not is_running(pid))
-    assert line.hello()["ready"]
-
-
-def test_a_cancel_of_what_only_waits_drops_it(line: Line, api: ExecutionApi) -> None:
-    claim = prepare(line, api, task_workload("hello"))
-    line.say("cancel", claim=claim, grace_s=5, reason="early")
-    line.hear("dropped", claim)
-
-
-def test_a_cancel_that_comes_when_the_task_has_failed_by_itself_stops_nothing(
-    line: Line, api: ExecutionApi, site: Site
-) -> None:
-    """Airflow has the task's own report while its supervisor still waits for the answer, or uploads the log."""
-    workload = task_workload("vanish")
-    released = api.hold_state[workload.id] = threading.Event()
-    claim = go(line, api, workload)
-    wait_until((lambda: api.states_of(workload.id) == ["failed"]), 20)
-    line.say("cancel", claim=claim, grace_s=0.05, reason="the task's state is failed")
-    # Twice as long as the grace, in which a task that was there would have been killed.
-    time.sleep(0.1)
-    line.hello()
-    released.set()
-    ended = line.hear("ended", claim)
-    assert (ended["exit_code"], ended["detail"]) == (7, "the task's process exited with code 7")
-    assert not [event for event in events_in(site.logs / workload.log_path) if "Stopping" in event]
-    line.say("cancel", claim=claim, grace_s=0.05, reason="again")
-    line.say("forget", claim=claim)
-    assert line.hello()["ready"]
-
-
-def test_a_supervisor_that_never_ends_its_last_steps_is_killed(site: Site, api: ExecutionApi) -> None:
-    with raw_host(site.folder / "uploads", site.environment(), "--supervisor-s", "0.01") as host:
-        line = host.connect()
-        workload = task_workload("vanish")
-        released = api.hold_state[workload.id] = threading.Event()
-        claim = go(line, api, workload)
-        wait_until((lambda: api.states_of(workload.id) == ["failed"]), 20)
-        line.say("cancel", claim=claim, grace_s=0.0, reason="too long")
-        ended = line.hear("ended", claim)
-        released.set()
-        assert ended["detail"] == "the task's supervisor was killed by SIGKILL"
-        assert "it did not end 0.6 s after its task" in events_in(site.logs / workload.log_path)[-2]
-
-
-def test_a_supervisor_that_dies_takes_its_task_along(
-    line: Line, api: ExecutionApi, site: Site, shared_host: RawHost
-) -> None:
-    (site.notes / "stubborn").unlink(missing_ok=True)
-    workload = task_workload("stubborn")
-    claim = go(line, api, workload)
-    line.hear("started", claim)
-    wait_until((lambda: note_of(site, "stubborn")), 20)
-    task = int(note_of(site, "stubborn").split()[0])
-    apart = int(note_of(site, "stubborn").split()[2])
-    line.hello()
-    os.kill(int(str(job_of(shared_host, claim)["pid"])), signal.SIGKILL)
-    ended = line.hear("ended", claim)
-    assert (ended["exit_code"], ended["detail"]) == (-9, "the task's supervisor was killed by SIGKILL")
-    wait_until(lambda: not is_running(task) and not is_running(apart))
-    assert events_in(site.logs / workload.log_path)[-1].startswith(
-        "The task's supervisor was killed by SIGKILL"
-    )
-
-
-def test_a_supervisor_that_hangs_is_killed_last(site: Site, api: ExecutionApi) -> None:
-    with raw_host(site.folder / "hangs", site.environment(), "--supervisor-s", "0.5") as host:
-        line = host.connect()
-        workload = task_workload("stubborn")
-        claim = go(line, api, workload)
-        line.hear("started", claim)
-        line.hello()
-        os.kill(int(str(job_of(host, claim)["pid"])), signal.SIGSTOP)
-        began = time.monotonic()
-        line.say("cancel", claim=claim, grace_s=0.1, reason="cleared")
-        ended = line.hear("ended", claim)
-        assert 0.6 < time.monotonic() - began < 5
-        assert ended["detail"] == "cancelled (cleared): the task's supervisor was killed by SIGKILL"
-        assert "it did not end 0.5 s after its task" in events_in(site.logs / workload.log_path)[-2]
 
 
 # The host's own life

@@ -42,11 +42,17 @@ class ExecutionApi:
     """Task instances that are told at their start that they may retry."""
     hold_state: dict[str, threading.Event] = field(default_factory=dict)
     """Task instance id -> what the answer to its reports of a state waits for."""
+    refuse_heartbeat: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    """Task instance id -> status and detail that its heartbeats get."""
 
     def calls_of(self, task_instance: uuid.UUID | str) -> list[Call]:
         """Return the requests about a task instance, heartbeats left out."""
         mine = [call for call in self.calls if str(task_instance) in call.path]
         return [call for call in mine if not call.path.endswith("/heartbeat")]
+
+    def heartbeats_of(self, task_instance: uuid.UUID | str) -> int:
+        """Return how often the task's supervisor has asked whether it is to go on."""
+        return sum(call.path.endswith(f"{task_instance}/heartbeat") for call in self.calls)
 
     def states_of(self, task_instance: uuid.UUID | str) -> list[str]:
         """Return the states that the task's supervisor reported."""
@@ -60,6 +66,9 @@ class ExecutionApi:
             self.hold_state[parts[-2]].wait(60)
         if parts[-1] == "state" and parts[-2] in self.refuse_state:
             status, detail = self.refuse_state[parts[-2]]
+            return status, {"detail": detail}
+        if parts[-1] == "heartbeat" and parts[-2] in self.refuse_heartbeat:
+            status, detail = self.refuse_heartbeat[parts[-2]]
             return status, {"detail": detail}
         if parts[-1] != "run":
             return (404, {"detail": {"reason": "not_found"}}) if call.method == "GET" else (204, None)

@@ -27,6 +27,42 @@ def note(name, text):
     path.with_suffix(".new").write_text(str(text))
     path.with_suffix(".new").rename(path)
 
+class Remote(BaseOperator):
+    # It works elsewhere: whoever stops it has to tell that place, once.
+    def execute(self, context):
+        note("remote", os.getpid())
+        while True:
+            time.sleep(0.02)
+    def on_kill(self):
+        for what in ("begun", "done"):
+            with open(NOTES / "killed", "a") as notes:
+                notes.write(f"{what} ")
+            time.sleep(0.3)
+
+def call_back(context):
+    note("calls_back", os.getpid())
+    while not (NOTES / "enough").exists():
+        time.sleep(0.02)
+
+IGNORES = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
+
+def orphan():
+    # Leaves a process whose parent is dead, in a session of its own; it holds the task's output open.
+    parent = "import subprocess, sys; one = subprocess.Popen([sys.executable, '-c', sys.argv[1]], start_new_session=True, stdout=2); print(one.pid)"
+    done = subprocess.run([sys.executable, "-c", parent, "import time; time.sleep(600)"], stdout=subprocess.PIPE)
+    return int(done.stdout)
+
+def leave(how):
+    started = subprocess.Popen([sys.executable, "-c", IGNORES], start_new_session=True, stdout=subprocess.PIPE)
+    started.stdout.readline()
+    note(f"leaves_{how}", f"{os.getpid()} {started.pid} {orphan()}")
+    if how == "failure":
+        raise ValueError(how)
+    if how == "exit":
+        os._exit(3)
+    if how != "success":
+        os.kill(os.getpid(), getattr(signal, how))
+
 with DAG("jobs", schedule=None, start_date=datetime(2026, 1, 1)):
 
     @task
@@ -69,7 +105,7 @@ with DAG("jobs", schedule=None, start_date=datetime(2026, 1, 1)):
         in_group = subprocess.Popen([sys.executable, "-c", ignore], stdout=subprocess.PIPE)
         apart = subprocess.Popen([sys.executable, "-c", ignore], stdout=subprocess.PIPE, start_new_session=True)
         in_group.stdout.readline(), apart.stdout.readline()
-        note("stubborn", f"{os.getpid()} {in_group.pid} {apart.pid}")
+        note("stubborn", f"{os.getpid()} {in_group.pid} {apart.pid} {orphan()}")
         time.sleep(600)
 
     def _vanish():
@@ -107,6 +143,14 @@ with DAG("jobs", schedule=None, start_date=datetime(2026, 1, 1)):
     hello(); settings(); wait(); chat(); stubborn()
     PythonOperator(task_id="vanish", python_callable=_vanish)
     BashOperator(task_id="bash", bash_command="echo from bash")
+    Remote(task_id="remote")
+    PythonOperator(task_id="calls_back", python_callable=lambda: 1 / 0, on_failure_callback=call_back)
+    for how in ("success", "failure", "SIGKILL", "SIGABRT", "exit"):
+        PythonOperator(task_id=f"leaves_{how}", python_callable=leave, op_args=[how])
+    BashOperator(
+        task_id="leaves_timeout", execution_timeout=timedelta(seconds=1),
+        bash_command="trap '' TERM; echo $$ > $SITE_NOTES/leaves_timeout; for i in $(seq 600); do sleep 1; done",
+    )
 
 def linger():
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -106,6 +107,19 @@ def test_a_group_outlives_its_leader_and_a_session_its_parent() -> None:
         wait_until(lambda: not kill_leftovers(journal))
 
 
+@pytest.mark.parametrize("host", ["another", ""])
+def test_what_has_lost_its_parents_is_known_by_its_hosts_mark(host: str) -> None:
+    """Its supervisor and its task are dead, and it is in a session of its own."""
+    environment = {**os.environ, "EDGE_WS_JOB_HOST": "h"}
+    with subprocess.Popen(SLEEP, start_new_session=True, env=environment) as orphan:
+        wait_until(lambda: b"EDGE_WS_JOB_HOST=h" in Path(f"/proc/{orphan.pid}/environ").read_bytes())
+        dead = dataclasses.replace(journal_of(None, None), host=host)
+        assert not kill_leftovers(dead)
+        assert orphan.poll() is None
+        assert kill_leftovers(dataclasses.replace(dead, host="h"))
+        assert orphan.wait(10) == -signal.SIGKILL
+
+
 def test_a_journal_that_cannot_be_read_is_empty(files: HostFiles) -> None:
     assert read_journal(files) == Journal()
     for text in ("", "{", "[]", '{"jobs": []}'):
@@ -115,6 +129,7 @@ def test_a_journal_that_cannot_be_read_is_empty(files: HostFiles) -> None:
 
 def test_a_journal_is_read(files: HostFiles) -> None:
     told = {
+        "host": "h",
         "fingerprint": "f",
         "boot": "b",
         "ready": True,
@@ -124,7 +139,7 @@ def test_a_journal_is_read(files: HostFiles) -> None:
         "more": 1,
     }
     files.path(".json").write_text(json.dumps(told))
-    assert read_journal(files) == Journal(fingerprint="f", boot="b", ready=True)
+    assert read_journal(files) == Journal(host="h", fingerprint="f", boot="b", ready=True)
 
 
 def test_who_holds_a_lock_is_known(files: HostFiles) -> None:
@@ -164,6 +179,7 @@ def test_a_host_gets_no_setting_of_the_daemon(files: HostFiles, tmp_path: Path) 
     wait_until(lambda: has_exited(child))
     said = files.path(".log").read_text()
     assert "AIRFLOW_HOME=/af" in said
+    assert f"EDGE_WS_JOB_HOST={files.host}" in said
     assert "secret" not in said
     assert f"--directory {tmp_path} --host {files.host} --fingerprint f --worker w" in said
     session, pid = said.rsplit("session: ")[1].split()
