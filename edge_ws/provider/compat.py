@@ -50,6 +50,12 @@ KEYS_ARE_IDS = hasattr(BaseExecutor, "get_task_key")
 """From 3.4 on every attempt of a task has an id of its own, and executors name it by that id."""
 
 
+def supervisors_grace_s() -> float:
+    """Return the seconds that a task has between SIGTERM and SIGKILL where Airflow's own executors run it."""
+    # The setting is older than the supervisors that heed it; those came with keys that are ids.
+    return conf.getfloat("core", "killed_task_cleanup_time") if KEYS_ARE_IDS else 5.0
+
+
 def _abilities() -> dict[str, object]:
     if not hasattr(BaseExecutor, "supported_workload_types"):
         return {"supports_callbacks": True}

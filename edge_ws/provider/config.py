@@ -65,9 +65,15 @@ def serves_gateway(conf: Conf) -> bool:
 
 
 def gateway_settings(
-    conf: Conf, *, versions: dict[str, str], task_settings: dict[str, str] | None = None
+    conf: Conf,
+    *,
+    versions: dict[str, str],
+    task_settings: dict[str, str] | None = None,
+    airflows_grace_s: float = 5.0,
 ) -> GatewaySettings:
     """Return the settings of a gateway on this machine, which passes on those for tasks.
+
+    `airflows_grace_s`: between SIGTERM and SIGKILL where Airflow's own supervisors stop a task.
 
     Raises:
         UsageError: an option has no sense; the sentence names it.
@@ -78,7 +84,11 @@ def gateway_settings(
         timers=Timers(
             heartbeat_s=_seconds(conf, "heartbeat_interval", least=1.0),
             offer_lease_s=_seconds(conf, "offer_lease", least=1.0),
-            cancel_grace_s=_seconds(conf, "cancel_grace_sec", least=0.0),
+            cancel_grace_s=(
+                airflows_grace_s
+                if _text(conf, "cancel_grace_sec").lower() == "airflow"
+                else _seconds(conf, "cancel_grace_sec", least=0.0)
+            ),
         ),
         execution_api_url=_url(conf, "execution_api_url"),
         versions=versions,

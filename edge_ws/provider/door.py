@@ -78,7 +78,12 @@ def make_gateway() -> Gateway:
     python = platform.python_version()
     versions = {"airflow": compat.AIRFLOW_VERSION, "edge_ws": __version__, "python": python}
     engine = compat.engine()
-    settings = gateway_settings(compat.conf, versions=versions, task_settings=task_settings(compat.conf))
+    settings = gateway_settings(
+        compat.conf,
+        versions=versions,
+        task_settings=task_settings(compat.conf),
+        airflows_grace_s=compat.supervisors_grace_s(),
+    )
     schema.check(engine)
     states = AirflowTaskStates(Database(engine))
     store = Store(engine, listen_url=listen_url(compat.conf))

@@ -79,10 +79,13 @@ OPTIONS: dict[str, Option] = {
         default="10",
     ),
     "cancel_grace_sec": Option(
-        description="Seconds between SIGTERM and SIGKILL when a worker stops a task.",
-        type="float",
+        description=(
+            "Seconds between SIGTERM and SIGKILL when a task's supervisor stops it; ``airflow``: as under "
+            "Airflow's own executors, 5, and from Airflow 3.4 on ``[core] killed_task_cleanup_time``."
+        ),
+        type="string",
         example="30",
-        default="5",
+        default="airflow",
     ),
     "keep_ended_sec": Option(
         description=(

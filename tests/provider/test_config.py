@@ -51,6 +51,11 @@ def test_set_options() -> None:
     assert settings.keep_offline_workers_s == 43_200.0
 
 
+def test_the_grace_is_airflows_own_if_nobody_has_set_one() -> None:
+    for conf, grace_s in ((Conf(), 60.0), (Conf(edge_ws__cancel_grace_sec="7"), 7.0)):
+        assert gateway_settings(conf, versions={}, airflows_grace_s=60.0).timers.cancel_grace_s == grace_s
+
+
 def test_the_url_for_listen() -> None:
     assert listen_url(Conf()) is None
     assert listen_url(Conf(edge_ws__listen_sql_alchemy_conn=" postgresql://db/x ")) == "postgresql://db/x"

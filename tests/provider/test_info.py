@@ -24,7 +24,7 @@ def test_airflow_finds_every_option_with_its_default() -> None:
         "execution_api_url": "",
         "heartbeat_interval": "15",
         "offer_lease": "10",
-        "cancel_grace_sec": "5",
+        "cancel_grace_sec": "airflow",
         "keep_ended_sec": "300",
         "offline_worker_retention_days": "30",
         "listen_sql_alchemy_conn": "",
