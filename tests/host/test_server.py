@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.airflow_release import from_3_4_on
 from tests.support.execution_api import ExecutionApi
-from tests.support.host_jobs import events_in, go, is_running, job_of, prepare
+from tests.support.host_jobs import events_in, go, is_running, job_of, note_of, prepare
 from tests.support.jobs import Site, callback_workload, task_workload
 from tests.support.raw_host import Line, RawHost, raw_host
 from tests.support.waiting import wait_until
