@@ -90,6 +90,7 @@ def test_a_task_that_has_reported_its_end_keeps_its_callback(
     workload = task_workload("calls_back")
     claim = go(line, api, workload)
     (pid,) = begun(site, "calls_back")
+    assert api.states_of(workload.id) == ["success"]
     api.refuse_heartbeat[workload.id] = GONE
     line.say("cancel", claim=claim, grace_s=0.1, reason="the task was cleared or deleted", look=True)
     time.sleep(0.5)
