@@ -41,7 +41,7 @@ from edge_ws.protocol.frames import (
 )
 from edge_ws.protocol.ids import PROTOCOL, ClaimId, HostId, SiteId, WorkerName, new_id
 from edge_ws.protocol.states import Phase
-from edge_ws.worker.link import READY_RESETS_S, _Backoff
+from edge_ws.worker.pauses import READY_RESETS_S, Pauses
 from tests.bench.control import obey, raise_file_limit, until
 
 LOOK_S = 0.5
@@ -199,7 +199,7 @@ class Worker(ABC):
 
     async def run(self) -> None:
         """Connect for ever, with the daemon's own pauses."""
-        backoff = _Backoff()
+        pauses = Pauses()
         while True:
             opened_at = time.monotonic()
             try:
@@ -213,8 +213,8 @@ class Worker(ABC):
             except (OSError, EOFError, RemoteProtocolError, TimeoutError) as error:
                 self.fleet.errors[type(error).__name__] += 1
             if time.monotonic() - opened_at >= READY_RESETS_S:
-                backoff = _Backoff()
-            await asyncio.sleep(backoff.next_s())
+                pauses.steady()
+            await asyncio.sleep(pauses.next_s((), 0.0, time.monotonic()))
 
     def hello(self) -> Hello:
         """Return the greeting with what is held now."""
