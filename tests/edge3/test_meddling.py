@@ -64,7 +64,8 @@ class Scene:
 
         key: JobKey = self.key
         with create_session(scoped=False) as session:
-            jobs.state(key.dag_id, key.task_id, key.run_id, key.try_number, key.map_index, state, session)
+            names = (key.dag_id, key.task_id, key.run_id, key.try_number, key.map_index)
+            jobs.state(*names, state, session, key.task_instance_id or None)
 
     def row(self) -> Any:
         return self.centre.rows().get(self.key)
@@ -127,8 +128,9 @@ def test_a_new_round_goes_to_an_edge3_worker(centre: Centre) -> None:
     scene.queue()
     with create_session(scoped=False) as session:
         session.add(EdgeWorkerModel("old-1", EdgeWorkerState.IDLE, None))
+    asks = WorkerQueuesBody(queues=None, free_concurrency=1, supports_task_instance_uuid=True)
     with create_session(scoped=False) as session:
-        assert jobs.fetch("old-1", WorkerQueuesBody(queues=None, free_concurrency=1), session) is not None
+        assert jobs.fetch("old-1", asks, session) is not None
     scene.patch(TaskInstanceState.RUNNING)
     assert scene.worker.finish(old, 1) is Verdict.STALE
     scene.store.repair()
