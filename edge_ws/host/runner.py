@@ -247,7 +247,7 @@ def describe(payload: str) -> Described:
         raise
     except Exception as error:  # noqa: BLE001 - one odd payload must not end the host and its other jobs
         raise ValueError(f"the payload cannot be read: {one_line(error)}") from None
-    return Described(log_path=path, log_file=None if path is None else str(_log_folder() / path))
+    return Described(log_path=path, log_file=None if path is None else str(log_folder() / path))
 
 
 def _read(payload: str) -> _Workload:
@@ -271,7 +271,8 @@ def _read(payload: str) -> _Workload:
         raise ValueError(f"the {kind} payload is not valid: {where}: {faults[0]['msg']}{more}") from None
 
 
-def _log_folder() -> Path:
+def log_folder() -> Path:
+    """Return the folder of tasks' logs."""
     from airflow.sdk.configuration import conf
 
     return Path(conf.get("logging", "base_log_folder")).absolute()

@@ -262,6 +262,7 @@ class Host:
             "ready": self._ready,
             "closed": self._jobs.closed,
             "versions": self._versions,
+            "log_folder": str(runner.log_folder()) if self._ready else "",
             "jobs": self._jobs.facts(),
         }
 

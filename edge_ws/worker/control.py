@@ -108,7 +108,8 @@ class ControlServer:
             await self._accept(listener)
         finally:
             listener.close()
-            (self._directory / NAME).unlink(missing_ok=True)
+            with suppress(OSError):  # a read-only disk keeps it; nobody listens there
+                (self._directory / NAME).unlink(missing_ok=True)
 
     def _listen(self) -> socket.socket:
         # A daemon that was killed has left it; as this one holds the lock, nobody listens there.

@@ -45,6 +45,7 @@ from edge_ws.worker.control import Condition, ControlServer
 from edge_ws.worker.conversation import flat
 from edge_ws.worker.departure import Departure, Patience
 from edge_ws.worker.diary import Diary, left_behind
+from edge_ws.worker.disk import DiskWatch
 from edge_ws.worker.faults import Faults
 from edge_ws.worker.fitness import Fitness
 from edge_ws.worker.host_client import HostEvent, HostFailed, HostGone, Hosts, HostSettings, HostUp, Prepared
@@ -109,6 +110,7 @@ class Daemon:
         self._hindrances = Hindrances()
         self._readiness_told = Told()
         self._fitness = Fitness(self._hindrances, self._jobs, self._stand)
+        self._disk = DiskWatch(state.path, self._hindrances, self._stand)
         self._patience = Patience(config.drain_timeout_s, config.drain_kill_grace_s)
         self._departure = Departure(self._patience, self)
         self._running: anyio.CancelScope | None = None
@@ -395,8 +397,12 @@ class Daemon:
                 self._on_job_event(event)
         # Last: the job that tells it has its own turn first.
         self._fitness.heard(event)
+        self._disk.heard(event)
 
     def _on_job_event(self, event: JobEvent) -> None:
+        if isinstance(event, Prepared) and not self._outbox.reserve(event.claim):
+            self._do([Drop(event.claim), *self._jobs.no_host(event.claim, "the worker's disk is full")])
+            return
         log_start = log_size(event.log_path) if isinstance(event, Prepared) else 0
         self._do(about_job(self._jobs, event, self._hosts.current, log_start))
 
@@ -480,6 +486,7 @@ class Daemon:
                     ("the delivery of outcomes", self._deliveries.run),
                     ("the clock of the drain", self._departure.run),
                     ("the watch over this host's fitness", self._fitness.run),
+                    ("the watch over its disks", self._disk.run),
                     ("the local socket", control.run),
                     ("the watch for signals", self._departure.heed_signals),
                     ("the repetition of reports", self._say_again),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 _FLOCK = "hhqqi4x"
@@ -18,11 +19,16 @@ def write_durably(path: Path, body: bytes) -> None:
         OSError: the disk does not take it; the old file stays.
     """
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def lock_holder(path: Path) -> int | None:

@@ -382,7 +382,7 @@ class Hosts:
         for job in jobs:
             self._claims[job.claim] = life
         life.answered()
-        return HostUp(life.host, jobs, told["versions"], life.accepts)
+        return HostUp(life.host, jobs, told["versions"], life.accepts, told.get("log_folder", ""))
 
 
 def _owes(claim: ClaimId, host: HostId, told: dict[str, Any]) -> JobOwes:

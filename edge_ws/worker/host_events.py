@@ -81,6 +81,8 @@ class HostUp:
     versions: dict[str, str]
     accepts: bool
     """New jobs go there."""
+    log_folder: str = ""
+    """Where its tasks' logs go; empty: a host of an older release."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,9 +206,13 @@ def _kill_job(job: Mapping[str, Any]) -> bool:
 
 
 def remove(files: HostFiles, *, keep_log: bool) -> None:
-    """Remove a dead host's files; of kept logs only the newest stay."""
+    """Remove a dead host's files; of kept logs only the newest stay.
+
+    What a read-only disk keeps is found dead again by the next daemon.
+    """
     for suffix in (".sock", ".json", ".new", *(() if keep_log else (".log", ".log.1")), ".lock"):
-        files.path(suffix).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            files.path(suffix).unlink(missing_ok=True)
     old = [
         path
         for path in files.directory.glob("*.log*")
@@ -216,7 +220,8 @@ def remove(files: HostFiles, *, keep_log: bool) -> None:
     ]
     old.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for path in old[_LOGS_KEPT:]:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 # The machine

@@ -9,6 +9,7 @@ so that a newer or older daemon can read it. Knows neither the connection nor th
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -25,6 +26,8 @@ from edge_ws.worker.subject import Subject, read
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+ROOM = 8192
+"""Bytes of a record on disk, filled up with spaces: each later one finds its room there."""
 _DEAD = "dead-hosts"
 
 
@@ -66,15 +69,54 @@ class Outbox:
     def _path(self, claim: ClaimId) -> Path:
         return self._directory / f"{claim}.json"
 
+    def _spare(self, claim: ClaimId) -> Path:
+        return self._directory / f"{claim}.spare"
+
+    def reserve(self, claim: ClaimId) -> bool:
+        """Make room on the disk for the claim's reports; False (and a log line) if there is none.
+
+        What is written into it needs no new room: the end of a job can be kept however full the disk is then.
+        """
+        if self._path(claim).exists() or self._spare(claim).exists():
+            return True
+        try:
+            self._make_spare(claim)
+        except OSError as error:
+            log.error("no room on disk for the reports of claim %s: %s", claim, error.strerror)  # noqa: TRY400
+            return False
+        return True
+
+    def _make_spare(self, claim: ClaimId) -> None:
+        path = self._spare(claim)
+        try:
+            with path.open("wb", buffering=0) as file:
+                left = ROOM
+                while left:
+                    left -= file.write(bytes(left)) or 0
+        except OSError:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise
+
     def save(self, record: Record) -> bool:
         """Write the record durably; False (and a log line) if the disk does not take it."""
-        body = orjson.dumps({"format": FORMAT, **asdict(record)})
-        return _write(self._path(record.claim), body, f"the report of claim {record.claim}")
+        body = orjson.dumps({"format": FORMAT, **asdict(record)}).ljust(ROOM)
+        path, spare = self._path(record.claim), self._spare(record.claim)
+        try:
+            _put(path, spare, body)
+        except OSError as error:
+            # It still goes out from memory; only a restart before that would lose it.
+            log.error("cannot keep the report of claim %s on disk: %s", record.claim, error)  # noqa: TRY400
+            return False
+        with suppress(OSError):  # Without one the next report is written over this one.
+            self._make_spare(record.claim)
+        return True
 
     def drop(self, claim: ClaimId) -> None:
         """Forget the claim."""
         try:
             self._path(claim).unlink(missing_ok=True)
+            self._spare(claim).unlink(missing_ok=True)
         except OSError as error:
             # It is told again at the next start, and the server says that it knows.
             log.warning("the report of claim %s stays on disk: %s", claim, error.strerror)
@@ -93,6 +135,10 @@ class Outbox:
     def load(self) -> list[Record]:
         """Return all records; an unreadable file is put aside as `.bad`, never deleted."""
         records = []
+        for spare in self._directory.glob("*.spare"):
+            if not spare.with_suffix(".json").exists():
+                with suppress(OSError):
+                    spare.unlink()
         for path in sorted(self._directory.glob("*.json")):
             record = _read(path)
             if record is None:
@@ -102,6 +148,28 @@ class Outbox:
             else:
                 records.append(record)
         return records
+
+
+def _put(path: Path, spare: Path, body: bytes) -> None:
+    if spare.exists():
+        _overwrite(spare, body)
+        spare.replace(path)
+        return
+    try:
+        write_durably(path, body)
+    except OSError:
+        if not path.exists():
+            raise
+        # It has room for this one; a crash of the machine in the middle of it would tear it.
+        _overwrite(path, body)
+
+
+def _overwrite(path: Path, body: bytes) -> None:
+    with path.open("r+b") as file:
+        file.write(body)
+        file.truncate()
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _write(path: Path, body: bytes, what: str) -> bool:
@@ -133,7 +201,7 @@ def _read(path: Path) -> Record | None:
 
 def _is_sound(record: Record) -> bool:
     """Tell whether each value is of its kind, and within what may travel."""
-    texts = (record.claim, record.detail, record.outcome)
+    texts = (record.claim, record.detail, record.outcome, record.fault)
     perhaps = (record.host, record.log_path, record.not_started)
     numbers = (record.slots, record.log_start, 0 if record.exit_code is None else record.exit_code)
     return (

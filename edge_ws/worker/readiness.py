@@ -13,6 +13,8 @@ from edge_ws.worker.wishes import Wishes
 
 NO_JOB_HOST = "no_job_host"
 STARTING = "starting"
+DISK = "disk"
+"""A disk takes no more."""
 FAILING = "failing"
 """The last jobs could not be started here."""
 NOT_CONNECTED = "not_connected"

@@ -35,6 +35,9 @@ class Outbox:
         self.records: dict[ClaimId, Record] = {}
         self.dead: tuple[HostId, ...] = ()
 
+    def reserve(self, _claim: ClaimId) -> bool:
+        return True
+
     def save(self, record: Record) -> bool:
         self.records[record.claim] = record
         return True

@@ -22,6 +22,7 @@ from edge_ws.worker.conversation import Conversation
 from edge_ws.worker.daemon import Daemon, JobEvent
 from edge_ws.worker.departure import Departure, Patience
 from edge_ws.worker.diary import Diary
+from edge_ws.worker.disk import DiskWatch
 from edge_ws.worker.faults import Faults
 from edge_ws.worker.fitness import Fitness
 from edge_ws.worker.host_events import Prepared
@@ -379,6 +380,7 @@ class SimDaemon(Daemon):
         self._do(self._jobs.restore(self._outbox.load(), self._outbox.load_dead()))
         self._hosts.start()  # type: ignore[attr-defined]
         self._linked = world.start(self.link.run())
+        self._disk = DiskWatch(Path("/"), self._hindrances, self._stand)
         self._resting = world.start(self._fitness.run())
         world.at(10.0, self._say_again_now)
 
