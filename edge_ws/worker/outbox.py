@@ -158,7 +158,7 @@ def _put(path: Path, spare: Path, body: bytes) -> None:
     try:
         write_durably(path, body)
     except OSError:
-        if not path.exists():
+        if not path.exists() or path.stat().st_size < len(body):
             raise
         # It has room for this one; a crash of the machine in the middle of it would tear it.
         _overwrite(path, body)
