@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.airflow_release import from_3_4_on
 from tests.support.site import Site, seconds_until
 from tests.support.waiting import wait_until
 
@@ -78,6 +79,18 @@ def test_fifty_mapped_tasks_never_more_than_eight_at_once(site: Site) -> None:
         running += change
         most = max(most, running)
     assert 2 <= most <= 8
+
+
+@from_3_4_on
+def test_each_pass_of_a_loop_has_jobs_of_its_own(site: Site) -> None:
+    site.trigger("loops", "r1")
+    assert site.wait_run("loops", "r1") == "success"
+    listed = json.loads(site.airflow("edge-ws", "list-jobs", "--dag-id", "loops", "-o", "json").stdout)
+    assert {one["state"] for one in listed} == {"success"}
+    passes = sorted((one["task_id"], one["map_index"]) for one in listed if "gate" not in one["task_id"])
+    # One for each pass; mapped within it, one for each pass and value.
+    mapped = [("batch.press", index) for index in (0, 0, 1, 1)]
+    assert passes == [("batch.choose", 0), ("batch.choose", 1), *mapped]
 
 
 def test_names_of_240_characters(site: Site) -> None:

@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import airflow.sdk
 from airflow.providers.standard.sensors.python import PythonSensor
 from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk import (
@@ -17,6 +18,7 @@ from airflow.sdk import (
     dag,
     get_current_context,
     task,
+    task_group,
 )
 
 NOTES = Path(os.environ.get("SITE_NOTES", "/nonexistent"))
@@ -225,6 +227,26 @@ def links():
     fails()
 
 
+@dag(schedule=None)
+def loops():
+    @task_group
+    def batch():
+        @task
+        def choose(*, loop):
+            return [10, 20] if loop.index == 0 else [value + 1 for value in loop.previous]
+
+        @task
+        def press(value, *, loop):
+            print(f"pass {loop.index} presses {value}")
+            return value
+
+        press.expand(value=choose())
+
+    batch.loop(max_iterations=2)
+
+
+if hasattr(airflow.sdk, "LoopDecision"):
+    loops()
 success()
 failure()
 links()
