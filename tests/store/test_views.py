@@ -100,7 +100,7 @@ def test_a_job_in_every_phase(engine: sa.Engine, store: Store) -> None:
         ({"state": "accepted"}, []),
         ({"queue": "q"}, ["runs", "offered", "waits"]),
         ({"worker": "w1"}, ["runs", "offered"]),
-        ({"dag": "other-dag"}, ["other"]),
+        ({"dag_id": "other-dag"}, ["other"]),
         ({"queue": "q", "state": "queued", "worker": None}, ["waits"]),
     ],
 )
@@ -366,7 +366,7 @@ def test_mysql_takes_the_queries() -> None:
         claim=None,
     )
     for query in (
-        view_verbs.jobs_query({"state": "offered", "queue": "q", "worker": "w", "dag": "d"}, 5),
+        view_verbs.jobs_query({"state": "offered", "queue": "q", "worker": "w", "dag_id": "d"}, 5),
         view_verbs.claims_query(job.key, 5),
         view_verbs.ahead_query(job),
         view_verbs.backlogs,
