@@ -49,8 +49,6 @@ def _folders(folder: Path) -> tuple[Path, Path]:
     for examples in cases.EXAMPLES:
         if (examples / "sql").is_dir():
             shutil.copytree(examples / "sql", dags / "sql", dirs_exist_ok=True)
-    for name in ("workday", "decreasing_priority_weight_strategy"):
-        shutil.copy(cases.EXAMPLES[0] / "plugins" / f"{name}.py", plugins)
     return dags, plugins
 
 
