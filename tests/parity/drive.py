@@ -146,6 +146,8 @@ class Run:
         elif act.what == "run_cleared":
             self._api.do("POST", f"{self._path}/clear", {"dry_run": False, "only_failed": False})
         elif act.what == "run_deleted":
+            # One that runs cannot be deleted.
+            self._api.do("PATCH", self._path, {"state": "failed"})
             self._api.do("DELETE", self._path, None)
         elif act.what.startswith("run_"):
             self._api.do("PATCH", self._path, {"state": act.what.removeprefix("run_")})
