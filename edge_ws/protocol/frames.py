@@ -249,6 +249,8 @@ class Welcome:
     capabilities: tuple[str, ...] = ()
     settings: dict[str, str] = field(default_factory=dict)
     """Of the centre, for tasks, where the worker's own site has not set them; `section.option` -> text."""
+    twin: str | None = None
+    """Where another daemon with this one's state directory, or a copy of it, runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from edge_ws.provider.finding import Finding, Verdict, not_checked, ok, warning,
 from edge_ws.server.auth import ERROR_HEADER
 from edge_ws.store import schema
 from edge_ws.store.database import shown_url
+from edge_ws.store.records import SEEN_BEATS
 from edge_ws.store.store import Store
 
 EXECUTOR = "edge_ws.provider.executor.EdgeWsExecutor"
@@ -136,8 +137,9 @@ def _wake_up(store: Store, dialect: str) -> Finding:
 
 def _gateways(store: Store, conf: Conf) -> Finding:
     enabled = serves_gateway(conf)
-    fresh_s = 2 * gateway_settings(conf, versions={}).timers.heartbeat_s
-    alive = [one for one in store.gateways() if one.seen_s <= fresh_s]
+    fresh_s = SEEN_BEATS * gateway_settings(conf, versions={}).timers.heartbeat_s
+    # Each by the setting that it runs with.
+    alive = [one for one in store.gateways() if one.is_alive]
     if alive:
         shown = ", ".join(f"{one.hostname}:{one.pid} ({max(0.0, one.seen_s):.0f} s ago)" for one in alive)
         return ok("gateways", f"{len(alive)} seen lately: {shown}")

@@ -20,6 +20,8 @@ from edge_ws.server.config import GatewaySettings
 PREFIX = "/edge-ws"
 """Where the gateway answers, below the path of Airflow's URL."""
 DAY_S = 86_400.0
+LONGEST_BEAT_S = 600.0
+"""Beyond that nobody would call a worker connected."""
 _BOOLEANS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
 """As Airflow reads them."""
 
@@ -82,8 +84,8 @@ def gateway_settings(
     return GatewaySettings(
         hostname=socket.gethostname(),
         timers=Timers(
-            heartbeat_s=_seconds(conf, "heartbeat_interval", least=1.0),
-            offer_lease_s=_seconds(conf, "offer_lease", least=1.0),
+            heartbeat_s=_seconds(conf, "heartbeat_interval", least=1.0, most=LONGEST_BEAT_S),
+            offer_lease_s=_seconds(conf, "offer_lease", least=1.0, most=LONGEST_BEAT_S),
             cancel_grace_s=(
                 airflows_grace_s
                 if _text(conf, "cancel_grace_sec").lower() == "airflow"
@@ -121,21 +123,24 @@ def _text(conf: Conf, name: str) -> str:
     return (default if text is None else text).strip()
 
 
-def _seconds(conf: Conf, name: str, *, least: float) -> float:
-    return _number(SECTION, name, _text(conf, name), least=least)
+def _seconds(conf: Conf, name: str, *, least: float, most: float = math.inf) -> float:
+    return _number(SECTION, name, _text(conf, name), least=least, most=most)
 
 
 def _days(conf: Conf, name: str) -> float:
     return _number(SECTION, name, _text(conf, name), least=0.0, unit="days")
 
 
-def _number(section: str, name: str, text: str | None, *, least: float, unit: str = "seconds") -> float:
+def _number(
+    section: str, name: str, text: str | None, *, least: float, most: float = math.inf, unit: str = "seconds"
+) -> float:
     try:
         number = float(text or "")
     except ValueError:
         number = math.nan
-    if not least <= number < math.inf:
-        raise _wrong(name, text or "", f"a number of {unit}, {least:g} or more", section=section)
+    if not least <= number <= most or number == math.inf:
+        bounds = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+        raise _wrong(name, text or "", f"a number of {unit}, {bounds}", section=section)
     return number
 
 

@@ -121,7 +121,10 @@ class Gateway:
         Raises:
             UnreachableError: the database is away at the start.
         """
-        await anyio.to_thread.run_sync(self._store.announce, self.id, self._settings.hostname, os.getpid())
+        beat_s = self._settings.timers.heartbeat_s
+        await anyio.to_thread.run_sync(
+            self._store.announce, self.id, self._settings.hostname, os.getpid(), beat_s
+        )
         self._loop = asyncio.get_running_loop()
         self._store.keep_connections()
         self._watch.start()

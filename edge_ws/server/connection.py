@@ -202,6 +202,7 @@ class Workers:
                 inventory=hello.inventory,
                 sysinfo=hello.sysinfo,
                 life=hello.life,
+                heartbeat_s=self._settings.timers.heartbeat_s,
             ),
         )
         link.connection_id = registered.connection
@@ -226,6 +227,7 @@ class Workers:
                 versions=self._settings.versions,
                 capabilities=(CONTROL, OUTCOMES),
                 settings=self._settings.task_settings,
+                twin=registered.twin,
             )
         )
         return registered

@@ -309,7 +309,10 @@ class Reaper:
         """
         heard = [link for link in self._hub.links() if link.is_heard(now)]
         ids = [link.connection_id for link in heard]
-        await self._desk.run(self._store.announce, self._gateway, self._settings.hostname, os.getpid())
+        beat_s = self._settings.timers.heartbeat_s
+        await self._desk.run(
+            self._store.announce, self._gateway, self._settings.hostname, os.getpid(), beat_s
+        )
         known = await self._desk.run(self._store.beat, ids)
         for link in heard:
             if link.connection_id not in known:

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Row
 from edge_ws.protocol.ids import GatewayId, new_id
 from edge_ws.store.database import Database
 from edge_ws.store.records import GatewayRecord, TokenRecord
-from edge_ws.store.tables import epoch_now, gateway, token
+from edge_ws.store.tables import epoch_now, gateway, silent_after_s, token
 
 SECRET_PREFIX = "edgews_"  # noqa: S105 - what every secret begins with, so that scanners can find leaked ones
 
@@ -107,12 +107,17 @@ class AdminVerbs:
 
     def gateways(self) -> list[GatewayRecord]:
         """Return the gateways that are known, those seen last first."""
-        query = sa.select(gateway, epoch_now().label("now")).order_by(gateway.c.seen_at.desc())
+        silent_s = silent_after_s(gateway).label("silent_after_s")
+        query = sa.select(gateway, epoch_now().label("now"), silent_s).order_by(gateway.c.seen_at.desc())
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         return [
             GatewayRecord(
-                id=GatewayId(row.id), hostname=row.hostname, pid=row.pid, seen_s=row.now - row.seen_at
+                id=GatewayId(row.id),
+                hostname=row.hostname,
+                pid=row.pid,
+                seen_s=row.now - row.seen_at,
+                silent_after_s=row.silent_after_s,
             )
             for row in rows
         ]

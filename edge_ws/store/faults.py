@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.store.ages import age_s
 from edge_ws.store.live import KEY_COLUMNS, OPEN_STATES, QUEUED, is_job
-from edge_ws.store.records import EDGE3_ALIVE_S, SEEN_S, JobKey
-from edge_ws.store.tables import edge_job, edge_worker, epoch_now, fault, token, worker
+from edge_ws.store.records import EDGE3_ALIVE_S, JobKey
+from edge_ws.store.tables import edge_job, edge_worker, epoch_now, fault, silent_after_s, token, worker
 from edge_ws.store.wishes import split_queues
 from edge_ws.store.worker_states import AWAY, WorkerState, state_of
 
@@ -91,7 +91,7 @@ def note_fault(connection: Connection, key: JobKey, name: WorkerName, reason: st
 
 @cache
 def _here_query() -> sa.Select[Any]:
-    ours = sa.and_(worker.c.gateway.is_not(None), worker.c.seen_at > epoch_now() - SEEN_S)
+    ours = sa.and_(worker.c.gateway.is_not(None), worker.c.seen_at > epoch_now() - silent_after_s(worker))
     edge3s = sa.and_(worker.c.worker_name.is_(None), age_s(edge_worker.c.last_update) < EDGE3_ALIVE_S)
     return (
         sa.select(

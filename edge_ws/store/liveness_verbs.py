@@ -11,8 +11,17 @@ from edge_ws.protocol.states import Phase
 from edge_ws.store.ages import age_s
 from edge_ws.store.database import Database
 from edge_ws.store.live import OPEN_STATES, held, key_columns
-from edge_ws.store.records import EDGE3_ALIVE_S, SEEN_S
-from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, utc_now, worker
+from edge_ws.store.records import EDGE3_ALIVE_S, HEARTBEAT_S
+from edge_ws.store.tables import (
+    claim,
+    edge_job,
+    edge_worker,
+    epoch_now,
+    gateway,
+    silent_after_s,
+    utc_now,
+    worker,
+)
 from edge_ws.store.wishes import read_wish
 from edge_ws.store.worker_states import AWAY, MOVES, Event, WorkerState, after
 from edge_ws.store.worker_verbs import MARK, move
@@ -34,14 +43,22 @@ class LivenessVerbs:
 
     _database: Database
 
-    def announce(self, gateway_id: GatewayId, hostname: str, pid: int) -> None:
+    def announce(
+        self, gateway_id: GatewayId, hostname: str, pid: int, heartbeat_s: float = HEARTBEAT_S
+    ) -> None:
         """Make a gateway known, or keep it fresh: it may have been forgotten while it had no database."""
         with self._database.write() as connection:
             here = gateway.c.id == gateway_id
             known = connection.execute(gateway.update().where(here).values(seen_at=epoch_now()))
             if not known.rowcount:
                 times = {"started_at": epoch_now(), "seen_at": epoch_now()}
-                values = {"id": gateway_id, "hostname": hostname, "pid": pid, **times}
+                values = {
+                    "id": gateway_id,
+                    "hostname": hostname,
+                    "pid": pid,
+                    "heartbeat_s": heartbeat_s,
+                    **times,
+                }
                 connection.execute(gateway.insert().values(values))
 
     def retire(self, gateway_id: GatewayId) -> None:
@@ -113,7 +130,7 @@ class LivenessVerbs:
         here = edge_worker.c.state.in_(
             [state.value for state, moves in MOVES.items() if Event.SILENCE in moves]
         )
-        is_silent = worker.c.seen_at < epoch_now() - SEEN_S
+        is_silent = worker.c.seen_at < epoch_now() - silent_after_s(worker)
         is_abandoned = age_s(edge_worker.c.last_update) > ABANDONED_S
         columns = edge_worker.c.worker_name, edge_worker.c.sysinfo, worker.c.site
         query = sa.select(*columns).outerjoin(worker, worker.c.worker_name == edge_worker.c.worker_name)

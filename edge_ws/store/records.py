@@ -8,7 +8,7 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from edge_ws.protocol.frames import Inventory
+from edge_ws.protocol.frames import Inventory, Timers
 from edge_ws.protocol.ids import (
     CALLBACK_DAG_ID,
     HINDRANCE,
@@ -49,8 +49,12 @@ class JobKey(NamedTuple):
     task_instance_id: str = ""
 
 
-SEEN_S = 45.0
-"""Who is not seen for so long (three heartbeats) is silent: a worker, by all gateways; a gateway."""
+HEARTBEAT_S = Timers().heartbeat_s
+"""Of a gateway that does not tell its own."""
+SEEN_BEATS = 3
+"""Who is not seen for so many heartbeats is silent: a worker, by all gateways; a gateway."""
+RETURNS = 3
+"""Lives of a daemon that take each other's place so often both live: it is no late message."""
 EDGE3_ALIVE_S = 150.0
 """edge3 takes a worker for dead after five heartbeats of 30 s (edge_executor.py, _check_worker_liveness)."""
 CALLBACK_PRIORITY = 2**31 - 1
@@ -213,6 +217,8 @@ class Registration:
     sysinfo: dict[str, str | int | float]
     life: LifeId | None = None
     """None: a worker of a release that does not name it."""
+    heartbeat_s: float = HEARTBEAT_S
+    """So often the gateway will say that it is here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,11 +230,12 @@ class GatewayRecord:
     pid: int
     seen_s: float
     """Seconds since its last heartbeat to the database."""
+    silent_after_s: float
 
     @property
     def is_alive(self) -> bool:
         """Whether it has been heard of lately."""
-        return self.seen_s < SEEN_S
+        return self.seen_s < self.silent_after_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +290,8 @@ class Registered:
     wish: WishRecord
     open: tuple[OpenClaim, ...]
     """The worker's open claims, whether its inventory names them or not."""
+    twin: str | None = None
+    """Where another daemon of this site runs, if one does; both take each other's place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

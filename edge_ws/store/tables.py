@@ -16,6 +16,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
+from edge_ws.store.records import HEARTBEAT_S, SEEN_BEATS
+
 
 class UtcTimestamp(TypeDecorator[datetime]):
     """An aware UTC datetime in edge3's timestamp columns (SQLite keeps it naive)."""
@@ -233,8 +235,12 @@ worker = sa.Table(
     sa.Column("token_id", sa.String(36)),
     sa.Column("local_concurrency", sa.Integer, nullable=False),
     sa.Column("local_queues", sa.JSON(none_as_null=True)),
-    # One life of its daemon.
+    # So often the gateway that has its connection writes `seen_at`; an older release's are NULL.
+    sa.Column("heartbeat_s", sa.Double),
+    # One life of its daemon, the one whose place that took, and how often the two have taken turns.
     sa.Column("life", sa.String(36)),
+    sa.Column("former_life", sa.String(36)),
+    sa.Column("returns", sa.Integer, nullable=False, server_default=sa.text("0")),
     # Number of the last request of the worker's own host that was taken in.
     sa.Column("asked_number", sa.Integer, nullable=False, server_default=sa.text("0")),
     # The wish as last numbered, to notice when edge3's CLI or psql writes another into edge_worker.
@@ -273,7 +279,15 @@ gateway = sa.Table(
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("started_at", sa.Double, nullable=False),
     sa.Column("seen_at", sa.Double, nullable=False),
+    # So often it writes `seen_at`, by its own setting; an older release's are NULL.
+    sa.Column("heartbeat_s", sa.Double),
 )
+
+
+def silent_after_s(table: sa.FromClause) -> sa.ColumnElement[float]:
+    """Return for how long a row's `seen_at` may be old before who is seen there counts as silent."""
+    return SEEN_BEATS * sa.func.coalesce(table.c.heartbeat_s, HEARTBEAT_S)
+
 
 EDGE3_TABLES = (edge_job, edge_worker, edge_logs)
 OWN_TABLES = (claim, fault, log, worker, token, gateway)

@@ -19,8 +19,18 @@ from edge_ws.store.ages import age_s
 from edge_ws.store.database import Database
 from edge_ws.store.faults import faults_of
 from edge_ws.store.live import CLAIMED, KEY_COLUMNS, OPEN_STATES, QUEUED, REPORTED, RUNNING, key_of, same_job
-from edge_ws.store.records import SEEN_S, JobKey
-from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, log, token, worker
+from edge_ws.store.records import JobKey
+from edge_ws.store.tables import (
+    claim,
+    edge_job,
+    edge_worker,
+    epoch_now,
+    gateway,
+    log,
+    silent_after_s,
+    token,
+    worker,
+)
 from edge_ws.store.view_records import Backlog, ClaimView, JobView, Stranded, TokenView, WorkerView
 from edge_ws.store.wishes import split_queues
 from edge_ws.store.worker_verbs import MARK, room_of
@@ -96,6 +106,7 @@ workers_query = (
         edge_worker,
         *(column.label(f"our_{column.name}") for column in worker.c),
         (epoch_now() - worker.c.seen_at).label("seen_s"),
+        silent_after_s(worker).label("silent_after_s"),
         (epoch_now() - worker.c.applied_at).label("applied_s"),
         age_s(edge_worker.c.last_update).label("updated_s"),
         _held.c.taken,
@@ -156,7 +167,11 @@ def ahead_query(job: JobView) -> sa.Select[Any]:
 
 
 last_gateway = (
-    sa.select(gateway.c.hostname, (epoch_now() - gateway.c.seen_at).label("seen_s"))
+    sa.select(
+        gateway.c.hostname,
+        (epoch_now() - gateway.c.seen_at).label("seen_s"),
+        silent_after_s(gateway).label("silent_after_s"),
+    )
     .order_by(gateway.c.seen_at.desc())
     .limit(1)
 )
@@ -247,7 +262,7 @@ class ViewVerbs:
         """
         with self._database.read() as connection:
             last = connection.execute(last_gateway).one_or_none()
-            if last is not None and last.seen_s < SEEN_S:
+            if last is not None and last.seen_s < last.silent_after_s:
                 return None
             row = connection.execute(left_waiting, {"owner": owner, "team": team}).one()
         if not row.jobs:
@@ -341,6 +356,7 @@ def _ours(row: _Row) -> WorkerView:
         concurrency=row.our_applied_concurrency,
         local_concurrency=row.our_local_concurrency,
         seen_s=row.seen_s,
+        silent_after_s=row.silent_after_s,
         wishes_maintenance=bool(row.our_wish_maintenance),
         wishes_shutdown=bool(row.our_wish_shutdown),
         wish_revision=row.our_wish_revision,

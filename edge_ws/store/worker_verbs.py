@@ -26,6 +26,7 @@ from edge_ws.protocol.ids import (
     new_id,
 )
 from edge_ws.protocol.states import Phase
+from edge_ws.store import twins
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database
 from edge_ws.store.live import (
@@ -40,14 +41,22 @@ from edge_ws.store.live import (
 )
 from edge_ws.store.records import (
     EDGE3_ALIVE_S,
-    SEEN_S,
+    RETURNS,
     OpenClaim,
     Principal,
     Registered,
     Registration,
     Room,
 )
-from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, utc_now, worker
+from edge_ws.store.tables import (
+    claim,
+    edge_job,
+    edge_worker,
+    epoch_now,
+    silent_after_s,
+    utc_now,
+    worker,
+)
 from edge_ws.store.wishes import join_queues, may_come_back, read_wish
 from edge_ws.store.worker_states import AWAY, Event, WorkerState, after, said, state_of
 
@@ -106,7 +115,9 @@ def open_claims(
             claim,
             (claim.c.lease_until < now).label("overdue"),
             (worker.c.site != claim.c.site).label("site_left"),
-            (worker.c.seen_at < now - LOST_S).label("lost"),
+            sa.and_(
+                worker.c.seen_at < now - LOST_S, worker.c.seen_at < now - 2 * silent_after_s(worker)
+            ).label("lost"),
         )
         .join(edge_job, held)
         .join(worker, worker.c.worker_name == claim.c.worker)
@@ -243,10 +254,15 @@ class WorkerVerbs:
     def _register(self, principal: Principal, said: Registration) -> Registered:
         name = principal.worker
         with self._database.write() as connection:
-            ours = sa.select(worker).where(worker.c.worker_name == name)
+            is_here = worker.c.seen_at > epoch_now() - silent_after_s(worker)
+            ours = sa.select(worker, is_here.label("is_here")).where(worker.c.worker_name == name)
             # Locked before edge3's row, as everywhere.
             before = connection.execute(ours.with_for_update()).one_or_none()
             self._check_name(connection, name, said.inventory.site)
+            returns = twins.returns(before, said)
+            twin = None if returns < RETURNS - 1 else twins.where(connection, name)
+            if returns >= RETURNS:
+                raise RefusedError(Refusal.NAME_IN_USE.value, twins.sentence(twin))
             self._write_edge_worker(connection, principal, said)
             this = new_id()
             values = {
@@ -262,7 +278,11 @@ class WorkerVerbs:
                 "applied_concurrency": said.inventory.concurrency,
                 "applied_queues": list(said.inventory.queues) if said.inventory.queues is not None else None,
                 "life": said.life,
+                "heartbeat_s": said.heartbeat_s,
+                "returns": returns,
             }
+            if before is not None and said.life != before.life:
+                values["former_life"] = before.life
             if said.inventory.revision > (before.wish_revision if before is not None else 0):
                 # It knows wishes that this database does not, such as a restored one: the numbers go on from
                 # there, and it is told what is wished now.
@@ -279,7 +299,7 @@ class WorkerVerbs:
             wish = read_wish(connection, name)
             assert wish is not None
             held_here = open_claims(connection, claim.c.worker == name)
-        return Registered(connection=this, wish=wish, open=held_here)
+        return Registered(connection=this, wish=wish, open=held_here, twin=twin)
 
     @staticmethod
     def _check_name(connection: Connection, name: WorkerName, site: SiteId) -> None:
@@ -304,7 +324,7 @@ class WorkerVerbs:
                 worker.c.worker_name == name,
                 worker.c.site != site,
                 worker.c.gateway.is_not(None),
-                worker.c.seen_at > epoch_now() - SEEN_S,
+                worker.c.seen_at > epoch_now() - silent_after_s(worker),
             )
         ).one_or_none()
         if ours is not None:

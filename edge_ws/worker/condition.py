@@ -100,6 +100,7 @@ def _connection(parts: Parts) -> dict[str, object]:
     return {
         "url": parts.config.url,
         "connected": link.ready,
+        "twin": link.twin,
         "transport": link.mode.transport if link.ready else None,
         "since": _text(now - timedelta(seconds=anyio.current_time() - since)) if since is not None else None,
         # Why not by WebSocket, or why not at all.

@@ -112,6 +112,8 @@ class Link:
         self._changed = anyio.Event()
         self._leaving: Bye | None = None
         self._trouble = ""
+        self.twin: str | None = None
+        """Where another daemon with this one's state directory, or a copy of it, runs; as last heard."""
         self._retry_now = anyio.Event()
 
     @property
@@ -295,6 +297,13 @@ class Link:
         self._errors, self._drain_at, self._renew_after = [], None, 0.0
         self._choice.ready(name, now)
         self.steadiness.ready(name)
+        self.twin = welcome.twin
+        if welcome.twin is not None:
+            log.error(
+                "another worker uses this state directory, or a copy of it, at the same time (%s): the two "
+                "take each other's place; stop one, and give it a --state-dir of its own, or remove the copy",
+                welcome.twin,
+            )
         with self._faults.contained("the greeting of a gateway"):
             self._served.welcomed(welcome, now - conversation.opened_at, name)
         if name == LONGPOLL and self._choice.mode.reason:

@@ -92,6 +92,9 @@ def gather(
         "concurrency": concurrency,
         "free_concurrency": free_concurrency,
         "platform": sys.platform,
+        # By which people tell two machines apart that share a name by mistake.
+        "hostname": platform.node(),
+        "pid": os.getpid(),
     }
     if "airflow" in versions:
         told["airflow_version"] = versions["airflow"]

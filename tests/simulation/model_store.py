@@ -556,7 +556,7 @@ class ModelStore:
             del self.claims[claim.id]
             self.purged[claim.id] = claim
 
-    def announce(self, gateway_id: GatewayId, hostname: str, pid: int) -> None:
+    def announce(self, gateway_id: GatewayId, hostname: str, pid: int, heartbeat_s: float = 15.0) -> None:
         """Do nothing: nobody here asks which gateways there are."""
 
     def beat(self, connections: Collection[str]) -> frozenset[str]:
