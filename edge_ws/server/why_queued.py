@@ -5,8 +5,10 @@ Of several reasons the nearest comes first: what would let the job go on with th
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
+from edge_ws.protocol.ids import is_queue_name
 from edge_ws.server.scene import NO_GATEWAY_ADVICE, SLOW_S, Code, Scene, Why
 from edge_ws.server.seats import Reason, Seat, could_serve, is_here, lasted, queues_told, seats, slots_told
 from edge_ws.server.why_task import state_told
@@ -181,9 +183,18 @@ def _unserved(scene: Scene, since: str, shown: tuple[Seat, ...]) -> Why:
     return Why(
         code=Code.NO_WORKER_SERVES_QUEUE,
         sentence=f"{since}: no worker serves queue {queue}; {others}.",
-        advice=f"Start a worker with -q {queue}{_who_could(scene, shown)}; or correct the task's queue.",
+        advice=_who_serves(scene, shown),
         seats=shown,
     )
+
+
+def _who_serves(scene: Scene, shown: tuple[Seat, ...]) -> str:
+    """Return what to do about a queue that nobody serves."""
+    queue = scene.job.queue
+    if not is_queue_name(queue):
+        return "Correct the task's queue: no worker can serve one with a comma or spaces around it."
+    quoted = shlex.quote(queue)
+    return f"Start a worker with -q {quoted}{_who_could(scene, shown)}; or correct the task's queue."
 
 
 def _who_could(scene: Scene, shown: tuple[Seat, ...]) -> str:
@@ -194,7 +205,7 @@ def _who_could(scene: Scene, shown: tuple[Seat, ...]) -> str:
         return f" and a token that admits it (edge-ws token create){none}"
     # Where not every one will do, one that is here is named.
     name = "WORKER" if len(could) == len(shown) else min(could, key=lambda one: not is_here(one)).name
-    return f", or: edge-ws add-worker-queues -H {name} -q {scene.job.queue}"
+    return f", or: edge-ws add-worker-queues -H {name} -q {shlex.quote(scene.job.queue)}"
 
 
 def _not_taken(scene: Scene) -> ClaimView | None:

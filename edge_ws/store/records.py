@@ -230,7 +230,7 @@ class GatewayRecord:
     pid: int
     seen_s: float
     """Seconds since its last heartbeat to the database."""
-    silent_after_s: float
+    silent_after_s: float = SEEN_BEATS * HEARTBEAT_S
 
     @property
     def is_alive(self) -> bool:

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.protocol.states import Phase
-from edge_ws.store.records import EDGE3_ALIVE_S, JobKey, Room
+from edge_ws.store.records import HEARTBEAT_S, SEEN_BEATS, JobKey, Room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +126,8 @@ class WorkerView:
     jobs: int
     seen_s: float | None
     """Since it was last heard of."""
-    silent_after_s: float = EDGE3_ALIVE_S
-    """A worker that was last heard of so long ago counts as silent."""
+    silent_after_s: float = SEEN_BEATS * HEARTBEAT_S
+    """A worker of ours that was last heard of so long ago counts as silent."""
     first_online: datetime | None
     last_update: datetime | None = None
     wishes_maintenance: bool = False
