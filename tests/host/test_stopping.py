@@ -87,9 +87,9 @@ def test_a_task_that_airflow_counts_as_running_is_left_alone(
 def test_a_task_that_has_reported_its_end_keeps_its_callback(
     line: Line, api: ExecutionApi, site: Site
 ) -> None:
-    workload = task_workload("calls_back")
+    workload = task_workload("says_so")
     claim = go(line, api, workload)
-    (pid,) = begun(site, "calls_back")
+    (pid,) = begun(site, "says_so")
     assert api.states_of(workload.id) == ["success"]
     api.refuse_heartbeat[workload.id] = GONE
     line.say("cancel", claim=claim, grace_s=0.1, reason="the task was cleared or deleted", look=True)

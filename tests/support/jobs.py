@@ -39,8 +39,8 @@ class Remote(BaseOperator):
                 notes.write(f"{what} ")
             time.sleep(0.3)
 
-def call_back(context):
-    note("calls_back", os.getpid())
+def say_so(context):
+    note("says_so", os.getpid())
     while not (NOTES / "enough").exists():
         time.sleep(0.02)
 
@@ -144,7 +144,7 @@ with DAG("jobs", schedule=None, start_date=datetime(2026, 1, 1)):
     PythonOperator(task_id="vanish", python_callable=_vanish)
     BashOperator(task_id="bash", bash_command="echo from bash")
     Remote(task_id="remote")
-    PythonOperator(task_id="calls_back", python_callable=lambda: None, on_success_callback=call_back)
+    PythonOperator(task_id="says_so", python_callable=lambda: None, on_success_callback=say_so)
     for how in ("success", "failure", "SIGKILL", "SIGABRT", "exit"):
         PythonOperator(task_id=f"leaves_{how}", python_callable=leave, op_args=[how])
     BashOperator(
