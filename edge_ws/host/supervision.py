@@ -227,7 +227,7 @@ class Supervision:
         """Wait for the end of a task to which the host has sent SIGTERM, as this process did not answer."""
         end = time.monotonic() + grace_s
         while process._exit_code is None and (left_s := end - time.monotonic()) > 0:  # noqa: SLF001
-            process._service_subprocess(max_wait_time=left_s, expect_signal=signal.SIGTERM)  # noqa: SLF001
+            process._service_subprocess(max_wait_time=left_s)  # noqa: SLF001
 
     # Afterwards
 
