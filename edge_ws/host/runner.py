@@ -1,6 +1,7 @@
-"""The one place that touches Airflow on a worker: load it, read a workload, run it.
+"""Airflow on a worker: load it, read a workload, run it.
 
-Everything that a new Airflow release may move is here. Knows no socket, journal or other job: `run` is called
+What a new Airflow release may move is here and in the modules that it calls (`supervision`, `outcome`,
+`sdk_client`, `site_settings`, `task_log`). Knows no socket, journal or other job: `run` is called
 in a process of its own that ends afterwards, so it may patch Airflow there. Imports Airflow only when called.
 """
 
@@ -15,7 +16,6 @@ import importlib
 import os
 import selectors
 import signal
-import ssl
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import orjson
 
 from edge_ws import airflow_versions
-from edge_ws.host import outcome, site_settings, task_log
+from edge_ws.host import outcome, sdk_client, site_settings, task_log
 from edge_ws.host.supervision import Supervision
 from edge_ws.streams import LossyFile
 
@@ -125,8 +125,7 @@ def preload() -> str:
         for name in ("DAG", "BaseOperator", "task", "Variable", "XComArg"):
             getattr(importlib.import_module("airflow.sdk"), name)
     _workload_reader()
-    _load_trust()
-    _trusted_at_load()
+    sdk_client.load_trust()
     gc.collect()
     # What is loaded now is never collected in a child either, so its pages stay shared.
     gc.freeze()
@@ -165,65 +164,6 @@ def _workload_reader() -> pydantic.TypeAdapter[_Workload]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(workloads.ExecuteTask | workloads.ExecuteCallback)
-
-
-def _load_trust() -> None:
-    """Read the certificates of the authorities once: it takes half of a short job's time."""
-    from airflow.sdk.api import client
-
-    _context(client)
-
-
-def _context(client: Any) -> ssl.SSLContext | None:  # noqa: ANN401
-    """Return the trust of Airflow's client, None if it does not keep it."""
-    make = getattr(client.Client, "_get_ssl_context_cached", None)
-    return None if make is None else make(client.API_SSL_CA_FILE_PATH, client.API_SSL_CERT_PATH)
-
-
-def _renew_trust() -> None:
-    """Forget the certificates if they have been renewed on disk since."""
-    from airflow.sdk.api import client
-
-    if _trusted() != _trusted_at_load() and hasattr(client.Client, "_get_ssl_context_cached"):
-        client.Client._get_ssl_context_cached.cache_clear()  # noqa: SLF001
-
-
-def _trusted() -> tuple[object, ...]:
-    from airflow.sdk.api import client
-
-    # The client brings authorities of its own before 3.4, and trusts the system's from then on.
-    certifi = getattr(client, "certifi", None)
-    system = ssl.get_default_verify_paths()
-    paths = (
-        None if certifi is None else certifi.where(),
-        system.cafile,
-        system.capath,
-        client.API_SSL_CA_FILE_PATH,
-        client.API_SSL_CERT_PATH,
-    )
-    return tuple(Path(path).stat().st_mtime_ns if path and Path(path).exists() else None for path in paths)
-
-
-_trusted_at_load = functools.cache(_trusted)
-
-
-def _use_proxy(proxy: str | None) -> None:
-    """Have Airflow's client, and nothing else in this process or its task, connect through that proxy."""
-    from airflow.sdk.api import client
-
-    # Its class is httpx's or, later, httpx2's.
-    library = importlib.import_module(client.Client.__bases__[0].__module__.partition(".")[0])
-    make = client.Client.__init__
-
-    def make_with_proxy(self: object, **options: Any) -> None:  # noqa: ANN401
-        # One that has a transport of its own stays in the process.
-        if proxy is not None and not options.get("dry_run") and "transport" not in options:
-            trust = _context(client) if proxy.startswith("https:") else None
-            options.setdefault("proxy", library.Proxy(proxy, ssl_context=trust))
-        # What is trusted is told in full; the environment's proxies are what is left to ignore.
-        make(self, **{"trust_env": False, **options})
-
-    client.Client.__init__ = make_with_proxy
 
 
 def set_title(title: str) -> None:
@@ -324,8 +264,8 @@ def run(
         if fault := _bundle_fault(workload, worker):
             return Outcome(not_started=fault, fault="host")
         _start_exporters()
-        _renew_trust()
-        _use_proxy(proxy)
+        sdk_client.renew_trust()
+        sdk_client.use_proxy(proxy)
         task_log.lose_rather_than_fail(start.keep_log)
         _watch_start(report, start, supervision)
         ends = _watch_end(outcome.Noted(report, workload.log_path))

@@ -39,6 +39,7 @@ from edge_ws.protocol.frames import (
 )
 from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, ClaimId, LifeId, new_id
 from edge_ws.worker import condition, network, sysinfo
+from edge_ws.worker.carrier import Carrier
 from edge_ws.worker.choice import AUTO
 from edge_ws.worker.config import WorkerConfig, read_token
 from edge_ws.worker.control import Condition, ControlServer
@@ -52,22 +53,11 @@ from edge_ws.worker.host_client import HostEvent, HostFailed, HostGone, Hosts, H
 from edge_ws.worker.host_news import JobEvent, about_job, ends, host_up
 from edge_ws.worker.jobs import (
     Action,
-    Deliver,
     Drop,
-    FlushLog,
-    Forget,
     Jobs,
-    Keep,
-    KeepDead,
-    Prepare,
-    Send,
-    Start,
-    Stop,
-    StopLog,
-    TailLog,
 )
 from edge_ws.worker.link import Link
-from edge_ws.worker.logs import Logs, log_line, log_size
+from edge_ws.worker.logs import Logs, log_size
 from edge_ws.worker.outbox import Outbox
 from edge_ws.worker.outcomes import Deliveries
 from edge_ws.worker.readiness import NO_JOB_HOST, STARTING, Hindrances, Reason, Told, why_no_jobs
@@ -139,6 +129,17 @@ class Daemon:
         )
         self._logs = Logs(self._link.send, self._on_log_flushed, lambda: self._link.log_chunk)
         self._deliveries = Deliveries(self._execution_api.network, self._jobs, self._do)
+        self._carrier = Carrier(
+            send=self._link.send,
+            outbox=self._outbox,
+            logs=self._logs,
+            hosts=self._hosts,
+            deliveries=self._deliveries,
+            execution_api=self._execution_api,
+            diary=self._diary,
+            jobs=self._jobs,
+            cancel_grace_s=lambda: self._timers.cancel_grace_s,
+        )
 
     def _transports(self, wanted: str, way: network.Network) -> list[Transport]:
         both: list[Transport] = [WebSocketTransport(way), LongPollTransport(way, self.hello)]
@@ -412,56 +413,12 @@ class Daemon:
         for action in actions:
             # One that fails keeps none of the others from being done.
             with self._faults.contained(f"a step of a job ({type(action).__name__})"):
-                self._act(action)
+                self._carrier.carry_out(action)
         if actions and not len(self._jobs) and not self._wishes.takes_new:
             # The last one is gone: whoever waits for that at the centre sees it now.
             self._link.send(self.status())
         if self._wishes.leaving and not len(self._jobs):
             self._link.leave(Bye(reason="drained", maintenance=self._wishes.maintenance))
-
-    def _act(self, action: Action) -> None:
-        match action:
-            case Send():
-                self._link.send(action.frame)
-            case Keep():
-                self._outbox.save(action.record)
-                self._diary.kept(action.record)
-            case KeepDead():
-                self._outbox.save_dead(action.hosts)
-            case TailLog():
-                self._logs.tail(action.claim, action.path, action.log_start)
-            case StopLog():
-                self._logs.drop(action.claim)
-            case FlushLog():
-                self._logs.flush(action.claim, log_line(action.line) if action.line else b"")
-            case _:
-                self._do_for_job(action)
-
-    def _do_for_job(self, action: Prepare | Start | Drop | Stop | Deliver | Forget) -> None:
-        match action:
-            case Deliver():
-                self._deliveries.deliver(action.claim, action.call, action.token)
-            case Prepare():
-                api = self._execution_api
-                self._hosts.prepare(action.claim, action.payload, api.url, api.proxy)
-            case Start():
-                self._hosts.go(action.claim, action.token, self._timers.cancel_grace_s)
-            case Drop():
-                self._hosts.drop(action.claim)
-            case Stop():
-                look = action.grace_s is None
-                grace_s = self._timers.cancel_grace_s if action.grace_s is None else action.grace_s
-                self._hosts.cancel(action.claim, grace_s, action.reason, look=look)
-                if (job := self._jobs.get(action.claim)) is not None:
-                    self._diary.stopping(job, action.reason)
-            case Forget():
-                self._hosts.forget(action.claim)
-                self._logs.drop(action.claim)
-                self._outbox.drop(action.claim)
-                self._deliveries.forget(action.claim)
-                self._diary.forgotten(action.claim)
-            case _:
-                assert_never(action)
 
     def _on_log_flushed(self, claim: ClaimId, log_end: int) -> None:
         self._do(self._jobs.log_flushed(claim, log_end))

@@ -217,8 +217,8 @@ def test_an_installed_wheel_runs_it(program: Path, tmp_path: Path) -> None:
 
 
 def _row(table: str) -> dict[str, str]:
-    """Read a table of one row."""
-    head, _, row = ([cell.strip() for cell in line.split("|")] for line in table.splitlines())
+    """Read a table of one row; its summary stands below."""
+    head, _, row = ([cell.strip() for cell in line.split("|")] for line in table.splitlines()[:3])
     return dict(zip(head, row, strict=True))
 
 

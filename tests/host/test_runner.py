@@ -32,15 +32,15 @@ REMOTE_TASK_LOG = Remote()
 
 _CA = """
 import json, os, sys
-from edge_ws.host import runner
+from edge_ws.host import runner, sdk_client
 version = runner.preload()
 from airflow.sdk.api import client
 context = lambda: client.Client._get_ssl_context_cached(client.API_SSL_CA_FILE_PATH, client.API_SSL_CERT_PATH)
 first = context()
-runner._renew_trust()
+sdk_client.renew_trust()
 same = context() is first
 os.utime(client.API_SSL_CERT_PATH, (1, 1))
-runner._renew_trust()
+sdk_client.renew_trust()
 print(json.dumps({
     "version": version, "same": same, "renewed": context() is not first,
     "heartbeats": os.environ.get("AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS"),
