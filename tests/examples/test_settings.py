@@ -84,7 +84,7 @@ def test_the_worker_takes_its_settings() -> None:
     assert config.token_file == file.parent / "token"
     told = {setting.key for setting in SETTINGS if str(file) in resolved.origins[setting.field]}
     rare = {"team_name", "transport", "proxy", "ca_file", "client_cert", "client_key", "allow_insecure"}
-    rare |= {"drain_timeout_sec", "drain_kill_grace_sec"}
+    rare |= {"drain_timeout_sec", "drain_kill_grace_sec", "wait"}
     assert told == {setting.key for setting in SETTINGS} - rare
 
 
