@@ -165,6 +165,8 @@ class Jobs:
         """A supervisor has died: what was below it is below this process now."""
         self.closed = False
         """Nothing new is taken."""
+        self.helper: int | None = None
+        """A child of the host that belongs to no job."""
 
     def facts(self) -> list[dict[str, object]]:
         """Return every job's facts."""
@@ -211,7 +213,7 @@ class Jobs:
                 worker=self._worker,
                 settings=dict(settings),
             )
-            pid, sock, right = child.start(workload, self._close_inherited)
+            pid, sock, right = child.start(workload, self.close_inherited)
         except ValueError as error:
             self._refuse(claim, str(error), invalid=True)
             return None
@@ -234,7 +236,8 @@ class Jobs:
     def _refuse(self, claim: str, reason: str, *, invalid: bool) -> None:
         self._host.emit({"ev": "refused", "claim": claim, "reason": reason, "invalid": invalid})
 
-    def _close_inherited(self) -> None:
+    def close_inherited(self) -> None:
+        """Close, in a forked child, all that only the host may hold."""
         for job in self._jobs.values():
             job.close()
         self._host.close()
@@ -413,7 +416,8 @@ class Jobs:
 
     def _kill_adopted(self) -> bool:
         # Living supervisors inherit what is below them, so whatever is inherited here is a dead one's.
-        return leftovers.kill_adopted({job.pid for job in self._jobs.values() if job.alive})
+        ours = {job.pid for job in self._jobs.values() if job.alive}
+        return leftovers.kill_adopted(ours | ({self.helper} if self.helper is not None else set()))
 
     def _conclude(self, job: Job, code: int) -> None:
         # What it said before it died is all in the socket now.

@@ -339,6 +339,20 @@ def bundles() -> list[dict[str, str | None]]:
     return found
 
 
+def bundle_sweep_s() -> float:
+    """Return how often old versions of bundles are to be removed; 0: never."""
+    from airflow.configuration import conf
+
+    return max(0.0, conf.getfloat("dag_processor", "stale_bundle_cleanup_interval", fallback=0.0))
+
+
+def remove_stale_bundle_versions() -> None:
+    """Remove versions of bundles that no task uses and that are older than Airflow's settings keep."""
+    from airflow.dag_processing.bundles.base import BundleUsageTrackingManager
+
+    BundleUsageTrackingManager().remove_stale_bundle_versions()
+
+
 def _start_exporters() -> None:
     """Set up the tracing that was kept off while loading, if it is configured."""
     from airflow import settings

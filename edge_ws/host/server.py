@@ -28,6 +28,7 @@ from edge_ws.host.connection import Connection
 from edge_ws.host.jobs import GRACE_S, Jobs
 from edge_ws.host.journal import Journal
 from edge_ws.host.processes import thread_count
+from edge_ws.host.sweeper import Sweeper
 
 IDLE_S = 600.0
 """After this long without a daemon and with nothing running, the host leaves; its journal stays."""
@@ -63,6 +64,7 @@ class Host:
         """Since when there has been neither a daemon nor anything that runs."""
         self._versions: dict[str, str] = {}
         self._ready = False
+        self._sweeper: Sweeper | None = None
         self._leaving = False
         self._jobs = Jobs(worker=settings.worker, supervisor_s=settings.supervisor_s, host=self)
 
@@ -80,6 +82,7 @@ class Host:
             "job_start": "fork" if thread_count() == 1 else "spawn",
         }
         runner.set_title(f"edge-ws host {self._settings.worker}")
+        self._sweeper = Sweeper(runner.bundle_sweep_s(), time.monotonic())
         self._ready = True
 
     def serve(self) -> None:
@@ -98,6 +101,9 @@ class Host:
                 key.data()
             now = time.monotonic()
             self._jobs.tick(now)
+            if self._sweeper is not None:
+                self._sweeper.tick(now, self._jobs.close_inherited)
+                self._jobs.helper = self._sweeper.pid
             if not was_quiet:
                 self._quiet_since = now
             idle_until = self._idle_until()
@@ -143,7 +149,9 @@ class Host:
         self._jobs.end_waiting(f"the job host is leaving, as {why}")
 
     def _timeout(self) -> float | None:
-        times = [time_ for time_ in (self._jobs.deadline(), self._idle_until()) if time_ is not None]
+        sweep_at = self._sweeper.due_at if self._sweeper is not None else None
+        known = (self._jobs.deadline(), self._idle_until(), sweep_at)
+        times = [time_ for time_ in known if time_ is not None]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _is_quiet(self) -> bool:
