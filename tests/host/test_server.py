@@ -279,7 +279,9 @@ def test_examples_are_no_entry_of_the_list_of_bundles(
 ) -> None:
     claim = prepare(line, api, task_workload("hello", bundle=bundle))
     line.say("go", claim=claim, token="t")
-    assert f"(it has: dags-folder); {advice} and restart the worker" in line.hear("ended", claim)["detail"]
+    never = line.hear("not_started", claim)
+    assert f"(it has: dags-folder); {advice} and restart the worker" in never["reason"]
+    assert never["fault"] == "host"
 
 
 def test_nonsense_ends_the_connection_and_not_the_host(shared_host: RawHost) -> None:
