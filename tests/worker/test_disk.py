@@ -99,6 +99,7 @@ def test_a_worker_on_a_full_disk_takes_no_jobs_says_so_and_recovers(
         daemon(tmp_path, gateway.base_url, make_token(store)) as process,
     ):
         read_until(process, "taking jobs")
+        wait_until(lambda: store.workers()[0].room.ready, 60.0)
         disk.fill()
         wait_until(lambda: not store.workers()[0].room.ready, 60.0)
         (found,) = store.workers()
