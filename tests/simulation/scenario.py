@@ -147,6 +147,9 @@ class Scenario:
         ]
         # Each seed knows some kinds of faults only: a rare one is not drowned by the others.
         chosen = rng.sample(kinds, rng.choice((2, 3, 4, 6)))
+        if rng.random() < 0.1:
+            # Together they leave outcomes that Airflow has not taken to a host that is dead.
+            chosen += [(self._api_away, 3.0), (self._kill_host, 3.0)]
         self.airflow.edge3_queues = rng.choice((0.0, 0.0, 0.8))
         self.airflow.on_edge3_queued = self._edge3_works
         self.commits_unheard = rng.choice((0.0, 0.0, 0.02))
