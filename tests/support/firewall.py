@@ -36,6 +36,7 @@ class Firewall:
         """Sizes of the messages that did not pass."""
         self.passed: list[int] = []
         self.port = 0
+        self._writers: list[asyncio.StreamWriter] = []
 
     @property
     def url(self) -> str:
@@ -43,6 +44,7 @@ class Firewall:
         return f"http://127.0.0.1:{self.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         with suppress(OSError, EOFError, asyncio.CancelledError):
             head = await reader.readuntil(b"\r\n\r\n")
             back, forth = await asyncio.open_connection("127.0.0.1", self.target)
@@ -121,10 +123,17 @@ class Firewall:
         ready.set()
         await stop.wait()
         server.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        # A connection that is being accepted becomes another task.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await asyncio.sleep(0)
+        for writer in self._writers:
+            writer.transport.abort()
+        # An aborted transport closes its socket in the loop's next round.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

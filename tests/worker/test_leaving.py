@@ -165,7 +165,7 @@ def test_the_second_signal_leaves_tasks_running(stand: Stand) -> None:
     stand.let_go()
     stand.until(lambda: stand.state_of(job) == "success")
     assert stand.told.count(f"INFO started: {NAME}\n") == 1
-    assert stand.told.count(f"INFO ended: {NAME}, exit code 0") == 1
+    assert stand.told.count(f"INFO ended: {NAME}, success") == 1
 
 
 @pytest.mark.usefixtures("gateway")

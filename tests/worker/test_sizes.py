@@ -14,6 +14,7 @@ from edge_ws.protocol.frames import (
     Accept,
     Ack,
     Applied,
+    Bye,
     Finished,
     Held,
     Hello,
@@ -164,7 +165,7 @@ async def test_a_large_inventory_passes_without_some_of_its_claims(
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(worker.link.run)
                 await until(lambda one=worker: one.link.ready, 60)
-                tasks.cancel_scope.cancel()
+                worker.link.leave(Bye(reason="drained"))
     assert wall.stopped
 
 
