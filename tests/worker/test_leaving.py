@@ -288,7 +288,7 @@ def test_a_report_that_waits_for_the_centre_is_no_running_task(stand: Stand) -> 
         daemon = stand.start()
         stand.until(lambda: stand.worker_state() == "idle")
         stand.store.wish_concurrency("w1", 0)
-        stand.until(lambda: "takes jobs   no: paused (0 slots)" in stand.cli("status").stdout)
+        stand.until(lambda: "takes jobs   no: paused: the concurrency is 0" in stand.cli("status").stdout)
         stand.store.wish_concurrency("w1", 1)
         stand.until(lambda: "takes jobs   yes" in stand.cli("status").stdout)
         job = stand.queue("wait")
