@@ -29,6 +29,7 @@ signal.signal(signal.SIGINT, tell)
 for _ in range(3):
     subprocess.run(["sh", "-c", "setsid sleep 0.2 &"], check=True)
 child = subprocess.Popen(["sh", "-c", "exit 3"])
+# Five times as long as the orphans live: whatever is not reaped by then is a zombie.
 time.sleep(1)
 zombies = [pid for pid in os.listdir("/proc") if pid.isdigit() and pid != str(child.pid)
            and open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] == "Z"]

@@ -93,6 +93,7 @@ def test_a_task_that_has_reported_its_end_keeps_its_callback(
     assert api.states_of(workload.id) == ["success"]
     api.refuse_heartbeat[workload.id] = GONE
     line.say("cancel", claim=claim, grace_s=0.1, reason="the task was cleared or deleted", look=True)
+    # Five times the grace: a task that was to be stopped would have gone.
     time.sleep(0.5)
     assert is_running(pid)
     (site.notes / "enough").touch()
@@ -131,7 +132,7 @@ def test_on_kill_runs_once_at_any_phase_of_the_heartbeat(
     beats = api.heartbeats_of(workload.id)
     wait_until(lambda: api.heartbeats_of(workload.id) > beats, 10)
     api.refuse_heartbeat[workload.id] = GONE
-    time.sleep(delay_s)
+    time.sleep(delay_s)  # The phase of the heartbeat at which the cancel comes.
     line.say("cancel", claim=claim, grace_s=1.0, reason="cleared", look=True)
     line.hear("ended", claim)
     assert note_of(site, "killed") == "begun done "
