@@ -46,8 +46,8 @@ NAMED = 5
 """Jobs named in one line of the log."""
 TELLINGS = 5
 """Times an end is told to the scheduler until its task shows that it was heard."""
-_TABLES = (edge_job, edge_logs, claim, log, gateway)
-"""All that the executor looks at."""
+_TABLES = (edge_job, edge_logs, claim, log)
+"""All that the executor works with."""
 _OPEN_STATES = frozenset({"queued", "restarting", "running"})
 
 
@@ -74,6 +74,7 @@ class EdgeWsExecutor(compat.ExecutorBase):
         self._unwanted_at = 0.0
         self._reconcile_at = 0.0
         self._gateways_at = 0.0
+        self._awaits_migration = False
         self._told: Counter[JobKey] = Counter()
         self._own_number = -1 - secrets.randbelow(2**31 - 1)
 
@@ -124,6 +125,7 @@ class EdgeWsExecutor(compat.ExecutorBase):
             # An upgraded scheduler need not wait for the migration where only gateways need it.
             if not schema.has_all(compat.engine(), _TABLES):
                 raise
+            self._awaits_migration = True
             self.log.warning("edge-ws: %s; until then no gateway of this release serves", error)
 
     # From the scheduler: new work
@@ -271,6 +273,11 @@ class EdgeWsExecutor(compat.ExecutorBase):
 
     def _look_for_gateways(self) -> None:
         """Say that jobs wait and that nobody is there to hand them out."""
+        if self._awaits_migration:
+            # An older release's table does not tell how often a gateway is seen.
+            self._awaits_migration = not schema.has_all(compat.engine(), (gateway,))
+            if self._awaits_migration:
+                return
         left = self._store.stranded(self._owner, self.team_name)
         if left is None or left.waited_s < STRANDED_S:
             return

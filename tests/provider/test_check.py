@@ -22,6 +22,7 @@ from edge_ws.cli.verb import leaves
 from edge_ws.cli.verbs import VERBS
 from edge_ws.provider import check, compat
 from edge_ws.provider.check import Finding, Verdict
+from edge_ws.store.records import HEARTBEAT_S, SEEN_BEATS
 from edge_ws.store.store import Store
 from tests.support.centre import Centre
 from tests.support.gateway import serving
@@ -100,7 +101,9 @@ def test_a_gateway_that_was_killed_is_none(centre: Centre) -> None:
     store = Store(centre.engine)
     store.announce("killed", "test", 1)  # type: ignore[arg-type]
     with centre.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE edge_ws_gateway SET seen_at = seen_at - 31")
+        connection.exec_driver_sql(
+            f"UPDATE edge_ws_gateway SET seen_at = seen_at - {SEEN_BEATS * HEARTBEAT_S + 1:.0f}"
+        )
     assert findings(centre)["gateways"].verdict is Verdict.WRONG
 
 

@@ -44,4 +44,4 @@ def test_importing_it_adds_next_to_nothing(centre: Centre, context: str) -> None
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     added = set(json.loads(done.stdout.splitlines()[-1]))
     # Airflow has read the provider info by now, where the package is installed.
-    assert added - {"edge_ws", "edge_ws.provider"} == {"edge_ws.provider.plugin"}
+    assert added - {"edge_ws", "edge_ws.provider"} == {"edge_ws.errors", "edge_ws.provider.plugin"}

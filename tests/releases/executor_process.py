@@ -121,6 +121,14 @@ class Scheduler:
                 ti.queued_by_job_id = self._job_id
         return reset
 
+    def clear(self, ids: list[str]) -> None:
+        """Clear tasks as the UI does."""
+        from airflow.models.taskinstance import TaskInstance, clear_task_instances
+        from airflow.utils.session import create_session
+
+        with create_session(scoped=False) as session:
+            clear_task_instances([session.get(TaskInstance, uuid.UUID(one)) for one in ids], session)
+
     def log(self, ti_id: str) -> str:
         """Return the log of a running task, as the api-server reads it."""
         from airflow.models.taskinstance import TaskInstance

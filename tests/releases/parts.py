@@ -108,6 +108,10 @@ class Executor:
         reset: list[str] = self._ask("adopt", [task.id for task in tasks])
         return reset
 
+    def clear(self, *tasks: Task) -> None:
+        """Clear the tasks, as users do while they run."""
+        self._ask("clear", [task.id for task in tasks])
+
     def log(self, task: Task) -> str:
         """Return the running task's log."""
         return str(self._ask("log", task.id))

@@ -54,7 +54,7 @@ def test_old_gateways_serve_all_others(centre: Centre, old: Release, new: Releas
             assert {boss.told[task.id] for task in tasks} == {"success"}
             assert [starts(api, task) for task in tasks] == [1, 1]
         said = (centre.folder / "executor-8.log").read_text()
-        assert "are out of date (edge_ws_worker lacks the column" in said
+        assert "are out of date (there is no table edge_ws_fault)" in said
         assert "run `airflow db migrate` or `edge-ws db migrate`" in said
 
 
@@ -83,7 +83,7 @@ def test_a_new_gateway_answers_503_and_says_what_to_run(centre: Centre, new: Rel
             connect(f"ws://127.0.0.1:{one.port}/edge-ws/v1/ws")
         assert refused.value.response.status_code == 503
         assert refused.value.response.headers["edge-ws-error"] == "unavailable"
-        assert "out of date (edge_ws_worker lacks the column" in one.log.read_text()
+        assert "are out of date (there is no table edge_ws_fault)" in one.log.read_text()
         assert "Traceback" not in one.log.read_text()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import Frame
@@ -19,6 +19,7 @@ _ECHO = """
 import sys
 from edge_ws.protocol import codec
 decoders = {"w": codec.decode_from_worker, "s": codec.decode_from_server}
+print(*codec.FRAME_TYPES, flush=True)
 for line in sys.stdin.buffer:
     side, data = line.decode().rstrip("\\n").split(" ", 1)
     sys.stdout.buffer.write(codec.encode(decoders[side](data)) + b"\\n")
@@ -26,6 +27,7 @@ for line in sys.stdin.buffer:
 """
 
 Echo = Callable[[str, Frame], bytes]
+
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +39,11 @@ def echo(old: Release) -> Iterator[Echo]:
         assert process.stdin is not None
         assert process.stdout is not None
         pipe, answers = process.stdin, process.stdout
+        known = set(answers.readline().decode().split())
 
         def ask(side: str, frame: Frame) -> bytes:
+            # The others are said only to who has their capability.
+            assume(codec.frame_type(frame) in known)
             pipe.write(f"{side} ".encode() + codec.encode(frame) + b"\n")
             pipe.flush()
             return answers.readline()

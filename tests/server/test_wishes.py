@@ -218,6 +218,8 @@ async def test_the_host_asks_over_its_connection(store: Store, gateway: RunningG
         await peer.send(Status(inventory=peer.inventory))
         wish = await peer.expect(Wish)
         assert (wish.maintenance, wish.comment, wish.asked) == (True, "rust", 1)
+        # Who does not say that it is in force is told again.
+        await apply(peer, wish)
         await until(lambda: state(store) == "maintenance mode")
         peer.inventory = replace(
             peer.inventory, maintenance=False, draining=False, asked=Asked(number=2, maintenance=False)
