@@ -169,6 +169,8 @@ def log_facts(content: Sequence[Mapping[str, Any]], normalise: Normaliser) -> di
     """Return the lines of one attempt's log by channel, as the API gave them."""
     found: dict[str, list[str]] = {}
     for event in content:
+        if event.get("event") in _TICKS:
+            continue
         rest = {name: value for name, value in event.items() if name not in _NAMED}
         if "sources" in rest:
             # Where the API found them differs; from how many places is a fact.
@@ -181,6 +183,8 @@ def log_facts(content: Sequence[Mapping[str, Any]], normalise: Normaliser) -> di
 
 
 _NAMED = {"timestamp", "level", "logger", "event"}
+_TICKS = {"sleeping 1 second..."}
+"""What a trigger says once a second: how often is only how long it took."""
 
 
 def _text(value: Any) -> str:
