@@ -18,11 +18,11 @@ import httpx2
 
 from edge_ws.cli.operator_verbs import TOKEN_VARIABLE
 from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError, UsageError
+from edge_ws.protocol import http
 from edge_ws.worker import network, proxy
 
 ANSWER_WITHIN_S = 60.0
 CONNECT_WITHIN_S = 10.0
-ERROR_HEADER = "edge-ws-error"
 
 
 class Gateway:
@@ -40,7 +40,7 @@ class Gateway:
             RefusedError: the token is not good, or its user may not do this.
             UnreachableError: there is no gateway, or it cannot serve now.
         """
-        url = f"{self._url}/v1/admin/{operation}"
+        url = f"{self._url}{http.ADMIN_PATH}/{operation}"
         told = {name: value for name, value in given.items() if value is not None}
         try:
             if changes:
@@ -72,7 +72,7 @@ def _result(url: str, answer: httpx2.Response) -> object:
         body = None
     if answer.status_code == 200 and body is not None:
         return body
-    if ERROR_HEADER not in answer.headers or not isinstance(body, dict):
+    if http.ERROR_HEADER not in answer.headers or not isinstance(body, dict):
         raise UnreachableError(
             f"{url} answered HTTP {answer.status_code}, and not as a gateway of edge-ws does; is the URL"
             " Airflow's, and the gateway's release no older than this one?"
@@ -113,7 +113,7 @@ def gateway(arguments: Namespace, environ: Mapping[str, str]) -> Iterator[Gatewa
         timeout=timeout,
         headers=headers,
     ) as client:
-        yield Gateway(client, url + network.PREFIX)
+        yield Gateway(client, url + http.PREFIX)
 
 
 def is_base_url(text: str) -> bool:
@@ -131,7 +131,7 @@ def _base(text: str) -> str:
     if not is_base_url(text):
         raise UsageError("--url: it must be Airflow's URL, such as https://airflow.example.com")
     # The gateway's own URL is taken, too.
-    return text.rstrip("/").removesuffix(network.PREFIX)
+    return text.rstrip("/").removesuffix(http.PREFIX)
 
 
 def _token(file: str | None, environ: Mapping[str, str]) -> str:

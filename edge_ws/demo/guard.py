@@ -20,6 +20,7 @@ from typing import Self
 
 import psutil
 
+from edge_ws.processes import start_time
 from edge_ws.worker import host_process
 from edge_ws.worker.host_process import HostFiles
 
@@ -52,7 +53,7 @@ class Guard:
 
     def watch(self, leader: int) -> None:
         """Take the session that this child leads into account."""
-        since = host_process.start_time(leader)
+        since = start_time(leader)
         if since is None or self._process.stdin is None:
             return
         self._leaders[leader] = since
@@ -100,10 +101,10 @@ def _kill(pids: Iterator[int]) -> bool:
 def _members(leaders: Mapping[int, float]) -> Iterator[int]:
     """Yield the living processes of those sessions and those below their leaders."""
     # A number is not given to a new process while it names a session: without its leader it is the old one.
-    ours = {pid for pid, since in leaders.items() if host_process.start_time(pid) in {None, since}}
+    ours = {pid for pid, since in leaders.items() if start_time(pid) in {None, since}}
     for pid in psutil.pids():
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getsid(pid) in ours and host_process.start_time(pid) is not None:
+            if os.getsid(pid) in ours and start_time(pid) is not None:
                 yield pid
     for pid in ours:
         yield from _below(pid)
@@ -111,7 +112,7 @@ def _members(leaders: Mapping[int, float]) -> Iterator[int]:
 
 def _of_host(files: HostFiles) -> Iterator[int]:
     pid = host_process.lock_holder(files)
-    since = host_process.start_time(pid) if pid else None
+    since = start_time(pid) if pid else None
     if pid and since is not None:
         yield from _members({pid: since})
 

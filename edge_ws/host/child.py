@@ -22,8 +22,8 @@ from typing import Any, NoReturn
 from edge_ws import streams
 from edge_ws.host import leftovers, runner
 from edge_ws.host.outcome import Call
-from edge_ws.host.processes import start_time, thread_count
 from edge_ws.host.supervision import Right, Supervision
+from edge_ws.processes import start_time, thread_count
 
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
 

@@ -20,8 +20,8 @@ from typing import Any, Literal, Protocol
 from edge_ws.host import child, leftovers, runner, task_log
 from edge_ws.host.child import Workload
 from edge_ws.host.outcome import Call
-from edge_ws.host.processes import group_is_there, kill_tree, signal_group, start_time
 from edge_ws.host.supervision import Right
+from edge_ws.processes import group_is_there, kill_tree, signal_group, start_time
 
 LAST_STEPS = 60
 """So many times longer than one that does not answer may a supervisor take whose task has gone: it may have a

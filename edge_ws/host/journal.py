@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from edge_ws.host.processes import boot_id, start_time
+from edge_ws.processes import boot_id, start_time
 
 
 class Journal:

@@ -27,8 +27,8 @@ from edge_ws.host import hostname, leftovers, runner
 from edge_ws.host.connection import Connection
 from edge_ws.host.jobs import GRACE_S, Jobs
 from edge_ws.host.journal import Journal
-from edge_ws.host.processes import thread_count
 from edge_ws.host.sweeper import Sweeper
+from edge_ws.processes import thread_count
 
 IDLE_S = 600.0
 """After this long without a daemon and with nothing running, the host leaves; its journal stays."""

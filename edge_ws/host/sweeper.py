@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 from edge_ws.host import runner
-from edge_ws.host.processes import thread_count
+from edge_ws.processes import thread_count
 
 LONGEST_S = 600
 """A child that takes longer is ended; what it has not removed waits for the next one."""

@@ -16,10 +16,10 @@ import httpx2
 from sqlalchemy.engine import Engine
 
 from edge_ws.errors import EdgeWsError, UsageError
+from edge_ws.protocol import http
 from edge_ws.provider import check_fleet, compat
-from edge_ws.provider.config import PREFIX, Conf, gateway_settings, listen_url, serves_gateway
+from edge_ws.provider.config import Conf, gateway_settings, listen_url, serves_gateway
 from edge_ws.provider.finding import Finding, Verdict, not_checked, ok, warning, wrong
-from edge_ws.server.auth import ERROR_HEADER
 from edge_ws.store import schema
 from edge_ws.store.database import shown_url
 from edge_ws.store.records import SEEN_BEATS
@@ -167,10 +167,11 @@ def from_outside(base_url: str, execution_api_url: str) -> Iterator[Finding]:
             yield not_checked(check, "[api] base_url is not set; workers get their URL by --url")
         return
     with httpx2.Client(verify=ssl.create_default_context(), timeout=ANSWER_WITHIN_S) as client:
-        reached = _said("base_url", lambda: _health(client, f"{base_url}{PREFIX}/health"))
+        gateway = base_url + http.PREFIX
+        reached = _said("base_url", lambda: _health(client, gateway + http.HEALTH_PATH))
         yield reached
         if reached.verdict is Verdict.OK:
-            yield _said("websocket", lambda: _upgrade(client, f"{base_url}{PREFIX}/v1/ws"))
+            yield _said("websocket", lambda: _upgrade(client, gateway + http.WEBSOCKET_PATH))
         else:
             yield not_checked("websocket", "see base_url")
         yield _said("execution API", lambda: _execution(client, execution_api_url))
@@ -196,13 +197,13 @@ def _body(response: httpx2.Response) -> dict[str, Any]:
 def _health(client: httpx2.Client, url: str) -> Finding:
     response = _get(client, url)
     body = _body(response)
-    if ERROR_HEADER in response.headers:
+    if http.ERROR_HEADER in response.headers:
         return wrong("base_url", f"the gateway at {url} hands out no jobs: {body.get('sentence', '')}")
     if body.get("edge_ws") != "gateway":
         says = f"{url} answers with status {response.status_code}, but not as a gateway"
         do = (
             "[edge_ws] api_enabled must be True where the api-server runs, or the proxy in front must send"
-            f" {PREFIX}/ to an edge-ws server"
+            f" {http.PREFIX}/ to an edge-ws server"
         )
         return wrong("base_url", says, do)
     return ok("base_url", f"{url} answers: {body.get('workers')} workers, wake-up by {body.get('wakeup')}")
@@ -217,7 +218,7 @@ def _upgrade(client: httpx2.Client, url: str) -> Finding:
         "sec-websocket-key": "ZWRnZS13cyBjaGVja3MgdQ==",
     }
     response = _get(client, url, asks)
-    code = response.headers.get(ERROR_HEADER)
+    code = response.headers.get(http.ERROR_HEADER)
     if code is not None and response.status_code != 426:
         return ok("websocket", "a WebSocket request reaches the gateway")
     says = "what is in front of the gateway lets no WebSocket pass, so workers use long-poll"

@@ -17,8 +17,6 @@ from edge_ws.protocol.frames import Timers
 from edge_ws.provider.info import OPTIONS, SECTION
 from edge_ws.server.config import GatewaySettings
 
-PREFIX = "/edge-ws"
-"""Where the gateway answers, below the path of Airflow's URL."""
 DAY_S = 86_400.0
 LONGEST_BEAT_S = 600.0
 """Beyond that nobody would call a worker connected."""

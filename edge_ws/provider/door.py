@@ -27,8 +27,8 @@ from edge_ws.provider.ports import AirflowFinishedLogs, AirflowTaskStates, Airfl
 from edge_ws.provider.task_settings import task_settings
 from edge_ws.provider.tasks import AirflowTasks
 from edge_ws.provider.users import AirflowUsers
+from edge_ws.server.answers import refuse_worker
 from edge_ws.server.app import Gateway
-from edge_ws.server.connection import refusal_response
 from edge_ws.store import schema
 from edge_ws.store.database import Database
 from edge_ws.store.store import Store
@@ -165,7 +165,7 @@ class Door:
             await self._gateway.app(scope, receive, send)
             return
         sentence = f"the gateway does not serve now: {self._why}; its server's log says more"
-        answer = refusal_response(Refusal.UNAVAILABLE, sentence, self._retry_s)
+        answer = refuse_worker(Refusal.UNAVAILABLE, sentence, self._retry_s)
         if scope["type"] == "websocket":
             await WebSocket(scope, receive, send).send_denial_response(answer)
         else:

@@ -18,8 +18,9 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from edge_ws.errors import UsageError
+from edge_ws.protocol.http import PREFIX
 from edge_ws.provider import compat
-from edge_ws.provider.config import PREFIX, serves_gateway
+from edge_ws.provider.config import serves_gateway
 from edge_ws.provider.door import Door, make_gateway
 
 log = logging.getLogger(__name__)

@@ -28,10 +28,12 @@ from starlette.types import ASGIApp
 
 from edge_ws.cli.remote import is_base_url
 from edge_ws.errors import EdgeWsError, UsageError
+from edge_ws.protocol.http import PREFIX
 from edge_ws.protocol.limits import MAX_FRAME
 from edge_ws.provider.airflow_setup import load_engine
-from edge_ws.provider.config import PREFIX, Conf, api_certificate, api_path
+from edge_ws.provider.config import Conf, api_certificate, api_path
 from edge_ws.server import relay
+from edge_ws.server.answers import refusal
 from edge_ws.server.processes import Processes
 from edge_ws.server.relay import Relay
 from edge_ws.server.web import BelowPath, DrainingServer
@@ -265,7 +267,7 @@ async def _no_relay(request: Request) -> Response:  # noqa: ARG001 - a route's s
         "this gateway does not relay the Execution API: start it with --airflow-url, or have the proxy in"
         " front send /execution/ to Airflow's api-server"
     )
-    return relay.refusal(404, "not_found", sentence)
+    return refusal(404, "not_found", sentence)
 
 
 def web_config(app: ASGIApp, certificate: Certificate | None) -> uvicorn.Config:

@@ -17,8 +17,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError, UsageError
+from edge_ws.server import answers
 from edge_ws.server.admin import OPERATIONS, Kind, Operation, perform
-from edge_ws.server.auth import ERROR_HEADER
 from edge_ws.server.ports import Tasks, User, Users
 from edge_ws.server.work import Desk
 from edge_ws.store.store import Store
@@ -41,10 +41,9 @@ class _RefusalError(Exception):
 
     def response(self) -> JSONResponse:
         """Return it as an answer, marked as ours."""
-        body = {"error": self.code, "sentence": str(self), "retry_after_s": None}
         headers = {name.replace("_", "-"): value for name, value in self.headers.items()}
-        headers |= {ERROR_HEADER: self.code, "cache-control": "no-store"}
-        return JSONResponse(body, status_code=self.status, headers=headers)
+        headers["cache-control"] = "no-store"
+        return answers.refusal(self.status, self.code, str(self), headers=headers)
 
 
 class Admin:

@@ -19,11 +19,13 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from edge_ws.errors import UnreachableError
+from edge_ws.protocol import http
 from edge_ws.protocol.frames import Refusal, Stale
 from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, GatewayId, new_id
 from edge_ws.server.admin_routes import Admin
+from edge_ws.server.answers import refusal, refuse_worker
 from edge_ws.server.config import GatewaySettings
-from edge_ws.server.connection import Workers, refusal_response
+from edge_ws.server.connection import Workers
 from edge_ws.server.dispatcher import Dispatcher
 from edge_ws.server.drain import send_away
 from edge_ws.server.hub import Hub
@@ -98,13 +100,13 @@ class Gateway:
         self._draining = False
         self.app = Starlette(
             routes=[
-                WebSocketRoute("/v1/ws", self._serve),
-                Route("/v1/ws", self._upgrade_required),
-                Route("/v1/poll", self._polls.poll, methods=_ANY_METHOD),
-                Route("/v1/send", self._polls.send, methods=_ANY_METHOD),
-                Route("/v1/whoami", WhoAmI(store, settings, self.id).answer),
-                *(Route("/v1/admin/{name:path}", one.answer, methods=_ANY_METHOD) for one in admin),
-                Route("/health", self._health),
+                WebSocketRoute(http.WEBSOCKET_PATH, self._serve),
+                Route(http.WEBSOCKET_PATH, self._upgrade_required),
+                Route(http.POLL_PATH, self._polls.poll, methods=_ANY_METHOD),
+                Route(http.SEND_PATH, self._polls.send, methods=_ANY_METHOD),
+                Route(http.WHOAMI_PATH, WhoAmI(store, settings, self.id).answer),
+                *(Route(http.ADMIN_PATH + "/{name:path}", one.answer, methods=_ANY_METHOD) for one in admin),
+                Route(http.HEALTH_PATH, self._health),
             ]
         )
 
@@ -209,7 +211,7 @@ class Gateway:
     async def _serve(self, websocket: WebSocket) -> None:
         if self._draining:
             # Over a connection that was made before: the listening socket is closed first.
-            answer = refusal_response(Refusal.UNAVAILABLE, _DRAINING, RETRY_AFTER_S)
+            answer = refuse_worker(Refusal.UNAVAILABLE, _DRAINING, RETRY_AFTER_S)
             await websocket.send_denial_response(answer)
             return
         await self._workers.serve(websocket)
@@ -228,7 +230,7 @@ class Gateway:
     async def _health(self, request: Request) -> Response:  # noqa: ARG002
         why_not = self._why_not()
         if why_not is not None:
-            return refusal_response(Refusal.UNAVAILABLE, why_not, RETRY_AFTER_S)
+            return refuse_worker(Refusal.UNAVAILABLE, why_not, RETRY_AFTER_S)
         return JSONResponse(
             {
                 "edge_ws": "gateway",
@@ -245,6 +247,6 @@ class Gateway:
 
     async def _upgrade_required(self, request: Request) -> Response:  # noqa: ARG002
         """Answer a plain GET where a WebSocket was meant: a proxy has taken the Upgrade header away."""
-        body = {"error": "upgrade_required", "sentence": "this path takes WebSocket connections only"}
-        headers = {"edge-ws-error": "upgrade_required", "upgrade": "websocket", "connection": "upgrade"}
-        return JSONResponse(body, status_code=426, headers=headers)
+        headers = {"upgrade": "websocket", "connection": "upgrade"}
+        sentence = "this path takes WebSocket connections only"
+        return refusal(426, http.UPGRADE_REQUIRED, sentence, headers=headers)

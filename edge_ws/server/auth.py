@@ -1,7 +1,4 @@
-"""Who a worker is, by the credential it shows on its first request, before anything is accepted.
-
-The secret travels in a header of our own: Airflow's middlewares add and read `Authorization` themselves.
-"""
+"""Who a worker is, by the credential it shows on its first request, before anything is accepted."""
 
 from __future__ import annotations
 
@@ -10,14 +7,10 @@ from datetime import UTC, datetime
 
 from edge_ws.errors import RefusedError, TokenRefusedError
 from edge_ws.protocol.frames import Hello, Refusal
+from edge_ws.protocol.http import WORKER_HEADER
 from edge_ws.protocol.ids import WorkerName, is_worker_name
 from edge_ws.store.records import Principal, TokenRecord
 from edge_ws.store.store import Store
-
-TOKEN_HEADER = "edge-ws-token"  # noqa: S105 - a header's name
-WORKER_HEADER = "edge-ws-worker"
-ERROR_HEADER = "edge-ws-error"
-"""On every refusal of ours, with its code: how a worker tells our 401 from a proxy's."""
 
 
 def _refuse(sentence: str) -> RefusedError:

@@ -36,9 +36,11 @@ from edge_ws.protocol.frames import (
     Welcome,
     WorkerFrame,
 )
+from edge_ws.protocol.http import TOKEN_HEADER, WORKER_HEADER
 from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, GatewayId
 from edge_ws.protocol.session import Close, CloseCode, ServerSession
 from edge_ws.server import auth
+from edge_ws.server.answers import answer_to, refuse_worker
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub, Link, wish_frame
 from edge_ws.server.reports import Answers, Reports, in_force, standing, steady
@@ -59,27 +61,6 @@ COME_BACK_PER_S = 100.0
 """Others are told when to come back, so many a second: thousands return at once after a restart."""
 TICK_S = 0.5
 """How late a timer may be."""
-_STATUS = {Refusal.TOKEN: 401, Refusal.NOT_ADMITTED: 403, Refusal.UNAVAILABLE: 503}
-
-
-def refusal_response(
-    code: Refusal, sentence: str, retry_after_s: float | None = None, *, status: int | None = None
-) -> JSONResponse:
-    """Return the HTTP answer of a refusal, marked as ours; its status is the code's unless one is given."""
-    body = {"error": code.value, "sentence": sentence, "retry_after_s": retry_after_s}
-    headers = {auth.ERROR_HEADER: code.value}
-    if retry_after_s is not None:
-        headers["retry-after"] = str(round(retry_after_s))
-    return JSONResponse(body, status_code=status or _STATUS.get(code, 400), headers=headers)
-
-
-def answer_to(error: RefusedError | UnreachableError) -> JSONResponse:
-    """Return the HTTP answer to a request that failed so."""
-    if isinstance(error, RefusedError):
-        return refusal_response(Refusal(error.code), str(error), error.retry_after_s)
-    # Strangers read the answer: where the database is, is for the log only.
-    log.warning("A worker is told to come back: %s", error)
-    return refusal_response(Refusal.UNAVAILABLE, "the gateway cannot reach its database", 5.0)
 
 
 class Workers:
@@ -129,7 +110,7 @@ class Workers:
         now = time.monotonic()
         self._next_turn = max(now + 1.0, self._next_turn + 1.0 / COME_BACK_PER_S)
         sentence = "the gateway is letting many workers in at the moment"
-        return refusal_response(Refusal.UNAVAILABLE, sentence, round(self._next_turn - now, 2))
+        return refuse_worker(Refusal.UNAVAILABLE, sentence, round(self._next_turn - now, 2))
 
     async def authenticate(self, headers: Headers) -> Principal:
         """Return whom a request's headers name, by their secret.
@@ -138,7 +119,7 @@ class Workers:
             RefusedError: no worker of that name may connect with this secret.
             UnreachableError: the database is away.
         """
-        secret, worker = headers.get(auth.TOKEN_HEADER), headers.get(auth.WORKER_HEADER)
+        secret, worker = headers.get(TOKEN_HEADER), headers.get(WORKER_HEADER)
         try:
             return await self._desk.run(auth.authenticate, self._store, secret, worker)
         except TokenRefusedError as error:

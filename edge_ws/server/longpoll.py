@@ -22,28 +22,28 @@ from starlette.responses import Response
 from edge_ws.errors import LocalProtocolError, RefusedError, RemoteProtocolError, UnreachableError
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import Beat, Bye, Hello, Refusal, ServerFrame, Status, Timers, WorkerFrame
+from edge_ws.protocol.http import (
+    ANSWER_HEADER,
+    CLOSE_HEADER,
+    CONNECTION_HEADER,
+    ELSEWHERE_HEADER,
+    HOLD_BEATS,
+    HOLD_HEADER,
+    JSON,
+    TOKEN_HEADER,
+    WORKER_HEADER,
+)
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import Close, CloseCode, ServerSession
 from edge_ws.server import auth
+from edge_ws.server.answers import answer_to, refuse_worker
 from edge_ws.server.config import GatewaySettings
-from edge_ws.server.connection import Workers, answer_to, refusal_response
+from edge_ws.server.connection import Workers
 from edge_ws.server.hub import Hub, Link
 from edge_ws.store.records import Principal
 
 log = logging.getLogger(__name__)
 
-CONNECTION_HEADER = "edge-ws-connection"
-"""Names the connection that an answer belongs to; the worker's next request repeats it."""
-ANSWER_HEADER = "edge-ws-answer"
-"""Numbers a connection's answers; the next poll names the last one that arrived."""
-HOLD_HEADER = "edge-ws-hold"
-"""Seconds after which the worker wants an answer at the latest."""
-ELSEWHERE_HEADER = "edge-ws-elsewhere"
-"""On the answer to statements: the worker's poll is held by another gateway, which has not heard them."""
-CLOSE_HEADER = "edge-ws-close"
-"""On the last answer of a connection: the close code and its reason."""
-HOLD_BEATS = 5 / 3
-"""Heartbeat intervals for which a poll is held at the most: 25 s."""
 GONE_BEATS = 3
 """Heartbeat intervals without a poll after which the worker is gone: 45 s."""
 ANSWER_WITHIN_S = 5.0
@@ -73,7 +73,7 @@ class PollLink(Link):
     def is_of(self, headers: Headers) -> bool:
         """Tell whether a request belongs to this connection, by its id and its secret."""
         same = headers.get(CONNECTION_HEADER) == self.connection_id
-        return same and hmac.compare_digest(_hashed(headers.get(auth.TOKEN_HEADER, "")), self._secret)
+        return same and hmac.compare_digest(_hashed(headers.get(TOKEN_HEADER, "")), self._secret)
 
     def continues(self, headers: Headers) -> bool:
         """Tell whether a poll goes on with this connection."""
@@ -219,9 +219,9 @@ class Polls:
             return await serve(request, await _frames(request))
         except RemoteProtocolError as error:
             status = 413 if error.close_code == CloseCode.TOO_LARGE.value else None
-            return refusal_response(Refusal.PROTOCOL, str(error), status=status)
+            return refuse_worker(Refusal.PROTOCOL, str(error), status=status)
         except _WrongRequest as error:
-            return refusal_response(Refusal.PROTOCOL, str(error), status=error.status)
+            return refuse_worker(Refusal.PROTOCOL, str(error), status=error.status)
         except (RefusedError, UnreachableError) as error:
             return answer_to(error)
         except ClientDisconnect:
@@ -260,12 +260,12 @@ class Polls:
 
     async def _let_in(self, request: Request, hello: Hello) -> PollLink | Response:
         if self.draining:
-            return refusal_response(Refusal.UNAVAILABLE, "the gateway is leaving", 1.0)
+            return refuse_worker(Refusal.UNAVAILABLE, "the gateway is leaving", 1.0)
         if (busy := self._workers.begin_greeting(request)) is not None:
             return busy
         try:
             principal = await self._workers.authenticate(request.headers)
-            link = PollLink(principal, request.headers.get(auth.TOKEN_HEADER, ""), self._timers)
+            link = PollLink(principal, request.headers.get(TOKEN_HEADER, ""), self._timers)
             registered = await self._workers.greet(link, hello)
             # One whose polls wander between gateways joins with each of them.
             await self._workers.joined(link, registered, is_new=CONNECTION_HEADER not in request.headers)
@@ -333,7 +333,7 @@ class Polls:
             await self._workers.disconnected(link.principal, connection, bye)
 
     def _link(self, headers: Headers) -> Link | None:
-        return self._hub.get(WorkerName(headers.get(auth.WORKER_HEADER, "")))
+        return self._hub.get(WorkerName(headers.get(WORKER_HEADER, "")))
 
 
 class _WrongRequest(Exception):  # noqa: N818 - never leaves this module
@@ -377,7 +377,7 @@ async def _wait_gone(request: Request) -> None:
 
 def _answer(body: bytes, headers: dict[str, str]) -> Response:
     # Complete, with its length: a proxy that stores answers before it forwards them has nothing to wait for.
-    return Response(body, media_type="application/json", headers={**headers, "cache-control": "no-store"})
+    return Response(body, media_type=JSON, headers={**headers, "cache-control": "no-store"})
 
 
 def _seconds(text: str | None, most: float) -> float:

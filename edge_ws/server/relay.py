@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from edge_ws.server.auth import ERROR_HEADER
+from edge_ws.server.answers import refusal
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +51,6 @@ _LIMITS = httpx2.Limits(max_connections=200, max_keepalive_connections=50, keepa
 """An idle connection is dropped before the other end does it: uvicorn's default is 5 s."""
 
 _Headers = list[tuple[bytes, bytes]]
-
-
-def refusal(status: int, code: str, sentence: str) -> JSONResponse:
-    """Return an answer of the relay's own, marked as such."""
-    body = {"error": code, "sentence": sentence}
-    return JSONResponse(body, status_code=status, headers={ERROR_HEADER: code})
 
 
 def _target(scope: Scope) -> str | None:

@@ -14,10 +14,11 @@ from starlette.responses import JSONResponse, Response
 
 from edge_ws.errors import RefusedError, UnreachableError
 from edge_ws.protocol.frames import Refusal
+from edge_ws.protocol.http import TOKEN_HEADER, WORKER_HEADER
 from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, GatewayId
 from edge_ws.server import auth
+from edge_ws.server.answers import answer_to, refuse_worker
 from edge_ws.server.config import GatewaySettings
-from edge_ws.server.connection import answer_to, refusal_response
 from edge_ws.server.work import Desk
 from edge_ws.store.store import Store
 
@@ -41,13 +42,13 @@ class WhoAmI:
         try:
             hold_s = _hold_s(request.query_params.get("hold_s", "0"))
         except ValueError as error:
-            return refusal_response(Refusal.PROTOCOL, str(error))
+            return refuse_worker(Refusal.PROTOCOL, str(error))
         try:
             principal = await self._desk.run(
                 auth.authenticate,
                 self._store,
-                request.headers.get(auth.TOKEN_HEADER),
-                request.headers.get(auth.WORKER_HEADER),
+                request.headers.get(TOKEN_HEADER),
+                request.headers.get(WORKER_HEADER),
             )
         except (RefusedError, UnreachableError) as error:
             return answer_to(error)

@@ -29,7 +29,7 @@ from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import Close, CloseCode, WorkerSession
 from edge_ws.protocol.states import Connection
 from edge_ws.worker.faults import expected
-from edge_ws.worker.transports.base import Channel, Transport, refusal
+from edge_ws.worker.transports.base import Channel, Transport, refused_by
 
 _E = TypeVar("_E", bound=BaseException)
 
@@ -155,7 +155,7 @@ class Conversation:
             # What was asked for while the connection was opened.
             self._outgoing.set()
         elif isinstance(frame, Refused):
-            raise refusal(self.transport.where, frame.code.value, frame.sentence, frame.retry_after_s)
+            raise refused_by(self.transport.where, frame.code.value, frame.sentence, frame.retry_after_s)
         else:
             self._spoken.heard(self, frame)
 

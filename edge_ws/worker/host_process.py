@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from edge_ws.processes import boot_id, group_lives, start_time
 from edge_ws.protocol.ids import HostId
 from edge_ws.worker.files import lock_holder as _lock_holder
 
@@ -195,7 +196,7 @@ def _kill_job(job: Mapping[str, Any]) -> bool:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
     # A number that is still a group's id is given to no new process: without its leader it is the old group.
-    if task is not None and start_time(task) in {None, task_start} and _group_lives(task):
+    if task is not None and start_time(task) in {None, task_start} and group_lives(task):
         found.append(task)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(task, signal.SIGKILL)
@@ -222,34 +223,3 @@ def remove(files: HostFiles, *, keep_log: bool) -> None:
     for path in old[_LOGS_KEPT:]:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
-
-
-# The machine
-
-
-def boot_id() -> str:
-    """Return the id of this boot of the machine."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
-def start_time(pid: int) -> float | None:
-    """Return when the process started (seconds since boot), None if there is none or it is a zombie."""
-    fields = _stat(pid)
-    return None if fields is None else int(fields[19]) / os.sysconf("SC_CLK_TCK")
-
-
-def _group_lives(pgid: int) -> bool:
-    return any(fields is not None and int(fields[2]) == pgid for fields in map(_stat, psutil.pids()))
-
-
-def _stat(pid: int) -> list[bytes] | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    # The command's name, in parentheses, may hold anything; the fields are counted from its end.
-    fields = stat[stat.rindex(b")") + 2 :].split()
-    return None if fields[0] in {b"Z", b"X"} else fields

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from edge_ws.errors import UsageError
+from edge_ws.protocol import http
 from edge_ws.worker import proxy as proxies
 from edge_ws.worker.config import WorkerConfig
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edge_ws.worker")
 
-PREFIX = "/edge-ws"
-"""Where the centre answers, below Airflow's base URL (plugin and standalone alike)."""
-
 
 # Addresses
 
@@ -34,27 +32,27 @@ PREFIX = "/edge-ws"
 def ws_url(base_url: str) -> str:
     """Return the WebSocket endpoint below Airflow's base URL (http or https, any sub-path)."""
     # "http" and "https" differ from "ws" and "wss" in their front only.
-    return "ws" + base_url.removeprefix("http").rstrip("/") + f"{PREFIX}/v1/ws"
+    return "ws" + base_url.removeprefix("http").rstrip("/") + http.PREFIX + http.WEBSOCKET_PATH
 
 
 def poll_url(base_url: str) -> str:
     """Return where a long-poll is held."""
-    return base_url.rstrip("/") + f"{PREFIX}/v1/poll"
+    return base_url.rstrip("/") + http.PREFIX + http.POLL_PATH
 
 
 def send_url(base_url: str) -> str:
     """Return where frames go that cannot wait for the next long-poll."""
-    return base_url.rstrip("/") + f"{PREFIX}/v1/send"
+    return base_url.rstrip("/") + http.PREFIX + http.SEND_PATH
 
 
 def whoami_url(base_url: str) -> str:
     """Return where the gateway says whom it takes a credential for."""
-    return base_url.rstrip("/") + f"{PREFIX}/v1/whoami"
+    return base_url.rstrip("/") + http.PREFIX + http.WHOAMI_PATH
 
 
 def health_url(base_url: str) -> str:
     """Return where the gateway says how it is."""
-    return base_url.rstrip("/") + f"{PREFIX}/health"
+    return base_url.rstrip("/") + http.PREFIX + http.HEALTH_PATH
 
 
 def execution_api_url(base_url: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from edge_ws.protocol.http import ERROR_HEADER, JSON
 from edge_ws.worker.network import Network, health_url, http_client
 from edge_ws.worker.transports.failures import is_temporary
 
@@ -31,7 +32,7 @@ async def who_answers(network: Network) -> Answer:
             response = await client.get(health_url(network.base_url))
     except (httpx2.HTTPError, OSError):
         return Answer.NOBODY
-    if "edge-ws-error" in response.headers or response.headers.get("content-type") == "application/json":
-        ours = "edge-ws-error" in response.headers or b'"edge_ws"' in response.content
+    if ERROR_HEADER in response.headers or response.headers.get("content-type") == JSON:
+        ours = ERROR_HEADER in response.headers or b'"edge_ws"' in response.content
         return Answer.GATEWAY if ours else Answer.STRANGER
     return Answer.NOBODY if is_temporary(response.status_code) else Answer.STRANGER

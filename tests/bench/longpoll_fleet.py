@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from edge_ws.errors import RemoteProtocolError
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import Timers, Welcome
-from edge_ws.worker.transports.longpoll import HOLD_BEATS
+from edge_ws.protocol.http import HOLD_BEATS
 from tests.bench.fleet import Ended, Fleet, Worker, main
 
 HOLD_S = HOLD_BEATS * Timers().heartbeat_s

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_ws.host.journal import Journal
-from edge_ws.host.processes import boot_id, start_time
+from edge_ws.processes import boot_id, start_time
 
 
 def test_a_journal_tells_who_the_host_is(tmp_path: Path) -> None:

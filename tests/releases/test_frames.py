@@ -29,7 +29,6 @@ for line in sys.stdin.buffer:
 Echo = Callable[[str, Frame], bytes]
 
 
-
 @pytest.fixture(scope="module")
 def echo(old: Release) -> Iterator[Echo]:
     """Let the old release read a frame of a side, and return what it would say itself in its place."""

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from edge_ws.processes import boot_id, start_time
 from edge_ws.protocol.ids import HostId, new_id
 from edge_ws.worker.host_process import (
     HostFiles,
     Journal,
-    boot_id,
     find_hosts,
     has_exited,
     kill_leftovers,
@@ -27,7 +27,6 @@ from edge_ws.worker.host_process import (
     lock_holder,
     read_journal,
     remove,
-    start_time,
 )
 from tests.support.waiting import wait_until
 

@@ -14,12 +14,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError
+from edge_ws.protocol.http import ERROR_HEADER, JSON, read_refusal
 from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL
 from edge_ws.worker import network
 from edge_ws.worker.config import read_token
 from edge_ws.worker.doctor.visit import Found, Visit, failed, failed_by, ok, warning
 from edge_ws.worker.network import Network
-from edge_ws.worker.transports.base import refusal
+from edge_ws.worker.transports.base import refused_by
 from edge_ws.worker.transports.failures import failure, no_certificate, proxy_refused, redirect_advice
 from edge_ws.worker.transports.websocket import WebSocketTransport
 
@@ -32,7 +33,6 @@ PASSES_WITHIN_S = 5.0
 SMALLEST = 512
 LARGEST = 128 * 1024
 """Bytes of the largest message that a worker usually sends."""
-ERROR_HEADER = "edge-ws-error"
 _Passes = Callable[[Visit, int], Awaitable[str | None]]
 _NO_GATEWAY = (
     "--url is Airflow's base URL; at the centre [edge_ws] api_enabled must be True (restart the api-server "
@@ -183,9 +183,7 @@ async def _body_passes(visit: Visit, size: int) -> str | None:
     url = network.send_url(visit.config.url)
     try:
         async with visit.client(answer_within_s=PASSES_WITHIN_S) as client:
-            response = await client.post(
-                url, content=_nothing(size), headers={"content-type": "application/json"}
-            )
+            response = await client.post(url, content=_nothing(size), headers={"content-type": JSON})
     except (httpx2.HTTPError, OSError) as error:
         return str(failure(visit.network, url, error))
     if response.status_code == 200 or ERROR_HEADER in response.headers:
@@ -276,8 +274,8 @@ def _object(way: Network, url: str, response: Any) -> Mapping[str, Any]:  # noqa
     except ValueError:
         told = None
     if (code := response.headers.get(ERROR_HEADER)) is not None:
-        sentence = str(told.get("sentence", code)) if isinstance(told, dict) else code
-        raise refusal(f"{urlsplit(url).scheme}://{urlsplit(url).netloc}", code, sentence, None)
+        told_by = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
+        raise refused_by(told_by, *read_refusal(code, response.content))
     if response.status_code == 407 and way.proxy is not None:
         raise proxy_refused(way, url, 407, wants=response.headers.get("proxy-authenticate"))
     if (fault := no_certificate(url, response.status_code, response.content)) is not None:

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from edge_ws.errors import EdgeWsError
+from edge_ws.protocol.http import TOKEN_HEADER, WORKER_HEADER
 from edge_ws.worker.config import WorkerConfig
 from edge_ws.worker.network import Network, http_client
 
@@ -68,7 +69,7 @@ class Visit:
         self, *, network: Network | None = None, answer_within_s: float = ANSWER_WITHIN_S
     ) -> httpx2.AsyncClient:
         """Return a client of the centre, which shows the token once it is known."""
-        headers = {"edge-ws-token": self.token, "edge-ws-worker": self.config.name} if self.token else {}
+        headers = {TOKEN_HEADER: self.token, WORKER_HEADER: self.config.name} if self.token else {}
         if network is not None:
             # An Airflow where everybody is an admin would put its own there, and log a traceback of that.
             headers = {"authorization": "none"}

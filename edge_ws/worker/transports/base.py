@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
-
-import orjson
 
 from edge_ws.errors import RefusedError
 from edge_ws.protocol.frames import Refusal, ServerFrame, WorkerFrame
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import Close
 from edge_ws.worker.transports.sizes import Sizes
-
-ERROR_HEADER = "edge-ws-error"
-"""On every refusal of a gateway, with its code: an answer without it is somebody else's."""
 
 
 class Channel(Protocol):
@@ -72,22 +66,8 @@ class Transport(Protocol):
         ...
 
 
-def own_refusal(where: str, code: str, body: bytes) -> RefusedError:
-    """Return the refusal that an HTTP answer with our marker holds, as far as it can be read."""
-    # A proxy may have repeated the header.
-    code = code.partition(",")[0].strip()
-    sentence, retry_after_s = code, None
-    with suppress(ValueError, LookupError, TypeError):
-        told = orjson.loads(body)
-        sentence = str(told["sentence"])
-        retry_after_s = float(told["retry_after_s"])
-    if retry_after_s is not None and not 0 <= retry_after_s < math.inf:
-        retry_after_s = None
-    return refusal(where, code, sentence, retry_after_s)
-
-
-def refusal(where: str, code: str, sentence: str, retry_after_s: float | None) -> RefusedError:
-    """Return a server's refusal as an error whose sentence says where it came from and what to do."""
+def refused_by(where: str, code: str, sentence: str, retry_after_s: float | None = None) -> RefusedError:
+    """Return a gateway's refusal as an error whose sentence says where it came from and what to do."""
     if code == Refusal.TOKEN.value:
         sentence = f"token refused by {where} ({sentence}); at the centre: airflow edge-ws token create"
     else:

@@ -30,12 +30,25 @@ from edge_ws.protocol.frames import (
     Wish,
     WorkerFrame,
 )
+from edge_ws.protocol.http import (
+    ANSWER_HEADER,
+    CLOSE_HEADER,
+    CONNECTION_HEADER,
+    ELSEWHERE_HEADER,
+    ERROR_HEADER,
+    HOLD_BEATS,
+    HOLD_HEADER,
+    JSON,
+    TOKEN_HEADER,
+    WORKER_HEADER,
+    read_refusal,
+)
 from edge_ws.protocol.ids import CONTROL, WorkerName
 from edge_ws.protocol.session import Close
 from edge_ws.worker import network
 from edge_ws.worker.network import Network
 from edge_ws.worker.transports.aside import Aside
-from edge_ws.worker.transports.base import ERROR_HEADER, own_refusal
+from edge_ws.worker.transports.base import refused_by
 from edge_ws.worker.transports.failures import failure, foreign, no_certificate, proxy_refused
 from edge_ws.worker.transports.sizes import Sizes, pack
 
@@ -46,8 +59,6 @@ OPEN_WITHIN_S = 10.0
 ANSWER_WITHIN_S = 15.0
 """For the answer to statements, and beyond its time for that to a poll."""
 CLOSE_WITHIN_S = 1.0
-HOLD_BEATS = 5 / 3
-"""Heartbeat intervals for which a poll may be held."""
 CUT_AFTER_S = 1.0
 """A poll that broke off later than that was cut by something on the way that does not wait for so long."""
 CUTS = 3
@@ -92,7 +103,7 @@ class LongPollTransport:
     @asynccontextmanager
     async def open(self, worker: WorkerName, token: str) -> AsyncIterator[LongPollChannel]:
         """Open a channel; nothing is sent before its first frames. See `base.Transport`."""
-        headers = {"edge-ws-token": token, "edge-ws-worker": worker, "content-type": "application/json"}
+        headers = {TOKEN_HEADER: token, WORKER_HEADER: worker, "content-type": JSON}
         async with network.http_client(self.network, headers=headers) as client:
             channel = LongPollChannel(self, client)
             try:
@@ -174,7 +185,7 @@ class LongPollChannel:
         sizes.passed(len(body))
         aside.passed(said)
         self._take(response)
-        if "edge-ws-elsewhere" in response.headers and any(isinstance(one, _FREEING) for one in said):
+        if ELSEWHERE_HEADER in response.headers and any(isinstance(one, _FREEING) for one in said):
             # Who holds the poll does not know that there are slots again.
             self._again.cancel()
         return left
@@ -249,7 +260,7 @@ class LongPollChannel:
         """
         hold_s = HOLD_BEATS * self._timers.heartbeat_s
         hold_s = min(hold_s, self._transport.hold_s or hold_s)
-        headers = {**self._marks, "edge-ws-hold": f"{hold_s:g}"}
+        headers = {**self._marks, HOLD_HEADER: f"{hold_s:g}"}
         began = anyio.current_time()
         sizes = self._transport.sizes
         body = next(pack([hello], sizes.limit))[0]
@@ -267,10 +278,10 @@ class LongPollChannel:
             return False
         sizes.passed(len(body))
         self._transport.answered(anyio.current_time() - began)
-        marks = ("edge-ws-connection", "edge-ws-answer")
+        marks = (CONNECTION_HEADER, ANSWER_HEADER)
         self._marks = {name: response.headers[name] for name in marks if name in response.headers}
         self._take(response)
-        if (told := response.headers.get("edge-ws-close")) is not None:
+        if (told := response.headers.get(CLOSE_HEADER)) is not None:
             raise UnreachableError(f"the server closed the connection ({told})", kind=Unreachable.CLOSED)
         return True
 
@@ -334,16 +345,15 @@ class LongPollChannel:
             raise UnreachableError(sentence, kind=Unreachable.SILENT) from error
         except (httpx2.HTTPError, OSError) as error:
             raise failure(way, url, error) from error
-        if response.status_code == 200 and response.headers.get("content-type") == "application/json":
+        if response.status_code == 200 and response.headers.get("content-type") == JSON:
             return response
         raise self._refused(url, response)
 
     def _refused(self, url: str, response: httpx2.Response) -> EdgeWsError:
         """Return what an answer means that is not the one wanted."""
         way, status = self._transport.network, response.status_code
-        code = response.headers.get(ERROR_HEADER)
-        if code is not None:
-            return own_refusal(self._transport.where, code, response.content)
+        if (marker := response.headers.get(ERROR_HEADER)) is not None:
+            return refused_by(self._transport.where, *read_refusal(marker, response.content))
         if status == 407 and way.proxy is not None:
             # To a plain http server a proxy answers in the server's place.
             return proxy_refused(way, url, 407, wants=response.headers.get("proxy-authenticate"))

@@ -25,12 +25,13 @@ from websockets.http11 import Response
 from edge_ws.errors import RefusedError, Unreachable, UnreachableError
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import ServerFrame, WorkerFrame
+from edge_ws.protocol.http import ERROR_HEADER, TOKEN_HEADER, UPGRADE_REQUIRED, WORKER_HEADER, read_refusal
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import Close, CloseCode
 from edge_ws.worker import network, proxy
 from edge_ws.worker.network import Network
 from edge_ws.worker.probe import Answer, who_answers
-from edge_ws.worker.transports.base import ERROR_HEADER, own_refusal
+from edge_ws.worker.transports.base import refused_by
 from edge_ws.worker.transports.failures import failure, foreign, no_certificate, proxy_refused
 from edge_ws.worker.transports.sizes import Sizes, pack
 
@@ -41,8 +42,6 @@ NEXT_ADDRESS_S = 0.25
 PROVEN_WITHIN_S = 10.0
 """For an answer to what follows a message that is larger than any that has passed before."""
 _PERHAPS_TOO_LARGE = frozenset({1002, 1006, 1008, 1011, CloseCode.SILENT.value})
-UPGRADE_REQUIRED = "upgrade_required"
-"""Its value where our server got a plain GET: no refusal of the worker."""
 
 
 class WebSocketChannel:
@@ -213,7 +212,7 @@ class WebSocketTransport:
             proxy=self._network.proxy,
             **to_proxy,
             create_connection=_Connection,
-            additional_headers={"edge-ws-token": token, "edge-ws-worker": worker},
+            additional_headers={TOKEN_HEADER: token, WORKER_HEADER: worker},
             compression=None,
             max_size=codec.MAX_FRAME,
             open_timeout=OPEN_WITHIN_S,
@@ -251,15 +250,13 @@ class WebSocketTransport:
 
     async def _refused(self, response: Response) -> RefusedError | UnreachableError:
         """Return what an HTTP answer instead of an upgrade means."""
-        code = _header(response.headers, ERROR_HEADER)
-        if code == UPGRADE_REQUIRED:
+        marker, body = _header(response.headers, ERROR_HEADER), bytes(response.body or b"")
+        if marker == UPGRADE_REQUIRED:
             sentence = f"{self._url} got no Upgrade header: something on the way takes it away"
             return UnreachableError(sentence, kind=Unreachable.NO_UPGRADE)
-        if code is not None:
-            return own_refusal(self.where, code, bytes(response.body or b""))
-        if (
-            fault := no_certificate(self._url, response.status_code, bytes(response.body or b""))
-        ) is not None:
+        if marker is not None:
+            return refused_by(self.where, *read_refusal(marker, body))
+        if (fault := no_certificate(self._url, response.status_code, body)) is not None:
             return fault
         answer = await who_answers(self._network)
         if answer is Answer.GATEWAY:

@@ -24,13 +24,24 @@ def boot_id() -> str:
 
 def start_time(pid: int) -> float | None:
     """Return when the process started (seconds since boot), None if there is none or it is a zombie."""
+    fields = _stat(pid)
+    return None if fields is None else int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def group_lives(pgid: int) -> bool:
+    """Tell whether a process of that group lives: zombies do not count, whoever its leader was."""
+    return any(fields is not None and int(fields[2]) == pgid for fields in map(_stat, psutil.pids()))
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """Return the process's `/proc/PID/stat` from its state on, None if there is none or it is a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
     # The command's name, in parentheses, may hold anything; fields are counted from its end.
     fields = stat[stat.rindex(b")") + 2 :].split()
-    return None if fields[0] in {b"Z", b"X"} else int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return None if fields[0] in {b"Z", b"X"} else fields
 
 
 def group_is_there(pgid: int, leader_start: float | None) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from edge_ws.host.processes import group_is_there, kill_tree, signal_group, start_time, thread_count
+from edge_ws.processes import group_is_there, kill_tree, signal_group, start_time, thread_count
 from tests.support.waiting import wait_until
 
 _FAMILY = """
@@ -86,7 +86,7 @@ def test_another_users_group_is_there_though_it_gets_no_signal(
 ) -> None:
     leader, _ = family
     script = (
-        "import os, signal; from edge_ws.host.processes import group_is_there, signal_group, start_time\n"
+        "import os, signal; from edge_ws.processes import group_is_there, signal_group, start_time\n"
         f"os.setuid(65534); group = {leader.pid}, start_time({leader.pid})\n"
         "print(group_is_there(*group), signal_group(*group, signal.SIGKILL))"
     )
@@ -97,7 +97,7 @@ def test_another_users_group_is_there_though_it_gets_no_signal(
 
 def test_threads_are_counted() -> None:
     script = (
-        "import threading, time; from edge_ws.host.processes import thread_count as count\n"
+        "import threading, time; from edge_ws.processes import thread_count as count\n"
         "print(count()); threading.Thread(target=time.sleep, args=(9,), daemon=True).start(); print(count())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
