@@ -209,6 +209,7 @@ def test_an_api_server_that_is_away(caplog: pytest.LogCaptureFixture) -> None:
         assert answer.json() == {
             "error": "no_answer",
             "sentence": "Airflow's api-server does not answer the gateway",
+            "retry_after_s": None,
         }
     said = [one.getMessage() for one in caplog.records if one.name == "edge_ws.server.relay"]
     assert len(said) == 1
