@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -166,6 +167,11 @@ class _Line:
 
     def copy(self) -> socket.socket:
         return self._sock.dup()
+
+    def wait(self, seconds: float) -> bool:
+        # What the task's process has forked has no line.
+        socks = [self._sock] if self._sock.fileno() >= 0 else []
+        return bool(select.select(socks, (), (), seconds)[0])
 
     def hear(self) -> list[dict[str, Any]] | None:
         try:

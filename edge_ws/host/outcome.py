@@ -17,9 +17,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from edge_ws.host import task_log
+from edge_ws.host.patience import Patience
 
 _STATE = re.compile(r"(?:^|/)task-instances/[^/]+/state$")
 _HEARTBEAT = re.compile(r"(?:^|/)task-instances/[^/]+/heartbeat$")
+_START = re.compile(r"(?:^|/)task-instances/[^/]+/run$")
 _KEPT_HEADERS = ("airflow-api-version", "content-type")
 _GONE = frozenset({404, 410})
 
@@ -69,8 +71,9 @@ class Noted:
 class Watch:
     """Stands between the supervisor and its client."""
 
-    def __init__(self, witness: Witness) -> None:
+    def __init__(self, witness: Witness, patience: Patience) -> None:
         self._witness = witness
+        self._patience = patience
         self.is_settled = False
         """Airflow knows the outcome, or will be told it, or has ended the task itself."""
         self._is_owed = False
@@ -85,7 +88,8 @@ class Watch:
         def watching(request: Callable[..., Any]) -> Callable[..., Any]:
             def watched(this: Any, method: str, url: Any, *more: Any, **options: Any) -> Any:  # noqa: ANN401
                 def go() -> Any:  # noqa: ANN401
-                    return request(this, method, url, *more, **options)
+                    with self._patience_for(method, str(url)):
+                        return request(this, method, url, *more, **options)
 
                 if method == "PATCH" and _STATE.search(str(url)):
                     call = _call(this, method, str(url), options)
@@ -107,6 +111,16 @@ class Watch:
         if (plain := getattr(repeated, "__wrapped__", None)) is not None:
             # For whoever wants one try.
             client.request.__wrapped__ = watching(plain)
+
+    def _patience_for(self, method: str, url: str) -> contextlib.AbstractContextManager[None]:
+        if method == "PUT" and _HEARTBEAT.search(url):
+            # The next one is sent in any case, and meanwhile the task is served; 3.4 does the same.
+            return self._patience.tries(1)
+        if self.is_settled or (method == "PATCH" and (_STATE.search(url) or _START.search(url))):
+            # The daemon delivers the outcome, and the centre offers again what has not started. Once the
+            # task is over, its slot is wanted.
+            return self._patience.tries()
+        return contextlib.nullcontext()
 
     def _tell(self, call: Call, go: Callable[[], Any]) -> Any | None:  # noqa: ANN401
         """Make the call; return the answer, None if the supervisor is to go on without one.

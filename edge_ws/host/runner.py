@@ -13,6 +13,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import math
 import os
 import selectors
 import signal
@@ -25,6 +26,7 @@ import orjson
 
 from edge_ws import airflow_versions
 from edge_ws.host import outcome, sdk_client, site_settings, task_log
+from edge_ws.host.patience import LONGEST_PAUSE_S, PATIENCE_S, Patience
 from edge_ws.host.supervision import Supervision
 from edge_ws.streams import LossyFile
 
@@ -57,6 +59,8 @@ _PRELOADED_IF_THERE = (
 """What a task would import after the fork; the more is here, the less each job costs."""
 _OTEL_SWITCHES = ("AIRFLOW__TRACES__OTEL_ON", "AIRFLOW__METRICS__OTEL_ON")
 _HEARTBEATS = ("workers", "max_failed_heartbeats")
+_TRIES = ("workers", "execution_api_retries")
+_LONGEST_PAUSE = ("workers", "execution_api_retry_wait_max")
 _LONGEST_SENTENCE = 300
 _BUNDLES_SETTING = "[dag_processor] dag_bundle_config_list"
 _EXAMPLES, _EXAMPLES_OF_A_PROVIDER = "example_dags", "-example-dags"
@@ -150,12 +154,27 @@ def _exporters_off() -> Iterator[None]:
 def _set_defaults() -> None:
     """Let a task outlive an outage of the centre of minutes, unless the user has decided otherwise.
 
-    Airflow 3.3's default (3) kills a healthy task after 26 s; the supervisor reads it at its import.
+    60 heartbeats are 5 minutes, as long as Airflow itself waits for one; its own number is 3, or 30 from 3.4
+    on. The supervisor reads it at its import.
     """
     from airflow.configuration import conf
 
     if not site_settings.is_set_here(conf, *_HEARTBEATS):
-        os.environ[site_settings.variable(*_HEARTBEATS)] = "30"
+        os.environ[site_settings.variable(*_HEARTBEATS)] = "60"
+
+
+def _patience(supervision: Supervision) -> Patience:
+    """Return for how long requests are repeated, unless the user has decided otherwise.
+
+    Airflow's client has read its settings already: it is imported with Airflow itself.
+    """
+    from airflow.configuration import conf
+
+    return Patience(
+        supervision,
+        patience_s=None if site_settings.is_set_here(conf, *_TRIES) else PATIENCE_S,
+        pause_s=math.inf if site_settings.is_set_here(conf, *_LONGEST_PAUSE) else LONGEST_PAUSE_S,
+    )
 
 
 @functools.cache
@@ -254,6 +273,7 @@ def run(
     from airflow.configuration import conf
 
     start = _Start()
+    patience = _patience(supervision)
     try:
         workload = _read(payload)
     except ValueError as error:
@@ -268,7 +288,7 @@ def run(
         sdk_client.use_proxy(proxy)
         task_log.lose_rather_than_fail(start.keep_log)
         _watch_start(report, start, supervision)
-        ends = _watch_end(outcome.Noted(report, workload.log_path))
+        ends = _watch_end(outcome.Noted(report, workload.log_path), patience)
         from airflow.executors.base_executor import BaseExecutor
 
         code = BaseExecutor.run_workload(workload, server=server)
@@ -384,11 +404,12 @@ def _watch_start(report: Report, seen: _Start, supervision: Supervision) -> None
         kind.start = classmethod(_reporting(kind.start.__func__, report, seen))
 
 
-def _watch_end(witness: outcome.Witness) -> outcome.Watch:
-    """Wrap the supervisor's client, to learn what it tells of the task's end."""
+def _watch_end(witness: outcome.Witness, patience: Patience) -> outcome.Watch:
+    """Wrap the supervisor's client, to learn what it tells of the task's end, and how long it tries."""
     from airflow.sdk.api import client
 
-    watch = outcome.Watch(witness)
+    patience.put_into(client.Client)
+    watch = outcome.Watch(witness, patience)
     watch.put_into(client.Client)
     return watch
 

@@ -7,7 +7,7 @@ every supervisor has; knows nothing of workloads, and imports Airflow nowhere.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import math
 import os
 import select
@@ -15,7 +15,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -67,6 +67,10 @@ class Line(Protocol):
         """Return the same socket under another descriptor."""
         ...
 
+    def wait(self, seconds: float) -> bool:
+        """Wait until the host speaks or is gone, or for so long; tell whether it was the former."""
+        ...
+
     def hear(self) -> list[dict[str, Any]] | None:
         """Return what the host has said since, without waiting; None once it is gone."""
         ...
@@ -102,12 +106,20 @@ class Supervision:
         self._right = right
         self._grace_s = grace_s
         self._order: _Order | None = None
-        self._is_killing = False
+        self._kill_at: float | None = None
+        """When the supervisor sends SIGKILL to a task that it is stopping."""
+        self._held: list[Callable[[], None]] = []
+        """Bad news for the task while it is to be stopped: it is to end by that, and not of these."""
         self._is_swept = False
+
+    @property
+    def _is_killing(self) -> bool:
+        return self._kill_at is not None
 
     def wrap(self, base: type) -> None:
         """Wrap the supervisors' base class; this process has one supervisor."""
         service, kill = base._service_subprocess, base.kill  # type: ignore[attr-defined]  # noqa: SLF001
+        send = base.send_msg  # type: ignore[attr-defined]
 
         def serve(process: _Process, **options: Any) -> int | None:  # noqa: ANN401
             return self._serve(process, service, options)
@@ -115,7 +127,17 @@ class Supervision:
         def end(process: _Process, signal_to_send: int = signal.SIGINT, **options: Any) -> None:  # noqa: ANN401
             self._kill(process, signal_to_send, kill, options)
 
+        def answer(
+            process: _Process, msg: object, request_id: int, error: object = None, **options: object
+        ) -> None:
+            words = functools.partial(send, process, msg, request_id, error, **options)
+            if error is not None and self.left_s() <= 0:
+                self._held.append(words)
+            else:
+                words()
+
         base._service_subprocess, base.kill = serve, end  # type: ignore[attr-defined]  # noqa: SLF001
+        base.send_msg = answer  # type: ignore[attr-defined]
 
     def attend(self, process: _Process) -> None:
         """Let the host's words wake the supervisor of this process."""
@@ -124,6 +146,22 @@ class Supervision:
             leave = process.selector.unregister
             data = (lambda _socket: self._hear(), leave)
             process.selector.register(self._line.copy(), selectors.EVENT_READ, data=data)
+
+    # patience.Waiting
+
+    def pause(self, seconds: float) -> None:
+        """Wait, and no longer than until the host says that the task is to be stopped."""
+        end = time.monotonic() + seconds
+        while (left_s := end - time.monotonic()) > 0 and self.left_s() > 0:
+            if self._line.wait(left_s) and not self._hear():
+                # Without a host nobody says so any more.
+                time.sleep(max(0.0, end - time.monotonic()))
+
+    def left_s(self) -> float:
+        """Return how long a request may still be repeated; `inf` unless the task is to be stopped."""
+        if self._kill_at is not None:
+            return max(0.0, self._kill_at - time.monotonic())
+        return math.inf if self._order is None else 0.0
 
     def finish(self) -> None:
         """End what is still below this process: its job is over."""
@@ -181,6 +219,7 @@ class Supervision:
             if _is_answered(process, order.heard_at):
                 self._order = None
                 self._line.say(left=True)
+                self._tell_held()
                 return None
             if time.monotonic() < order.due_at:
                 return None
@@ -189,11 +228,15 @@ class Supervision:
         self._stop(process, why, order.grace_s)
         return process._exit_code  # type: ignore[no-any-return]  # noqa: SLF001
 
+    def _tell_held(self) -> None:
+        held, self._held = self._held, []
+        for words in held:
+            words()
+
     def _look(self, process: _Process) -> None:
         """Have the supervisor send its next heartbeat now; it kills the task if the answer says so."""
         process._last_heartbeat_attempt = -math.inf  # noqa: SLF001
-        with _asking_once(process.client):
-            process._send_heartbeat_if_needed()  # noqa: SLF001
+        process._send_heartbeat_if_needed()  # noqa: SLF001
 
     def _stop(self, process: _Process, reason: str, grace_s: float) -> None:
         """Have the supervisor kill a task which Airflow counts as running, or of which it cannot be asked."""
@@ -211,8 +254,8 @@ class Supervision:
         if number != signal.SIGTERM:
             kill(process, number, **options)
             return
-        self._is_killing = True
         grace_s = max(self._grace_s, LEAST_GRACE_S)
+        self._kill_at = time.monotonic() + grace_s
         try:
             if self._right.take():
                 self._line.say(stopping=True)
@@ -221,7 +264,7 @@ class Supervision:
                 self._follow(process, grace_s)
                 kill(process, signal.SIGKILL)
         finally:
-            self._is_killing = False
+            self._kill_at = None
 
     def _follow(self, process: _Process, grace_s: float) -> None:
         """Wait for the end of a task to which the host has sent SIGTERM, as this process did not answer."""
@@ -265,23 +308,3 @@ def _is_answered(process: _Process, since: float) -> bool:
         return True
     answered_at: float = process._last_successful_heartbeat  # noqa: SLF001
     return answered_at >= since
-
-
-@contextlib.contextmanager
-def _asking_once(client: Any) -> Iterator[None]:  # noqa: ANN401
-    """Keep the client from repeating its next request: for so long the supervisor would hear nothing."""
-    plain: Callable[..., object] | None = getattr(type(client).request, "__wrapped__", None)
-    if plain is None:  # From Airflow 3.4 on, heartbeats are not repeated.
-        yield
-        return
-
-    def once(*words: object, **options: object) -> object:
-        # What follows, in `on_kill` for example, is repeated as ever.
-        del client.request
-        return plain(client, *words, **options)
-
-    client.request = once
-    try:
-        yield
-    finally:
-        vars(client).pop("request", None)

@@ -46,7 +46,7 @@ def test_a_jobs_environment(line: Line, api: ExecutionApi, site: Site) -> None:
     environment = dict(
         text.split("=", 1) for text in (site.notes / "environment").read_text().splitlines() if "=" in text
     )
-    assert environment["AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS"] == "30"
+    assert environment["AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS"] == "60"
     assert environment["EDGE_WS_WORKER_NAME"] == "factory-7"
     assert "_AIRFLOW_PROCESS_CONTEXT" not in environment
     assert "secret-token" not in str(environment)

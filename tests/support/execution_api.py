@@ -36,6 +36,10 @@ class ExecutionApi:
     """Task instance id -> what its start waits for."""
     away: str = ""
     """How all requests fail: `reset` (cut off), or a status with a page that is not Airflow's; "": they do not."""
+    away_for: str = ""
+    """Only those with this in their path fail so."""
+    turned_away: list[str] = field(default_factory=list)
+    """The paths of those that failed so."""
     refuse_state: dict[str, tuple[int, Any]] = field(default_factory=dict)
     """Task instance id -> status and detail that its reports of a state get."""
     may_retry: set[str] = field(default_factory=set)
@@ -115,7 +119,8 @@ def execution_api(api: ExecutionApi | None = None) -> Iterator[ExecutionApi]:
 
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
-            if api.away:
+            if api.away and api.away_for in self.path:
+                api.turned_away.append(self.path)
                 self._fail(api.away)
                 return
             call = Call(

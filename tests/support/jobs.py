@@ -39,6 +39,19 @@ class Remote(BaseOperator):
                 notes.write(f"{what} ")
             time.sleep(0.3)
 
+class Asks(Remote):
+    # It needs the centre, once it may ask.
+    def execute(self, context):
+        note("asks", os.getpid())
+        while not (NOTES / "enough").exists():
+            time.sleep(0.02)
+        try:
+            context["ti"].xcom_push("press", "pressed")
+        except Exception as error:
+            note("answer", repr(error))
+            raise
+        note("answer", "pushed")
+
 def say_so(context):
     note("says_so", os.getpid())
     while not (NOTES / "enough").exists():
@@ -144,6 +157,7 @@ with DAG("jobs", schedule=None, start_date=datetime(2026, 1, 1)):
     PythonOperator(task_id="vanish", python_callable=_vanish)
     BashOperator(task_id="bash", bash_command="echo from bash")
     Remote(task_id="remote")
+    Asks(task_id="asks")
     PythonOperator(task_id="says_so", python_callable=lambda: None, on_success_callback=say_so)
     for how in ("success", "failure", "SIGKILL", "SIGABRT", "exit"):
         PythonOperator(task_id=f"leaves_{how}", python_callable=leave, op_args=[how])

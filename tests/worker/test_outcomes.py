@@ -25,8 +25,7 @@ from tests.support.waiting import free_port
 
 KINDS = ("success", "failed", "up_for_retry", "skipped", "up_for_reschedule", "deferred")
 QUICKLY = {
-    # How long Airflow's client tries before it gives up.
-    "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "2",
+    # How long Airflow's client waits before it tries again.
     "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MIN": "0.05",
     "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "0.1",
 }
