@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from edge_ws.errors import UsageError
+from edge_ws.provider.config import EDGE3_BEAT, edge3_beat, edge3_beat_s
 from edge_ws.provider.plain_config import NotPlainError, PlainConfig
 from edge_ws.store.database import first_line
 
@@ -57,6 +58,22 @@ def log_folder() -> Path:
     from airflow.configuration import conf  # noqa: PLC0415 - only when a verb runs
 
     return Path(conf.get("logging", "base_log_folder"))
+
+
+def edge3_heartbeat_s() -> float:
+    """Return the heartbeat of edge3's workers, as the centre sets it.
+
+    Raises:
+        UsageError: the option has no sense.
+    """
+    if not _has_airflow():
+        try:
+            return edge3_beat(PlainConfig(os.environ).get(*EDGE3_BEAT))
+        except NotPlainError:
+            load_engine()
+    from airflow.configuration import conf  # noqa: PLC0415 - only when a verb runs
+
+    return edge3_beat_s(conf)
 
 
 @contextmanager

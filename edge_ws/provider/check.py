@@ -18,7 +18,7 @@ from sqlalchemy.engine import Engine
 from edge_ws.errors import EdgeWsError, UsageError
 from edge_ws.protocol import http
 from edge_ws.provider import check_fleet, compat
-from edge_ws.provider.config import Conf, gateway_settings, listen_url, serves_gateway
+from edge_ws.provider.config import Conf, edge3_beat_s, gateway_settings, listen_url, serves_gateway
 from edge_ws.provider.finding import Finding, Verdict, not_checked, ok, warning, wrong
 from edge_ws.store import schema
 from edge_ws.store.database import shown_url
@@ -51,7 +51,7 @@ def look(engine: Engine, conf: Conf) -> Iterator[Finding]:
     yield _said("secret", _secret)
     tables = _said("tables", lambda: _tables(engine))
     yield tables
-    store = Store(engine, listen_url=listen_url(conf))
+    store = Store(engine, listen_url=listen_url(conf), edge3_beat_s=edge3_beat_s(conf))
     for name, verb in (
         ("clock", lambda: clock(store.clock)),
         ("wake-up", lambda: _wake_up(store, engine.dialect.name)),

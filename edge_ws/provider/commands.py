@@ -18,7 +18,13 @@ from sqlalchemy.engine import Engine
 from edge_ws.cli.output import show, tell
 from edge_ws.errors import UsageError
 from edge_ws.provider.admin import token_request, token_rows
-from edge_ws.provider.airflow_setup import airflow_engine, load_engine, log_folder, tables_engine
+from edge_ws.provider.airflow_setup import (
+    airflow_engine,
+    edge3_heartbeat_s,
+    load_engine,
+    log_folder,
+    tables_engine,
+)
 from edge_ws.provider.airflow_tables import Named
 from edge_ws.provider.tasks import AirflowTasks
 from edge_ws.server.admin import perform
@@ -40,7 +46,7 @@ def _engine() -> Iterator[Engine]:
 def _store() -> Iterator[Store]:
     """Yield the store on Airflow's database, its tables checked."""
     with _engine() as engine:
-        yield Store(engine)
+        yield Store(engine, edge3_beat_s=edge3_heartbeat_s())
 
 
 def _say(sentence: str) -> None:
@@ -135,7 +141,7 @@ class OnDatabase:
     """The operations of `edge_ws.server.admin`, done here: the operator may write into the database."""
 
     def __init__(self, engine: Engine) -> None:
-        self._store = Store(engine)
+        self._store = Store(engine, edge3_beat_s=edge3_heartbeat_s())
         self._tasks = AirflowTasks(engine, log_folder, _unmet)
 
     def __call__(self, operation: str, given: dict[str, object], *, changes: bool) -> object:  # noqa: ARG002

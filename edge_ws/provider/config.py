@@ -16,8 +16,10 @@ from edge_ws.errors import UsageError
 from edge_ws.protocol.frames import Timers
 from edge_ws.provider.info import OPTIONS, SECTION
 from edge_ws.server.config import GatewaySettings
+from edge_ws.store.records import EDGE3_BEAT_S
 
 DAY_S = 86_400.0
+EDGE3_BEAT = "edge", "heartbeat_interval"
 LONGEST_BEAT_S = 600.0
 """Beyond that nobody would call a worker connected."""
 _BOOLEANS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
@@ -102,6 +104,21 @@ def gateway_settings(
 def listen_url(conf: Conf) -> str | None:
     """Return the database's URL for LISTEN if it is another than Airflow's own; the store judges it."""
     return _text(conf, "listen_sql_alchemy_conn") or None
+
+
+def edge3_beat_s(conf: Conf) -> float:
+    """Return the heartbeat of edge3's workers; edge3's provider need not be installed.
+
+    Raises:
+        UsageError: the option has no sense.
+    """
+    return edge3_beat(conf.get(*EDGE3_BEAT, fallback=None))
+
+
+def edge3_beat(text: str | None) -> float:
+    """Return it of the option's text, None where it is not set; raises as above."""
+    section, option = EDGE3_BEAT
+    return EDGE3_BEAT_S if text is None else _number(section, option, text, least=1.0)
 
 
 def api_path(conf: Conf) -> str:

@@ -21,7 +21,7 @@ from edge_ws import __version__
 from edge_ws.errors import EdgeWsError, SchemaError, UnreachableError, UsageError
 from edge_ws.protocol.frames import Refusal
 from edge_ws.provider import compat
-from edge_ws.provider.config import gateway_settings, listen_url
+from edge_ws.provider.config import edge3_beat_s, gateway_settings, listen_url
 from edge_ws.provider.dependencies import unmet
 from edge_ws.provider.ports import AirflowFinishedLogs, AirflowTaskStates, AirflowTaskTokens
 from edge_ws.provider.task_settings import task_settings
@@ -86,7 +86,7 @@ def make_gateway() -> Gateway:
     )
     schema.check(engine)
     states = AirflowTaskStates(Database(engine))
-    store = Store(engine, listen_url=listen_url(compat.conf))
+    store = Store(engine, listen_url=listen_url(compat.conf), edge3_beat_s=edge3_beat_s(compat.conf))
     logs = AirflowFinishedLogs()
     tasks = AirflowTasks(engine, compat.log_folder, unmet)
     return Gateway(store, settings, states, AirflowTaskTokens(), logs, users=AirflowUsers(), tasks=tasks)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
-from edge_ws.store.records import EDGE3_ALIVE_S
 from edge_ws.store.view_records import JobView, WorkerView
 from edge_ws.store.worker_states import AWAY, MAINTENANCE, WorkerState, state_of
 
@@ -124,9 +123,7 @@ def is_here(worker: WorkerView) -> bool:
     """Tell whether the worker is connected, or, of edge3's, has sent a heartbeat lately."""
     if worker.seen_s is None or state_of(worker.state) in AWAY:
         return False
-    if not worker.is_ours:
-        return worker.seen_s <= EDGE3_ALIVE_S
-    return worker.gateway is not None and worker.seen_s <= worker.silent_after_s
+    return worker.seen_s <= worker.silent_after_s and (worker.gateway is not None or not worker.is_ours)
 
 
 class NoJobs(NamedTuple):

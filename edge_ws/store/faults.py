@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.store.ages import age_s
 from edge_ws.store.live import KEY_COLUMNS, OPEN_STATES, QUEUED, is_job
-from edge_ws.store.records import EDGE3_ALIVE_S, JobKey
+from edge_ws.store.records import JobKey
 from edge_ws.store.tables import edge_job, edge_worker, epoch_now, fault, silent_after_s, token, worker
 from edge_ws.store.wishes import split_queues
 from edge_ws.store.worker_states import AWAY, WorkerState, state_of
@@ -71,8 +71,13 @@ class Faults:
         return f"{len(self.reasons)} workers could not start the task: {reasons}"
 
 
-def note_fault(connection: Connection, key: JobKey, name: WorkerName, reason: str) -> Faults:
-    """Note that the worker could not start the job, whose row is locked; return what that makes of it."""
+def note_fault(
+    connection: Connection, key: JobKey, name: WorkerName, reason: str, edge3_alive_s: float
+) -> Faults:
+    """Note that the worker could not start the job, whose row is locked; return what that makes of it.
+
+    `edge3_alive_s`: how long ago a worker of edge3's that is here was last heard of, at the most.
+    """
     job = connection.execute(sa.select(edge_job).where(is_job(key))).one()
     same = sa.and_(*(fault.c[column] == value for column, value in key._asdict().items()))
     connection.execute(fault.delete().where(same, fault.c.worker == name))
@@ -86,13 +91,15 @@ def note_fault(connection: Connection, key: JobKey, name: WorkerName, reason: st
         )
     )
     reasons = faults_of(connection, key)
-    return Faults(reasons, _has_others(connection, job, reasons))
+    return Faults(reasons, _has_others(connection, job, reasons, edge3_alive_s))
 
 
 @cache
 def _here_query() -> sa.Select[Any]:
     ours = sa.and_(worker.c.gateway.is_not(None), worker.c.seen_at > epoch_now() - silent_after_s(worker))
-    edge3s = sa.and_(worker.c.worker_name.is_(None), age_s(edge_worker.c.last_update) < EDGE3_ALIVE_S)
+    edge3s = sa.and_(
+        worker.c.worker_name.is_(None), age_s(edge_worker.c.last_update) < sa.bindparam("edge3_alive_s")
+    )
     return (
         sa.select(
             edge_worker.c.worker_name,
@@ -112,10 +119,11 @@ def _here_query() -> sa.Select[Any]:
     )
 
 
-def _has_others(connection: Connection, job: sa.Row[Any], tried: Mapping[WorkerName, str]) -> bool:
-    return any(
-        row.worker_name not in tried and _may_take(row, job) for row in connection.execute(_here_query())
-    )
+def _has_others(
+    connection: Connection, job: sa.Row[Any], tried: Mapping[WorkerName, str], edge3_alive_s: float
+) -> bool:
+    here = connection.execute(_here_query(), {"edge3_alive_s": edge3_alive_s})
+    return any(row.worker_name not in tried and _may_take(row, job) for row in here)
 
 
 def _may_take(row: sa.Row[Any], job: sa.Row[Any]) -> bool:

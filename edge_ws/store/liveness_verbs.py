@@ -11,7 +11,7 @@ from edge_ws.protocol.states import Phase
 from edge_ws.store.ages import age_s
 from edge_ws.store.database import Database
 from edge_ws.store.live import OPEN_STATES, held, key_columns
-from edge_ws.store.records import EDGE3_ALIVE_S, HEARTBEAT_S
+from edge_ws.store.records import HEARTBEAT_S
 from edge_ws.store.tables import (
     claim,
     edge_job,
@@ -27,8 +27,9 @@ from edge_ws.store.worker_states import AWAY, MOVES, Event, WorkerState, after
 from edge_ws.store.worker_verbs import MARK, move
 
 _AWAY_STATES = [state.value for state in AWAY]
-ABANDONED_S = 2 * EDGE3_ALIVE_S
-"""An edge3 worker silent for so long is shown so by us; where edge3's executor runs, it did that before."""
+ABANDONED = 2
+"""An edge3 worker silent so many times longer than edge3 lets it be is shown so by us; where edge3's executor
+runs, it did that before."""
 _SHALL_LEAVE = WorkerState.SHUTDOWN_REQUEST.value
 
 
@@ -42,6 +43,7 @@ class LivenessVerbs:
     """Who is there."""
 
     _database: Database
+    _edge3_alive_s: float
 
     def announce(
         self, gateway_id: GatewayId, hostname: str, pid: int, heartbeat_s: float = HEARTBEAT_S
@@ -131,7 +133,7 @@ class LivenessVerbs:
             [state.value for state, moves in MOVES.items() if Event.SILENCE in moves]
         )
         is_silent = worker.c.seen_at < epoch_now() - silent_after_s(worker)
-        is_abandoned = age_s(edge_worker.c.last_update) > ABANDONED_S
+        is_abandoned = age_s(edge_worker.c.last_update) > ABANDONED * self._edge3_alive_s
         columns = edge_worker.c.worker_name, edge_worker.c.sysinfo, worker.c.site
         query = sa.select(*columns).outerjoin(worker, worker.c.worker_name == edge_worker.c.worker_name)
         with self._database.read() as connection:

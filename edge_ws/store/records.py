@@ -55,8 +55,10 @@ SEEN_BEATS = 3
 """Who is not seen for so many heartbeats is silent: a worker, by all gateways; a gateway."""
 RETURNS = 3
 """Lives of a daemon that take each other's place so often both live: it is no late message."""
-EDGE3_ALIVE_S = 150.0
-"""edge3 takes a worker for dead after five heartbeats of 30 s (edge_executor.py, _check_worker_liveness)."""
+EDGE3_BEAT_S = 30.0
+"""edge3's own heartbeat, unless the centre sets another one."""
+EDGE3_BEATS = 5
+"""After so many edge3 takes a worker for dead (edge_executor.py, _check_worker_liveness)."""
 CALLBACK_PRIORITY = 2**31 - 1
 """So that callbacks go before tasks, as in Airflow's own executors, whoever hands them out."""
 

@@ -154,6 +154,7 @@ class ReportVerbs:
     """Reports about claims, and their logs."""
 
     _database: Database
+    _edge3_alive_s: float
 
     def take(self, batch: Sequence[tuple[Principal, ClaimReport]], *, start_within_s: float) -> list[Outcome]:
         """Judge the reports in their order and write what they change.
@@ -170,7 +171,7 @@ class ReportVerbs:
         with self._database.write() as connection:
             live = _find_live(connection, [report for _, report in batch])
             outcomes = [_judge(live.get(report.claim), who, report) for who, report in batch]
-            given_up = _settle_faults(connection, live.values())
+            given_up = _settle_faults(connection, live.values(), self._edge3_alive_s)
             changed = [one for one in live.values() if one.changed]
             _WRITE.run(connection, _claim_rows(changed, start_within_s), _job_rows(changed))
             for one in given_up:
@@ -327,13 +328,15 @@ def _not_started(one: _Claim, report: NotStarted) -> None:
     one.detail, one.changed = report.reason, True
 
 
-def _settle_faults(connection: Connection, claims: Iterable[_Claim]) -> list[_Claim]:
+def _settle_faults(connection: Connection, claims: Iterable[_Claim], edge3_alive_s: float) -> list[_Claim]:
     """Note what workers could not start; return those whose jobs fail, as no other worker is to try them."""
     given_up = []
     for one in claims:
         if not one.fault:
             continue
-        faults = note_fault(connection, JobKey._make(one.key), WorkerName(one.worker), one.fault)
+        faults = note_fault(
+            connection, JobKey._make(one.key), WorkerName(one.worker), one.fault, edge3_alive_s
+        )
         if faults.is_hopeless:
             one.result, one.detail = FAILED, faults.told()[:_LONGEST_DETAIL]
             given_up.append(one)

@@ -20,6 +20,7 @@ from edge_ws.store.listen import ListenWatch
 from edge_ws.store.liveness_verbs import LivenessVerbs
 from edge_ws.store.log_verbs import LogVerbs
 from edge_ws.store.operator_verbs import OperatorVerbs
+from edge_ws.store.records import EDGE3_BEAT_S, EDGE3_BEATS
 from edge_ws.store.report_verbs import ReportVerbs
 from edge_ws.store.retention_verbs import RetentionVerbs
 from edge_ws.store.view_verbs import ViewVerbs
@@ -44,13 +45,17 @@ class Store(
     Every verb raises UnreachableError when the database is away; it can then be repeated.
     """
 
-    def __init__(self, engine: Engine, *, listen_url: str | None = None) -> None:
+    def __init__(
+        self, engine: Engine, *, listen_url: str | None = None, edge3_beat_s: float = EDGE3_BEAT_S
+    ) -> None:
         """Make the store.
 
         Args:
             engine: the database.
             listen_url: its URL past a pooler, for LISTEN; None: over the engine. PostgreSQL only.
+            edge3_beat_s: the heartbeat of edge3's workers.
         """
+        self._edge3_alive_s = EDGE3_BEATS * edge3_beat_s
         self._database = Database(engine)
         self._listen_url = listen_url
 

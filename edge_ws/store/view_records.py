@@ -127,7 +127,7 @@ class WorkerView:
     seen_s: float | None
     """Since it was last heard of."""
     silent_after_s: float = SEEN_BEATS * HEARTBEAT_S
-    """A worker of ours that was last heard of so long ago counts as silent."""
+    """One that was last heard of so long ago counts as silent."""
     first_online: datetime | None
     last_update: datetime | None = None
     wishes_maintenance: bool = False

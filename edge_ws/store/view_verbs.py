@@ -188,6 +188,7 @@ class ViewVerbs:
     """What anybody may see."""
 
     _database: Database
+    _edge3_alive_s: float
 
     def jobs(self, limit: int, **filters: str | None) -> list[JobView]:
         """Return jobs, those that run first, then those that wait in their order.
@@ -252,7 +253,7 @@ class ViewVerbs:
         """Return the workers, ours and edge3's, by name: all, those like a pattern (`*` and `?`), or one."""
         query = workers_query if name is None else workers_query.where(edge_worker.c.worker_name == name)
         with self._database.read() as connection:
-            found = [_worker(row) for row in connection.execute(query)]
+            found = [_worker(row, self._edge3_alive_s) for row in connection.execute(query)]
         return [one for one in found if pattern is None or fnmatchcase(one.name, pattern)]
 
     def stranded(self, owner: int, team: str | None) -> Stranded | None:
@@ -315,10 +316,10 @@ def _names(value: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if value is None else tuple(value)
 
 
-def _worker(row: _Row) -> WorkerView:
+def _worker(row: _Row, edge3_alive_s: float) -> WorkerView:
     # An edge3 worker may have taken over a name that was one of ours.
     is_ours = row.our_worker_name is not None and MARK in (row.sysinfo or {})
-    return _ours(row) if is_ours else _edge3s(row)
+    return _ours(row) if is_ours else _edge3s(row, edge3_alive_s)
 
 
 def _common(row: _Row) -> dict[str, Any]:
@@ -370,7 +371,7 @@ def _ours(row: _Row) -> WorkerView:
     )
 
 
-def _edge3s(row: _Row) -> WorkerView:
+def _edge3s(row: _Row, alive_s: float) -> WorkerView:
     """Return what edge3's columns say: what is written there is in force with its next heartbeat."""
     own = (row.sysinfo or {}).get("concurrency")
     local = int(own) if isinstance(own, (int, float)) else None
@@ -384,4 +385,5 @@ def _edge3s(row: _Row) -> WorkerView:
         concurrency=local if row.concurrency is None else row.concurrency,
         local_concurrency=local,
         seen_s=_float(row.updated_s),
+        silent_after_s=alive_s,
     )

@@ -40,7 +40,6 @@ from edge_ws.store.live import (
     set_job,
 )
 from edge_ws.store.records import (
-    EDGE3_ALIVE_S,
     RETURNS,
     OpenClaim,
     Principal,
@@ -238,6 +237,7 @@ class WorkerVerbs:
     """What a worker's frames do to the database."""
 
     _database: Database
+    _edge3_alive_s: float
 
     def register(self, principal: Principal, said: Registration) -> Registered:
         """Make the worker known and connected to `said.gateway`.
@@ -301,8 +301,7 @@ class WorkerVerbs:
             held_here = open_claims(connection, claim.c.worker == name)
         return Registered(connection=this, wish=wish, open=held_here, twin=twin)
 
-    @staticmethod
-    def _check_name(connection: Connection, name: WorkerName, site: SiteId) -> None:
+    def _check_name(self, connection: Connection, name: WorkerName, site: SiteId) -> None:
         theirs = connection.execute(
             sa.select(
                 edge_worker.c.state,
@@ -312,8 +311,10 @@ class WorkerVerbs:
             ).where(edge_worker.c.worker_name == name)
         ).one_or_none()
         if theirs is not None and MARK not in (theirs.sysinfo or {}) and state_of(theirs.state) not in AWAY:
-            age_s = (theirs.now - theirs.last_update).total_seconds() if theirs.last_update else EDGE3_ALIVE_S
-            if age_s < EDGE3_ALIVE_S:
+            is_dead = theirs.last_update is None or (
+                (theirs.now - theirs.last_update).total_seconds() >= self._edge3_alive_s
+            )
+            if not is_dead:
                 raise RefusedError(
                     Refusal.NAME_IN_USE.value,
                     f"the name {name} is in use by a live edge3 worker (state {theirs.state}); "

@@ -7,7 +7,13 @@ import pytest
 
 from edge_ws.errors import UsageError
 from edge_ws.protocol.frames import Timers
-from edge_ws.provider.config import executor_settings, gateway_settings, listen_url, serves_gateway
+from edge_ws.provider.config import (
+    edge3_beat_s,
+    executor_settings,
+    gateway_settings,
+    listen_url,
+    serves_gateway,
+)
 
 
 class Conf:
@@ -59,6 +65,13 @@ def test_the_grace_is_airflows_own_if_nobody_has_set_one() -> None:
 def test_the_url_for_listen() -> None:
     assert listen_url(Conf()) is None
     assert listen_url(Conf(edge_ws__listen_sql_alchemy_conn=" postgresql://db/x ")) == "postgresql://db/x"
+
+
+def test_edge3s_heartbeat_is_its_own_setting() -> None:
+    assert edge3_beat_s(Conf()) == 30.0
+    assert edge3_beat_s(Conf(edge__heartbeat_interval="120")) == 120.0
+    with pytest.raises(UsageError, match=r"\[edge\] heartbeat_interval is 'often', but must be a number"):
+        edge3_beat_s(Conf(edge__heartbeat_interval="often"))
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("never", False), ("NEVER", False), ("airflow", True)])

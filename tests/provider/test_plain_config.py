@@ -127,3 +127,24 @@ def test_a_file_that_is_none_is_left_to_airflow(
     environ = _environ(tmp_path, "variable")
     (tmp_path / "airflow.cfg").write_bytes(text.encode("latin-1"))
     assert _read(environ, monkeypatch) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", 30.0),
+        ("[edge]\nheartbeat_interval = 90\n", 90.0),
+        ("[edge]\nheartbeat_interval_cmd = echo 60\n", 60.0),
+    ],
+)
+def test_edge3s_heartbeat_is_read_by_verbs_too(tmp_path: Path, text: str, told: float) -> None:
+    (tmp_path / "airflow.cfg").write_text(text)
+    script = "from edge_ws.provider.airflow_setup import edge3_heartbeat_s; print(edge3_heartbeat_s())"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "AIRFLOW_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(done.stdout.splitlines()[-1]) == told

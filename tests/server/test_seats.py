@@ -39,6 +39,7 @@ def test_queues() -> None:
         (a_worker(room=Room(stale_slots=4)), True, True),
         (an_edge3_worker(seen_s=149.0), True, True),
         (an_edge3_worker(seen_s=151.0), False, False),
+        (an_edge3_worker(seen_s=151.0, silent_after_s=600.0), True, True),
         (an_edge3_worker(seen_s=None), False, False),
     ],
 )

@@ -13,7 +13,6 @@ from edge_ws.errors import UsageError
 from edge_ws.protocol.frames import Applied, Asked, Bye
 from edge_ws.protocol.ids import GatewayId, LifeId, WorkerName, new_id
 from edge_ws.store.gateway_verbs import FORGOTTEN_S
-from edge_ws.store.liveness_verbs import ABANDONED_S
 from edge_ws.store.records import WishRecord
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, gateway, utc_now, worker
@@ -220,9 +219,13 @@ def test_maintenance_of_a_silent_edge3_worker_is_refused(engine: sa.Engine, stor
         ("offline", "offline"),
     ],
 )
+@pytest.mark.parametrize("beat_s", [None, 120.0])
 def test_an_edge3_worker_that_is_dead_is_shown_so_though_no_edge3_executor_runs(
-    engine: sa.Engine, store: Store, state: str, then: str
+    engine: sa.Engine, store: Store, state: str, then: str, beat_s: float | None
 ) -> None:
+    if beat_s is not None:
+        store = Store(engine, edge3_beat_s=beat_s)
+    abandoned_s = 10 * (beat_s or 30.0)
     row = {"worker_name": "e3", "jobs_active": 0, "sysinfo": {}, "queues": "['q']", "state": state}
 
     def last_seen(ago_s: float) -> None:
@@ -232,10 +235,10 @@ def test_an_edge3_worker_that_is_dead_is_shown_so_though_no_edge3_executor_runs(
 
     with engine.begin() as connection:
         connection.execute(edge_worker.insert().values(**row, last_update=utc_now()))
-    last_seen(ABANDONED_S - 30.0)
+    last_seen(abandoned_s - 30.0)
     store.mark_silent()
     assert _state(store) == state
-    last_seen(ABANDONED_S + 30.0)
+    last_seen(abandoned_s + 30.0)
     store.mark_silent()
     assert _state(store) == then
     assert store.remove_worker("e3").told == "removed"

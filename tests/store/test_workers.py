@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 import sqlalchemy as sa
 
 from edge_ws.errors import RefusedError, UnreachableError
 from edge_ws.protocol.frames import Applied, Bye
-from edge_ws.protocol.ids import GatewayId, WorkerName, new_id
+from edge_ws.protocol.ids import HOST, GatewayId, WorkerName, new_id
+from edge_ws.server.seats import is_here
 from edge_ws.store.records import JobKey
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, utc_now, worker
@@ -59,6 +62,32 @@ def test_an_edge3_name_is_refused_while_it_lives(engine: sa.Engine, store: Store
         FakeWorker(store).register()
     _change(engine, edge_worker, "w1", state="offline")
     FakeWorker(store).register()
+
+
+def test_how_long_an_edge3_worker_lives_follows_from_the_heartbeat_that_the_centre_sets(
+    engine: sa.Engine, store: Store
+) -> None:
+    ours = FakeWorker(store, name="ours")
+    ours.register()
+    slow = Store(engine, edge3_beat_s=120.0)
+    ago = datetime.now(UTC) - timedelta(seconds=400)
+    row = {"state": "idle", "jobs_active": 0, "last_update": ago, "sysinfo": {}, "queues": "['q']"}
+    with engine.begin() as connection:
+        connection.execute(edge_worker.insert().values(worker_name="e3", **row))
+    for one, alive_s in ((store, 150.0), (slow, 600.0)):
+        (seen,) = one.workers(name="e3")
+        assert (seen.silent_after_s, is_here(seen)) == (alive_s, alive_s > 400)
+    # Whether a job is hopeless depends on who else is here.
+    for one, state in ((slow, "queued"), (store, "failed")):
+        job = new_job(f"t-{state}")
+        enqueue(engine, job)
+        (claimed,) = ours.claim(job)
+        ours.accept(claimed.claim)
+        one.not_started(ours.principal, claimed.claim, "no log folder", HOST)
+        assert job_row(engine, job.key).state == state
+    with pytest.raises(RefusedError, match="live edge3 worker"):
+        FakeWorker(slow, name="e3").register()
+    FakeWorker(store, name="e3").register()
 
 
 def test_a_goodbye_shows_offline(engine: sa.Engine, store: Store) -> None:

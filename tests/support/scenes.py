@@ -60,7 +60,8 @@ def a_worker(name: str = "w1", **changes: object) -> WorkerView:
 
 def an_edge3_worker(name: str = "e1", **changes: object) -> WorkerView:
     """Return a worker of edge3 with four free slots for queue `gpu`."""
-    return replace(a_worker(name, is_ours=False, gateway=None, transport=None), **changes)
+    worker = a_worker(name, is_ours=False, gateway=None, transport=None, silent_after_s=150.0)
+    return replace(worker, **changes)
 
 
 def a_token(**changes: object) -> TokenView:
