@@ -250,6 +250,8 @@ def _connection(told: dict[str, Any]) -> str:
     if not told["connected"]:
         return f"none to {told['url']}: {told['reason'] or 'it is being opened'}"
     why = f", as {told['reason']}" if told["reason"] else ""
+    if limit := told.get("message_limit"):
+        why += f"; messages of at most {limit // 1024} KiB pass on this way"
     if told["twin"]:
         why += f"; another worker with this state directory, or a copy of it, runs on {told['twin']}"
     return f"{told['transport']} to {told['url']} since {_time(told['since'])}{why}"

@@ -61,6 +61,8 @@ class Code(Enum):
     FAILED = "failed"
     SKIPPED = "skipped"
     REMOVED = "removed"
+    LEFT_QUEUE = "left_queue"
+    """Ended by the executor: nothing waited any more for what had not begun."""
     NOT_SETTLED = "not_settled"
     """Its process has ended, and Airflow still has the task as running."""
     # Airflow's turn.

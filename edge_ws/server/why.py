@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from edge_ws.errors import UsageError
+from edge_ws.protocol.ids import CALLBACK_DAG_ID
 from edge_ws.protocol.states import Phase
 from edge_ws.server.scene import NO_GATEWAY_ADVICE, SLOW_S, AirflowTask, Code, Scene, Why
 from edge_ws.server.seats import is_here, lasted
@@ -156,6 +157,8 @@ def _foreign(scene: Scene) -> Why:
 def _ended(scene: Scene) -> Why:
     """Judge by the task's own state where that is known: the row only tells that a process has ended."""
     job, task = scene.job, scene.task
+    if job.state == "removed" and job.reported and not job.was_claimed:
+        return _left_queue(scene)
     if task is None or task.try_number < job.key.try_number:
         return _ended_here(scene)
     if task.try_number > job.key.try_number:
@@ -216,6 +219,34 @@ def _ended_here(scene: Scene) -> Why:
     log_told = "" if code is Code.SUCCESS else _log_told(scene)
     sentence = f"{said}{_where_and_when(scene)}{unreported or reported}.{log_told}"
     return Why(code=code, sentence=sentence, advice=advice)
+
+
+def _left_queue(scene: Scene) -> Why:
+    """Tell of a row that the executor has ended, for nothing waited for it; see `store.unwanted`."""
+    job, task, number = scene.job, scene.task, scene.job.key.try_number
+    ago = "" if job.updated_s is None else f" {lasted(job.updated_s)} ago"
+    left = f"its row left the queue{ago}, without having run"
+    when = "while it was queued"
+    if job.worker is not None:
+        left = f"its row was ended{ago}"
+        when = f"while edge3 worker {job.worker} had it, of which nothing more was heard"
+    if job.key.dag_id == CALLBACK_DAG_ID:
+        what = f"Airflow did not wait for the callback any more {when}"
+    elif task is None:
+        what = f"The task was marked, cleared or deleted {when}"
+    elif task.try_number < number or (task.try_number == number and task.state in AIRFLOWS_TURN):
+        what = f"The task was cleared {when}"
+    elif task.try_number > number:
+        what = f"The task was cleared {when}, and is at try {task.try_number} now"
+    elif task.state in OVER:
+        what = f"The task was marked {task.state} {when}"
+    else:
+        what = f"Airflow did not wait for this round of the task {when}, and has it as {task.state} now"
+    sentence = f"{what}: {left}."
+    if task is not None and task.state in AIRFLOWS_TURN:
+        turn = of_task(task, job.key.dag_id)
+        return replace(turn, code=Code.LEFT_QUEUE, sentence=f"{sentence} {turn.sentence}")
+    return Why(code=Code.LEFT_QUEUE, sentence=sentence)
 
 
 def _earlier_try(scene: Scene, task: AirflowTask) -> Why:

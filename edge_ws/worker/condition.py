@@ -105,6 +105,8 @@ def _connection(parts: Parts) -> dict[str, object]:
         "since": _text(now - timedelta(seconds=anyio.current_time() - since)) if since is not None else None,
         # Why not by WebSocket, or why not at all.
         "reason": (link.mode.reason if link.ready else link.trouble) or None,
+        # Where something on the way lets only smaller messages pass, in bytes.
+        "message_limit": link.message_limit,
         # Of this life of the daemon: how steady the line has been.
         "losses": link.steadiness.losses,
         "transport_changes": link.steadiness.changes,

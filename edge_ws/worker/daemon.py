@@ -58,6 +58,7 @@ from edge_ws.worker.jobs import (
 )
 from edge_ws.worker.link import Link
 from edge_ws.worker.logs import Logs, log_size
+from edge_ws.worker.message_limits import MessageLimits
 from edge_ws.worker.outbox import Outbox
 from edge_ws.worker.outcomes import Deliveries
 from edge_ws.worker.readiness import NO_JOB_HOST, STARTING, Hindrances, Reason, Told, why_no_jobs
@@ -142,7 +143,8 @@ class Daemon:
         )
 
     def _transports(self, wanted: str, way: network.Network) -> list[Transport]:
-        both: list[Transport] = [WebSocketTransport(way), LongPollTransport(way, self.hello)]
+        sizes = MessageLimits(self._state.path / "sizes").sizes
+        both: list[Transport] = [WebSocketTransport(way, sizes), LongPollTransport(way, self.hello, sizes)]
         return [one for one in both if wanted in {AUTO, one.name}]
 
     # The link asks

@@ -18,14 +18,13 @@ from anyio.abc import TaskGroup
 from edge_ws.errors import EdgeWsError, RefusedError, Unreachable, UnreachableError, UsageError
 from edge_ws.protocol.frames import Bye, Drain, Hello, ServerFrame, Status, Welcome, WorkerFrame
 from edge_ws.protocol.ids import WorkerName
-from edge_ws.protocol.limits import LOG_CHUNK
+from edge_ws.protocol.limits import LOG_CHUNK, MAX_FRAME
 from edge_ws.worker.choice import AUTO, LONGPOLL, WEBSOCKET, Choice, Mode
 from edge_ws.worker.conversation import Conversation, Spoken
 from edge_ws.worker.faults import Faults
 from edge_ws.worker.pauses import COME_BACK, READY_RESETS_S, Pauses, refusal_of
 from edge_ws.worker.steadiness import Steadiness
 from edge_ws.worker.transports.base import Transport
-from edge_ws.worker.transports.sizes import Sizes
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +126,11 @@ class Link:
         return self._choice.mode
 
     @property
-    def sizes(self) -> Sizes | None:
-        """What is known of messages on the way in use; None: there is none."""
-        return self._current.transport.sizes if self._current is not None else None
+    def message_limit(self) -> int | None:
+        """The most bytes of a message that pass on the way in use; None: no limit is known, or no way."""
+        if self._current is None or (learnt := self._current.transport.sizes.learnt) >= MAX_FRAME:
+            return None
+        return learnt
 
     @property
     def log_chunk(self) -> int:

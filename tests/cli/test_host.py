@@ -7,13 +7,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from edge_ws.cli import host
 from edge_ws.cli.host import directory_of
 from edge_ws.errors import UnreachableError
+from edge_ws.store.store import Store
 from edge_ws.worker.config import Place
+from edge_ws.worker.network import ws_url
+from tests.support.gateway import make_token, serving
 from tests.support.programs import clean_environment, run_edge_ws
 from tests.support.waiting import free_port, wait_until
 
@@ -56,6 +61,7 @@ def test_status_of_a_worker_without_a_connection(environment: dict[str, str], po
     lines = dict(line.split("  ", 1) for line in done.stdout.splitlines())
     told = {name: text.strip() for name, text in lines.items()}
     assert told["worker"] == "press-2: starting"
+    assert "messages" not in told["connection"]
     assert told["connection"].startswith(f"none to http://127.0.0.1:{port}: ")
     assert "cannot be reached" in told["connection"]
     assert told["jobs"] == "none"
@@ -70,6 +76,33 @@ def test_status_of_a_worker_without_a_connection(environment: dict[str, str], po
     assert condition["slots"] == {"in_force": 3, "used": 0, "wish": None, "default": 3}
     assert condition["centre_versions"] is None
     assert condition["takes_jobs"] is False
+
+
+def test_status_tells_of_a_way_that_lets_only_small_messages_pass(
+    environment: dict[str, str], tmp_path: Path, sqlite_engine: sa.Engine
+) -> None:
+    (tmp_path / "state").mkdir()
+    store = Store(sqlite_engine)
+    with serving(store) as gateway:
+        url = f"http://127.0.0.1:{gateway.port}"
+        (tmp_path / "state" / "sizes").write_text(json.dumps({ws_url(url): 65_536}))
+        environment["EDGE_WS_TOKEN"] = make_token(store, "*")
+        words = ["--url", url, "-H", "press-2", "-q", "q", "--transport", "websocket"]
+        command = [sys.executable, "-m", "edge_ws.cli", "worker", *words]
+        with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+            wait_until((tmp_path / "state" / "control.sock").exists, 60)
+
+            def connection() -> dict[str, Any]:
+                done = run_edge_ws("status", "-o", "json", environment=environment)
+                return dict(json.loads(done.stdout)["connection"])
+
+            wait_until(lambda: connection()["connected"], 60)
+            assert connection()["message_limit"] == 65_536
+            done = run_edge_ws("status", environment=environment)
+            process.terminate()
+            process.wait(60)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("connection ")]
+    assert line.endswith("; messages of at most 64 KiB pass on this way")
 
 
 @pytest.mark.usefixtures("_worker")

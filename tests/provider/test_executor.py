@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from edge_ws.errors import SchemaError, UsageError
 from edge_ws.protocol.frames import Inventory
 from edge_ws.protocol.ids import GatewayId, HostId, SiteId, WorkerName, new_id
 from edge_ws.provider import compat, workload
+from edge_ws.provider.dependencies import unmet
 from edge_ws.provider.executor import (
     AWAY_PAUSE_S,
     LOOK_FOR_GATEWAYS_S,
@@ -31,6 +33,8 @@ from edge_ws.provider.executor import (
     EdgeWsExecutor,
 )
 from edge_ws.provider.info import get_provider_info
+from edge_ws.provider.tasks import AirflowTasks
+from edge_ws.server.views import show_job
 from edge_ws.store.live import REPORTED
 from edge_ws.store.records import Assignment, JobKey, Principal, Registration
 from edge_ws.store.store import Store
@@ -502,19 +506,42 @@ class TestNobodys:
         assert centre.rows()[key_of(ti)].state == "queued"
         assert executor.running == {compat.ti_key(ti)}
 
-    def test_a_cleared_task(self, centre: Centre, executor: EdgeWsExecutor, clock: Clock) -> None:
+    @staticmethod
+    def verdict(centre: Centre, ti: TaskInstance, tmp_path: Path) -> str:
+        tasks = AirflowTasks(centre.engine, lambda: tmp_path, unmet)
+        row = show_job(Store(centre.engine), ti.dag_id, ti.run_id, ti.task_id, tasks=tasks)
+        assert row["code"] == "left_queue"
+        return str(row["verdict"])
+
+    def test_a_marked_task(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock, tmp_path: Path
+    ) -> None:
+        ti = queued(centre, executor)
+        centre.set_task(ti, state="success")
+        self.look_again(executor, clock)
+        said = self.verdict(centre, ti, tmp_path)
+        assert said.startswith("The task was marked success while it was queued: its row left the queue ")
+
+    def test_a_cleared_task(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock, tmp_path: Path
+    ) -> None:
         ti = queued(centre, executor)
         centre.clear(ti)
         self.look_again(executor, clock)
         assert centre.rows()[key_of(ti)].state == "removed"
         assert executor.running == set()
+        assert self.verdict(centre, ti, tmp_path).startswith("The task was cleared while it was queued: ")
 
-    def test_a_deleted_run(self, centre: Centre, executor: EdgeWsExecutor, clock: Clock) -> None:
+    def test_a_deleted_run(
+        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock, tmp_path: Path
+    ) -> None:
         ti = queued(centre, executor)
         centre.delete_run(ti)
         self.look_again(executor, clock)
         assert centre.rows()[key_of(ti)].state == "removed"
         assert executor.running == set()
+        said = self.verdict(centre, ti, tmp_path)
+        assert said.startswith("The task was marked, cleared or deleted while it was queued: ")
 
     def test_a_task_that_is_queued_again_meanwhile_is_not_ended(
         self, centre: Centre, executor: EdgeWsExecutor, clock: Clock

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from edge_ws.errors import UsageError
-from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.ids import CALLBACK_DAG_ID, WorkerName
 from edge_ws.protocol.states import Phase
 from edge_ws.server.log_end import LogEnd
 from edge_ws.server.scene import AirflowTask, Code, Scene, Unmet
@@ -393,6 +393,43 @@ class TestOver:
 
     def test_removed(self) -> None:
         told(a_scene(a_job(state="removed", owner=None)), Code.REMOVED, "Over, as removed")
+
+    @pytest.mark.parametrize(
+        ("task", "part"),
+        [
+            (None, "The task was marked, cleared or deleted while it was queued: its row left the queue 9 s"),
+            (
+                ("success", 1),
+                "The task was marked success while it was queued: its row left the queue 9 s ago",
+            ),
+            (("failed", 1), "was marked failed while it was queued"),
+            (
+                (None, 1),
+                "was cleared while it was queued: its row left the queue 9 s ago, without having run.",
+            ),
+            ((None, 0), "The task is not scheduled yet"),
+            (("running", 2), "was cleared while it was queued, and is at try 2 now: its row left"),
+            (
+                ("queued", 1),
+                "did not wait for this round of the task while it was queued, and has it as queued",
+            ),
+        ],
+    )
+    def test_a_row_that_nothing_waited_for(self, task: tuple[str | None, int] | None, part: str) -> None:
+        job = a_job(state="removed", owner=None, reported=True, updated_s=9.0)
+        known = None if task is None else an_airflow_task(task[0], try_number=task[1])
+        told(replace(a_scene(job), task=known), Code.LEFT_QUEUE, part)
+
+    def test_other_rows_that_nothing_waited_for(self) -> None:
+        job = a_job(state="removed", owner=None, reported=True, updated_s=9.0)
+        told(a_scene(replace(job, worker="e1")), Code.LEFT_QUEUE, "while edge3 worker e1 had it")
+        callback = replace(job, key=job.key._replace(dag_id=CALLBACK_DAG_ID))
+        told(a_scene(callback), Code.LEFT_QUEUE, "did not wait for the callback any more while it was queued")
+
+    def test_what_a_worker_of_ours_had_has_not_left_the_queue_so(self) -> None:
+        claim = a_claim(Phase.ENDED, result="lost", ended_s=3.0)
+        job = a_job(state="removed", owner=None, reported=True, worker="w1", claim=claim)
+        told(a_scene(job), Code.REMOVED, "Over, as removed on worker w1")
 
 
 def an_airflow_task(state: str | None, executor: str | None = None, try_number: int = 2) -> AirflowTask:

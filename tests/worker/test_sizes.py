@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import pytest
@@ -33,6 +34,7 @@ from edge_ws.protocol.states import Phase
 from edge_ws.store.store import Store
 from edge_ws.worker.link import Link
 from edge_ws.worker.logs import Logs
+from edge_ws.worker.message_limits import MessageLimits
 from edge_ws.worker.network import Network
 from edge_ws.worker.transports.aside import TRIES, Aside
 from edge_ws.worker.transports.longpoll import LongPollTransport
@@ -68,14 +70,16 @@ def gateway(store: Store) -> Iterator[RunningGateway]:
 class Worker:
     """A worker that runs whatever it is offered, with a long log and a long detail at its end."""
 
-    def __init__(self, url: str, token: str, transport: str, *, claims: int = 0) -> None:
+    def __init__(
+        self, url: str, token: str, transport: str, *, claims: int = 0, sizes: Callable[[str], Sizes] = Sizes
+    ) -> None:
         way = Network(url, None, None)
         held = tuple(
             Held(claim=ClaimId(new_id()), phase=Phase.STARTED, log_end=0, host=HOST) for _ in range(claims)
         )
         self.stated = replace(inventory(HOST, site=SiteId(new_id())), claims=held)
         self.acked: list[Ack] = []
-        ways = [WebSocketTransport(way), LongPollTransport(way, self.hello)]
+        ways = [WebSocketTransport(way, sizes), LongPollTransport(way, self.hello, sizes)]
         self.way = next(one for one in ways if one.name == transport)
         self.link = Link(W, [self.way], self, read_token=lambda: token, proven=True, on_proven=lambda: None)
         self.logs = Logs(self.link.send, self._flushed, lambda: self.link.log_chunk)
@@ -156,6 +160,32 @@ async def test_reports_and_logs_pass_in_smaller_pieces(  # noqa: PLR0917
     assert worker.log_end == 8000 * len(LINE)
 
 
+@pytest.mark.parametrize("transport", ["websocket", "longpoll"])
+async def test_what_was_learnt_holds_from_the_beginning_after_a_restart(
+    sqlite_engine: sa.Engine, store: Store, gateway: RunningGateway, transport: str, tmp_path: Path
+) -> None:
+    stopped: list[int] = []
+    with firewall(gateway.port, 8_000, Verdict.FORBIDDEN) as wall:
+        token = make_token(store)
+        for life in range(2):
+            limits = MessageLimits(tmp_path / "sizes")
+            worker = Worker(wall.url, token, transport, sizes=limits.sizes)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(worker.link.run)
+                tasks.start_soon(worker.logs.run)
+                await until(lambda worker=worker: worker.link.ready, 20)  # type: ignore[misc]
+                assert (worker.link.message_limit is None) is (life == 0)
+                enqueue(sqlite_engine, new_job(f"t{life}"))
+                await until(lambda worker=worker: worker.has_ended, 150)  # type: ignore[misc]
+                assert worker.link.message_limit == worker.way.sizes.learnt
+                assert FLOOR <= worker.way.sizes.learnt <= 8_000
+                worker.link.leave(Bye(reason="restart"))
+            stopped.append(len(wall.stopped))
+    assert stopped[0] > 0
+    # A larger one is tried again as ever, and no more than that.
+    assert stopped[1] <= stopped[0] + 1
+
+
 async def test_a_large_inventory_passes_without_some_of_its_claims(
     store: Store, gateway: RunningGateway
 ) -> None:
@@ -206,6 +236,40 @@ def test_less_is_tried_down_to_a_floor_and_more_again_later() -> None:
     sizes.passed(sizes.limit)
     now += AGAIN_FIRST_S
     assert sizes.limit == 16 * FLOOR
+
+
+def test_what_is_kept_is_what_is_in_force_and_it_is_tried_to_exceed_it(tmp_path: Path) -> None:
+    now, kept = 0.0, list[int]()
+    sizes = Sizes("w", lambda: now, limit=20_000, keep=kept.append)
+    assert (sizes.limit, sizes.learnt, sizes.is_limited) == (20_000, 20_000, True)
+    now += AGAIN_FIRST_S
+    assert (sizes.limit, sizes.learnt) == (80_000, 20_000)
+    sizes.failed(70_000, "413", is_told=True)
+    assert (sizes.learnt, kept) == (20_000, [])
+    now += 2 * AGAIN_FIRST_S
+    sizes.passed(sizes.limit)
+    assert (sizes.learnt, kept) == (80_000, [80_000])
+    sizes.failed(80_000, "413", is_told=True)
+    assert kept == [80_000, 20_000]
+
+    path = tmp_path / "sizes"
+    assert MessageLimits(path).sizes("w").limit == MAX_FRAME
+    MessageLimits(path).sizes("w").failed(100_000, "413", is_told=True)
+    assert (MessageLimits(path).sizes("w").limit, MessageLimits(path).sizes("v").limit) == (25_000, MAX_FRAME)
+    for told, limit in (
+        ('{"w": 1}', FLOOR),
+        ('{"w": "many"}', MAX_FRAME),
+        ("[1]", MAX_FRAME),
+        ("", MAX_FRAME),
+    ):
+        path.write_text(told)
+        assert MessageLimits(path).sizes("w").limit == limit
+    path.unlink()
+    path.mkdir()
+    # It cannot be kept: it holds in this life.
+    sizes = MessageLimits(path).sizes("w")
+    sizes.failed(100_000, "413", is_told=True)
+    assert sizes.limit == 25_000
 
 
 def test_what_has_passed_before_fails_once_without_being_made_smaller() -> None:

@@ -83,17 +83,20 @@ class LongPollTransport:
 
     name = "longpoll"
 
-    def __init__(self, way: Network, hello: Callable[[], Hello]) -> None:
+    def __init__(
+        self, way: Network, hello: Callable[[], Hello], sizes: Callable[[str], Sizes] = Sizes
+    ) -> None:
         """Make it.
 
         Args:
             way: the server, and how to get there.
             hello: returns the greeting with the inventory as it is now, for each poll.
+            sizes: returns what is known of messages on a way.
         """
         self.where = way.base_url
         self.network = way
         self.hello = hello
-        self.sizes = Sizes(f"{way.base_url} by HTTP")
+        self.sizes = sizes(f"{way.base_url} by HTTP")
         self.aside = Aside()
         self.hold_s: float | None = None
         """For how long polls are held, where something on the way cuts longer ones; None: nothing has."""

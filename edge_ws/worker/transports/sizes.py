@@ -33,16 +33,27 @@ _CUT = " [... cut, as no more passes on the way to the centre]"
 class Sizes:
     """What is known of one way."""
 
-    def __init__(self, where: str = "the centre", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        where: str = "the centre",
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        limit: int = MAX_FRAME,
+        keep: Callable[[int], object] = lambda _limit: None,
+    ) -> None:
+        """Begin with what was learnt before; `keep` is told what is learnt."""
         self._where = where
         self._clock = clock
-        self._limit = MAX_FRAME
+        self._keep = keep
+        self._limit = limit
         self._proven = 0
         """The largest message that has passed."""
         self._before_trial: int | None = None
         """The limit that was in force before more was tried."""
         self._trial_at: float | None = None
         self._wait_s = AGAIN_FIRST_S
+        if self.is_limited:
+            self._trial_at = clock() + self._wait_s
 
     @property
     def limit(self) -> int:
@@ -51,6 +62,11 @@ class Sizes:
             self._before_trial, self._trial_at = self._limit, None
             self._limit = min(MAX_FRAME, STEP * self._limit)
         return self._limit
+
+    @property
+    def learnt(self) -> int:
+        """The most bytes that are known to pass, or not known not to; more may just be tried."""
+        return self._limit if self._before_trial is None else self._before_trial
 
     @property
     def is_limited(self) -> bool:
@@ -73,6 +89,7 @@ class Sizes:
         if self._before_trial is not None and size > self._before_trial:
             self._before_trial, self._wait_s = None, AGAIN_FIRST_S
             self._trial_at = self._clock() + self._wait_s if self.is_limited else None
+            self._keep(self._limit)
 
     def doubt(self) -> None:
         """Hear that the way broke: what passed before must show again that it does."""
@@ -98,6 +115,7 @@ class Sizes:
             self._wait_s = min(AGAIN_LONGEST_S, 2 * self._wait_s)
         else:
             self._limit, self._before_trial = max(FLOOR, size // STEP), None
+            self._keep(self._limit)
         self._proven = min(self._proven, self._limit)
         self._trial_at = self._clock() + self._wait_s
         log.warning(

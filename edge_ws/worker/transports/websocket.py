@@ -6,7 +6,7 @@ An answer counts as the server's own only with its marker header; anything else 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -178,11 +178,12 @@ class WebSocketTransport:
 
     name = "websocket"
 
-    def __init__(self, way: Network) -> None:
+    def __init__(self, way: Network, sizes: Callable[[str], Sizes] = Sizes) -> None:
+        """`sizes` returns what is known of messages on a way."""
         self.where = way.base_url
         self._network = way
         self._url = network.ws_url(way.base_url)
-        self.sizes = Sizes(self._url)
+        self.sizes = sizes(self._url)
 
     @asynccontextmanager
     async def open(self, worker: WorkerName, token: str) -> AsyncIterator[WebSocketChannel]:
