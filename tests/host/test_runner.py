@@ -12,6 +12,7 @@ from edge_ws.host import runner
 from tests.support.certificates import Authority
 from tests.support.entrances import Entrance, open_entrance, server_context
 from tests.support.execution_api import ExecutionApi
+from tests.support.host_jobs import go
 from tests.support.jobs import PYTHON, Site, task_workload
 from tests.support.raw_host import raw_host
 from tests.support.waiting import free_port
@@ -74,6 +75,31 @@ def test_a_log_that_the_supervisor_uploads_and_traces(site: Site, api: Execution
         line.say("prepare", claim="n", payload=never.payload, server=api.url)
         line.say("go", claim="n", token="t")
         assert line.hear("not_started", "n")["fault"] == "host"
+
+
+def test_a_plugin_that_cannot_be_imported_is_logged_and_the_task_goes_on(
+    site: Site, api: ExecutionApi, tmp_path: Path
+) -> None:
+    """As with Airflow's own executors: plugins are loaded in the task's process, and not in the host."""
+    (tmp_path / "broken.py").write_text("raise RuntimeError('no such machine')")
+    environment = site.environment(AIRFLOW__CORE__PLUGINS_FOLDER=str(tmp_path))
+    with raw_host(site.folder / "broken-plugin", environment) as host:
+        line, workload = host.connect(), task_workload("hello")
+        assert line.hello()["ready"]
+        assert line.hear("ended", go(line, api, workload))["exit_code"] == 0
+        assert api.states_of(workload.id) == ["success"]
+        log = (site.logs / workload.log_path).read_text()
+        assert "Failed to import plugin" in log
+        assert "no such machine" in log
+        assert "hello from the task" in log
+
+        # One that ends the process ends each task's, as there, and never the host.
+        (tmp_path / "broken.py").write_text("raise SystemExit(3)")
+        workload = task_workload("hello")
+        ended = line.hear("ended", go(line, api, workload))
+        assert (ended["exit_code"], ended["detail"]) == (3, "the task's process exited with code 3")
+        assert api.states_of(workload.id) == ["failed"]
+        assert line.hello()["ready"]
 
 
 def test_tasks_reach_the_execution_api_as_the_worker_does(

@@ -201,6 +201,22 @@ def test_a_bundle_that_the_worker_lacks_is_said_in_the_tasks_log(site: Site) -> 
     assert worker.stop() == 0
 
 
+def test_a_log_path_that_is_too_long_for_the_worker_is_said_in_the_tasks_log(site: Site) -> None:
+    """Its folder and the ids make more than the 4,096 bytes that a path may have; the centre's is shorter."""
+    folder = site.home.joinpath(*["deep" * 50] * 18)
+    worker = site.worker("deep", "-q", "deep", AIRFLOW__LOGGING__BASE_LOG_FOLDER=str(folder))
+    dag, task, run = "e" + "x" * 239, "t" + "x" * 239, "r" + "x" * 239
+    site.trigger(dag, run)
+    assert site.wait_run(dag, run) == "failed"
+    log = site.wait_log("File name too long", dag, run, task)
+    assert "Worker deep could not start the task" in log
+    assert "Traceback" not in log
+    row = json.loads(site.airflow("edge-ws", "show-job", dag, run, task, "-o", "json").stdout)
+    assert row["code"] == "failed"
+    assert "File name too long" in row["verdict"]
+    assert worker.stop() == 0
+
+
 def test_a_task_that_nobody_serves_waits(site: Site) -> None:
     site.trigger("elsewhere", "r1")
     wait_until(
@@ -228,3 +244,8 @@ def test_queued_tasks_that_end_by_a_users_hand_leave_their_queue(site: Site) -> 
     site.api("PATCH", "dags/elsewhere/dagRuns/deleted", {"state": "failed"})
     site.api("DELETE", "dags/elsewhere/dagRuns/deleted")
     wait_until(lambda: states() == {"removed"}, 30, every_s=1.0)
+    for run in runs:
+        verdict = site.airflow(
+            "edge-ws", "show-job", "elsewhere", run, "nobody_serves_it", "-o", "json"
+        ).stdout
+        assert json.loads(verdict)["code"] == "left_queue"

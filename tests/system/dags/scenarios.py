@@ -125,6 +125,15 @@ def long_names():
     named()
 
 
+@dag(dag_id="e" + LONG[1:], schedule=None)
+def long_names_in_a_deep_folder():
+    @task(task_id="t" + LONG[1:], queue="deep")
+    def never():
+        print("nobody sees this")
+
+    never()
+
+
 @dag(schedule=None)
 def cleared():
     @task
@@ -254,6 +263,7 @@ callbacks()
 rounds()
 fifty()
 long_names()
+long_names_in_a_deep_folder()
 cleared()
 marked()
 lasting()
