@@ -134,7 +134,7 @@ def test_a_file_that_is_none_is_left_to_airflow(
     [
         ("", 30.0),
         ("[edge]\nheartbeat_interval = 90\n", 90.0),
-        ("[edge]\nheartbeat_interval_cmd = echo 60\n", 60.0),
+        ("[edge]\nbeat = 60\nheartbeat_interval = %(beat)s\n", 60.0),
     ],
 )
 def test_edge3s_heartbeat_is_read_by_verbs_too(tmp_path: Path, text: str, told: float) -> None:

@@ -180,6 +180,9 @@ async def test_what_was_learnt_holds_from_the_beginning_after_a_restart(
                 assert worker.link.message_limit == worker.way.sizes.learnt
                 assert FLOOR <= worker.way.sizes.learnt <= 8_000
                 worker.link.leave(Bye(reason="restart"))
+                # The next one has the name, and another site.
+                await until(lambda worker=worker: not worker.link.ready, 20)  # type: ignore[misc]
+                tasks.cancel_scope.cancel()
             stopped.append(len(wall.stopped))
     assert stopped[0] > 0
     # A larger one is tried again as ever, and no more than that.
