@@ -153,6 +153,18 @@ def can_commit(session: Session) -> bool:
         return False
 
 
+def send_callback(sink: Any, request: Any) -> None:  # noqa: ANN401 - Airflow's own types
+    """Hand the sink what the DAG processor is to call, and leave the scheduler's session open.
+
+    The sink alone commits and closes the session of its thread, which is the scheduler's. The task that it is
+    about is no longer in a session then, and from 3.4.0b2 on the scheduler cannot put its attempt aside and
+    ends, with an IntegrityError: a retry after SIGKILL, or after heartbeats that ceased, is enough.
+    """
+    session = settings.Session()
+    sink.send(request, session=session)
+    session.commit()
+
+
 def living_schedulers(connection: Connection) -> set[int]:
     """Return the `job_id`s of the schedulers that Airflow holds for alive (as its own adoption does)."""
     c = Job.__table__.c

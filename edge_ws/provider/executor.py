@@ -342,6 +342,15 @@ class EdgeWsExecutor(compat.ExecutorBase):
             self.log.warning("edge-ws could not revoke %s: %s", ti, first_line(error))
         self.running.discard(compat.ti_key(ti))
 
+    # From the scheduler: what the DAG processor is to call
+
+    def send_callback(self, request: Any) -> None:  # noqa: ANN401
+        """Send a callback as Airflow's executors do, but without harm to the scheduler."""
+        if self.callback_sink is None:
+            super().send_callback(request)
+        else:
+            compat.send_callback(self.callback_sink, request)
+
     # From the api-server
 
     def get_task_log(self, ti: Any, try_number: int) -> tuple[list[str], list[str]]:  # noqa: ANN401

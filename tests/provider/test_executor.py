@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from airflow.callbacks.database_callback_sink import DatabaseCallbackSink
 from airflow.executors import workloads
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.callback import CallbackKey
 from airflow.models.dagbag import DBDagBag
+from airflow.models.db_callback_request import DbCallbackRequest
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.sqlalchemy import prohibit_commit
@@ -65,6 +67,7 @@ def executor(centre: Centre, clock: Clock) -> EdgeWsExecutor:
 def make_executor(clock: Clock, job_id: object = SCHEDULER) -> EdgeWsExecutor:
     made = EdgeWsExecutor(clock=clock)
     made.job_id = job_id
+    made.callback_sink = DatabaseCallbackSink()
     made.start()
     return made
 
@@ -92,7 +95,8 @@ def end(centre: Centre, ti: Any, state: str) -> None:
 
 
 def let_the_scheduler_process(executor: EdgeWsExecutor) -> None:
-    with create_session(scoped=False) as session:
+    # The thread's own session, as in the scheduler's loop.
+    with create_session() as session:
         SchedulerJobRunner.process_executor_events(
             executor=executor, job_id=SCHEDULER, scheduler_dag_bag=DBDagBag(), session=session
         )
@@ -331,6 +335,22 @@ class TestSync:
         assert centre.task_state(ti) == after
         assert executor.running == set()
         assert centre.rows()[key_of(ti)].edge_ws_owner == REPORTED
+
+    def test_a_task_that_died_is_called_back_and_tried_again(
+        self, centre: Centre, executor: EdgeWsExecutor
+    ) -> None:
+        others = [queued(centre, executor, "weld") for _ in range(2)]
+        for ti in others:
+            centre.set_task(ti, state="running")
+            end(centre, ti, "failed")
+        executor.sync()
+        let_the_scheduler_process(executor)
+        assert [centre.task_state(ti) for ti in others] == ["up_for_retry"] * 2
+        with create_session(scoped=False) as session:
+            asked = [
+                one.get_callback_request().ti.run_id for one in session.scalars(sa.select(DbCallbackRequest))
+            ]
+        assert sorted(asked) == sorted(ti.run_id for ti in others)
 
     @pytest.mark.parametrize("row", ["success", "failed"])
     @pytest.mark.parametrize("task_id", ["press", "weld"])

@@ -65,7 +65,7 @@ def write_dag() -> None:
 
     with DAG("factory", schedule=None, start_date=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)) as dag:
         BaseOperator(task_id="press")
-        BaseOperator(task_id="weld", retries=2)
+        BaseOperator(task_id="weld", retries=2, on_retry_callback=print)
     lazy = LazyDeserializedDAG.from_dag(dag)
     with create_session(scoped=False) as session:
         session.add(DagBundleModel(name="dags-folder"))
