@@ -90,7 +90,10 @@ def acts(count: int, seed: int = 1) -> list[Case]:
 
 OURS = ["ends", "slow_callbacks", "listened", "values", "logs", "shapes"]
 SHORT_EXAMPLES = ["example_bash_operator", "example_setup_teardown_taskflow", "example_xcom"]
-CONFIGURED = {"example_trigger_target_dag": {"message": "Hello World"}}
+CONFIGURED: dict[str, dict[str, Any]] = {
+    "example_trigger_target_dag": {"message": "Hello World"},
+    "example_params_ui_tutorial": {"required_field": "needed"},
+}
 
 
 def short() -> list[Case]:

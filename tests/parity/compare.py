@@ -112,7 +112,7 @@ _VARIABLES = [
         (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "<uuid>"),
         (r"datetime\.datetime\(\d{4}(, \d+)+(?=[,)])", "datetime.datetime(<moment>"),
         (r"DateTime\(\d{4}(, \d+)+(?=[,)])", "DateTime(<moment>"),
-        (r"\b\d{4}-\d\d-\d\d[T _]\d\d:?\d\d(:?\d\d([.,]\d+)?)?(Z|[+-]\d\d:?\d\d)?", "<moment>"),
+        (r"(?<![^\W_])\d{4}-\d\d-\d\d[T _]\d\d:?\d\d(:?\d\d([.,]\d+)?)?(Z|[+-]\d\d:?\d\d)?", "<moment>"),
         (r"\b(manual|scheduled|asset_triggered)__<moment>\w*", r"\1__<moment>"),
         (r"\b\d{8}T\d{6}(\.\d+)?\b", "<moment>"),
         (r"\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun) \w{3} +\d+ \d\d:\d\d:\d\d\b( \w+ \d{4})?( \d{4})?", "<moment>"),

@@ -106,7 +106,7 @@ class Run:
     ) -> None:
         self._api = api
         self._stop = stop
-        self._notes = site.notes
+        self._site = site
         self._dag = case.dag
         self._case = case
         self.id = f"{side}__{case.name}"
@@ -129,6 +129,9 @@ class Run:
         while not predicate():
             if self._stop.wait(every_s):
                 raise StoppedError
+            # Airflow's API answers on without a scheduler, and nothing would ever change.
+            dead = [one for one in self._site.processes.values() if one.popen.poll() is not None]
+            assert not dead, f"{dead[0].name} has ended:\n{dead[0].tail()}"
             assert time.monotonic() < end, f"{self.id} is not done: {self._tasks()}"
 
     # Operators' acts
@@ -179,7 +182,7 @@ class Run:
 
     def _noted(self) -> dict[tuple[str, int, int], str]:
         found = {}
-        for file in self._notes.glob(f"{self._dag}~{self.id}~*"):
+        for file in self._site.notes.glob(f"{self._dag}~{self.id}~*"):
             _, _, task, index, number = file.name.split("~")
             found[task, int(index), int(number)] = file.read_text()
         return found

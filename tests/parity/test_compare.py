@@ -130,6 +130,7 @@ def test_mapped_tasks_are_kept_apart() -> None:
     ("one", "other"),
     [
         ("began 2026-11-30T07:31:12.123456Z", "began 2026-11-30T07:31:13Z"),
+        ("of manual__2026-11-30T07:31:12.9+00:00", "of manual__2026-11-30T07:31:13.1+00:00_aB3x"),
         ("at 2026-11-30 07:31:12+00:00", "at 2027-01-01 00:00:00.5+00:00"),
         (
             "DateTime(2026, 11, 30, 7, 1, 2, 333, tzinfo=Timezone('UTC'))",

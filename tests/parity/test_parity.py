@@ -30,10 +30,12 @@ ONLY = os.environ.get("ONLY", "")
 """Only cases in whose names this regular expression is found."""
 HERE = Path(__file__).parent
 WORKER = "parity-edge"
-TOGETHER = 4
+TOGETHER = 3
 """Cases that run at a time, each on both executors."""
-SLOTS = 10
-"""Of each executor: two cores start so many tasks at a time without time-outs of their own making."""
+SLOTS = TOGETHER * 2 * cases.ACTED_ON
+"""Of both executors together: the tasks of `acts` keep theirs until all of them have begun."""
+HASH_SEED = "0"
+"""Some operators log sets, and leave them in XComs: both sides' have the same order."""
 OUR_DAGS = ["ends", "slow_callbacks", "listened", "retried", "values", "logs", "shapes", "acts"]
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(7200 if LONG else 900)]
@@ -59,22 +61,30 @@ def parity_site(
     """One Airflow with both executors, and one worker with a state directory and a log folder of its own."""
     folder = tmp_path_factory.mktemp("parity")
     dags, plugins = _folders(folder)
-    # A busy machine's delays are no difference between executors.
-    patient = {"WORKERS__EXECUTION_API_TIMEOUT": "120", "CORE__PLUGINS_FOLDER": str(plugins)}
+    common = {
+        # A busy machine's delays are no difference between executors.
+        "WORKERS__EXECUTION_API_TIMEOUT": "120",
+        # From 3.4 on between SIGTERM and SIGKILL: as long as ever, and not a minute.
+        "CORE__KILLED_TASK_CLEANUP_TIME": "5",
+        "CORE__PLUGINS_FOLDER": str(plugins),
+    }
     settings = {
-        **patient,
+        **common,
         "CORE__EXECUTOR": "LocalExecutor,edge_ws:edge_ws.provider.executor.EdgeWsExecutor",
         "CORE__PARALLELISM": str(SLOTS),
         "CORE__MAX_ACTIVE_RUNS_PER_DAG": "64",
         "API__MAXIMUM_PAGE_LIMIT": "1000",
+        # The api-server waits for a connection on its event loop, for which those that have one wait.
+        "DATABASE__SQL_ALCHEMY_POOL_SIZE": "40",
         # Runs are triggered by hand only.
         "SCHEDULER__USE_JOB_SCHEDULE": "False",
     }
     with (
         databases.new(USUAL_KINDS[1], migrated=False) as url,
-        running_site(folder, dags, url, **settings) as site,
+        running_site(folder, dags, url, hash_seed=HASH_SEED, **settings) as site,
     ):
-        theirs = {f"AIRFLOW__{name}": value for name, value in patient.items()}
+        theirs = {f"AIRFLOW__{name}": value for name, value in common.items()}
+        theirs["PYTHONHASHSEED"] = HASH_SEED
         site.worker(WORKER, "-c", str(SLOTS), "-q", "default", **theirs)
         yield site
 

@@ -209,12 +209,13 @@ def running_site(
     triggerer: bool = True,
     api_server: bool = True,
     edge3: Path | None = None,
+    hash_seed: str | None = None,
     **settings: str,
 ) -> Iterator[Site]:
     """Run Airflow with our executor and plugin; `settings` are AIRFLOW__ variables without that prefix.
 
     Without `api_server` the test starts it: see `Site.serve`. With `edge3`, the folder of the real one, it is
-    installed, too.
+    installed, too. With one `hash_seed`, Python's, sets have the same order in all processes of the site.
     """
     home, notes = folder / "airflow", folder / "notes"
     home.mkdir()
@@ -240,6 +241,8 @@ def running_site(
     environment.pop("PYTHONPATH", None)
     if edge3 is not None:
         environment["PYTHONPATH"] = str(edge3)
+    if hash_seed is not None:
+        environment["PYTHONHASHSEED"] = hash_seed
     environment["SITE_NOTES"] = str(notes)
     site = Site(home, dags, notes, environment, port)
     try:
