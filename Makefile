@@ -6,17 +6,19 @@ export AIRFLOW
 BIN := .venv$(if $(filter-out 3.3,$(AIRFLOW)),-$(AIRFLOW))/bin
 ARGS ?=
 
-.PHONY: help install demo test simulate chaos parity bench check format wheel constraints clean
+.PHONY: help install demo test quick pages simulate chaos parity bench check format wheel constraints clean
 
 help:
 	@echo "make demo         run a real Airflow, a worker and one DAG on this machine (KEEP=1: leave it up)"
 	@echo "make test         run all tests (ARGS='-k name' and the like go to pytest)"
+	@echo "make quick        run the tests that start no process of their own"
 	@echo "make simulate     run 50,000 simulated histories, about 25 minutes (SEEDS=n: that many; SEED=n: that one)"
 	@echo "make chaos        200 rounds of faults on real processes, about 35 minutes (ROUNDS=n: that many; CHAOS_SEED=n)"
 	@echo "make parity       run the same DAGs on LocalExecutor and on edge-ws and compare, about an hour (ONLY=name: some)"
 	@echo "make bench        measure edge-ws beside edge3 (ARGS='--quick', '--only ROW', '--no-edge3')"
 	@echo "make check        ruff, mypy --strict, import-linter"
 	@echo "make format       let ruff format and mend what it can"
+	@echo "make pages        write the tables of edge_ws/SETTINGS.md from the code"
 	@echo "make install      make .venv, which every target does when it is not there"
 	@echo "make wheel        build the wheel into dist/"
 	@echo "make constraints  resolve both constraints files anew after a change of pyproject.toml (needs uv)"
@@ -33,6 +35,15 @@ demo: install
 test:
 	@.ci/install --edge3
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# What no fixture or folder marks as starting a process; on SQLite and one PostgreSQL.
+quick: export SEEDS := 200
+quick:
+	@.ci/install --edge3
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not system and not processes" $(ARGS)
+
+pages: install
+	@$(BIN)/python -m tests.support.settings_page
 
 SEEDS ?= 50000
 simulate: install

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import sqlalchemy as sa
@@ -26,6 +29,21 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+_STARTERS = {
+    f"tests.support.{name}"
+    for name in (
+        "bouncer",
+        "jobs",
+        "managers",
+        "programs",
+        "proxies",
+        "raw_host",
+        "site",
+        "small_disk",
+        "stand",
+    )
+} | {"tests.support.standalone", "subprocess", "multiprocessing"}
+"""Modules with which tests start processes, databases apart."""
 _LONG = ("chaos", "edge3", "parity", "releases", "simulation", "system", "demo", "proxies")
 """Folders whose files take minutes."""
 
@@ -33,6 +51,26 @@ _LONG = ("chaos", "edge3", "parity", "releases", "simulation", "system", "demo",
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the long files, each of which one process runs: else the last one is waited for alone."""
     items.sort(key=lambda item: item.path.relative_to(Path(__file__).parent).parts[0] not in _LONG)
+    for item in items:
+        if isinstance(item, pytest.Function) and any(map(_starts_processes, _modules_of(item))):
+            item.add_marker("processes")
+
+
+def _modules_of(item: pytest.Function) -> set[str]:
+    """Return the names of the modules in which the test and its fixtures are."""
+    fixtures = item._fixtureinfo.name2fixturedefs.values()
+    named = {one.func.__module__ for several in fixtures for one in several}
+    return {item.module.__name__, *named} - {__name__, "conftest", "tests.conftest"}
+
+
+@cache
+def _starts_processes(module: str) -> bool:
+    found = sys.modules.get(module)
+    values = vars(found).values() if found is not None else ()
+    return any(
+        (value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)) in _STARTERS
+        for value in values
+    )
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

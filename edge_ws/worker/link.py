@@ -308,7 +308,7 @@ class Link:
         with self._faults.contained("the greeting of a gateway"):
             self._served.welcomed(welcome, now - conversation.opened_at, name)
         if name == LONGPOLL and self._choice.mode.reason:
-            log.warning("by long-poll, since: %s; WebSockets are tried again", self._choice.mode.reason)
+            log.warning("by long-poll, because %s; WebSockets are tried again", self._choice.mode.reason)
         self._changed.set()
 
     def _heard(self, conversation: Conversation, frame: ServerFrame) -> None:
