@@ -25,7 +25,6 @@ from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, GatewayId, new_id
 from edge_ws.server.admin_routes import Admin
 from edge_ws.server.answers import refusal, refuse_worker
 from edge_ws.server.config import GatewaySettings
-from edge_ws.server.connection import Workers
 from edge_ws.server.dispatcher import Dispatcher
 from edge_ws.server.drain import send_away
 from edge_ws.server.hub import Hub
@@ -34,7 +33,9 @@ from edge_ws.server.ports import FinishedLogs, Tasks, TaskStates, TaskTokens, Us
 from edge_ws.server.reaper import Reaper
 from edge_ws.server.reports import Reports
 from edge_ws.server.running_logs import RunningLogs
+from edge_ws.server.websocket import WebSockets
 from edge_ws.server.whoami import WhoAmI
+from edge_ws.server.workers import Workers
 from edge_ws.store.store import Store
 from edge_ws.store.wakeup import Changes
 
@@ -91,6 +92,7 @@ class Gateway:
             on_log=self._running_logs.grown,
         )
         self._workers = Workers(store, self._hub, self._reports, settings, self.id)
+        self._websockets = WebSockets(self._workers)
         self._polls = Polls(self._workers, self._hub, settings)
         admin = [] if users is None else [Admin(store, users, tasks)]
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -136,7 +138,7 @@ class Gateway:
                 tasks.start_soon(self._reports.run_reports)
                 tasks.start_soon(self._reports.run_logs)
                 tasks.start_soon(self._reports.run_others)
-                tasks.start_soon(self._workers.tick_for_ever)
+                tasks.start_soon(self._websockets.tick_for_ever)
                 tasks.start_soon(self._polls.watch_for_ever)
                 tasks.start_soon(self._reaper.settle_for_ever)
                 tasks.start_soon(self._reaper.beat_for_ever)
@@ -214,7 +216,7 @@ class Gateway:
             answer = refuse_worker(Refusal.UNAVAILABLE, _DRAINING, RETRY_AFTER_S)
             await websocket.send_denial_response(answer)
             return
-        await self._workers.serve(websocket)
+        await self._websockets.serve(websocket)
 
     def _why_not(self) -> str | None:
         """Return why no job can be handed out now, None if it can."""

@@ -38,8 +38,8 @@ from edge_ws.protocol.session import Close, CloseCode, ServerSession
 from edge_ws.server import auth
 from edge_ws.server.answers import answer_to, refuse_worker
 from edge_ws.server.config import GatewaySettings
-from edge_ws.server.connection import Workers
 from edge_ws.server.hub import Hub, Link
+from edge_ws.server.workers import Workers
 from edge_ws.store.records import Principal
 
 log = logging.getLogger(__name__)

@@ -38,7 +38,7 @@ from edge_ws.protocol.frames import (
 )
 from edge_ws.protocol.ids import ClaimId, new_id
 from edge_ws.protocol.states import Phase
-from edge_ws.server.connection import GREETED_AT_ONCE
+from edge_ws.server.workers import GREETED_AT_ONCE
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker
 from tests.support.gateway import Peer, RunningGateway, connected, is_connected, make_token

@@ -25,13 +25,13 @@ from edge_ws.protocol.session import Close, ServerSession
 from edge_ws.protocol.states import Connection
 from edge_ws.server.auth import WORKER_HEADER
 from edge_ws.server.config import GatewaySettings
-from edge_ws.server.connection import Workers
 from edge_ws.server.dispatcher import Dispatcher
 from edge_ws.server.drain import send_away
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.longpoll import PollLink, Polls
 from edge_ws.server.reaper import Reaper
 from edge_ws.server.reports import Answers, Reports
+from edge_ws.server.workers import Workers
 from edge_ws.store.records import Principal
 from edge_ws.store.wakeup import Changes
 from tests.simulation.airflow import Airflow

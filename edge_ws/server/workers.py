@@ -1,46 +1,31 @@
-"""Workers' WebSockets: who is let in, the pure session, statements to the reports, frames to the worker.
-
-The only module of the gateway that knows WebSockets.
-"""
+"""Which workers are let in, by any transport: how many at once, by which credential, with which welcome."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterable
-from typing import NoReturn
 
 import anyio
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
-from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from edge_ws.errors import (
-    EdgeWsError,
-    LocalProtocolError,
     RefusedError,
-    RemoteProtocolError,
     TokenRefusedError,
     UnreachableError,
 )
-from edge_ws.protocol import codec
 from edge_ws.protocol.frames import (
-    Beat,
     Bye,
     Hello,
     Refusal,
-    Refused,
-    ServerFrame,
     Welcome,
     WorkerFrame,
 )
 from edge_ws.protocol.http import TOKEN_HEADER, WORKER_HEADER
 from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, GatewayId
-from edge_ws.protocol.session import Close, CloseCode, ServerSession
 from edge_ws.server import auth
-from edge_ws.server.answers import answer_to, refuse_worker
+from edge_ws.server.answers import refuse_worker
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub, Link, wish_frame
 from edge_ws.server.reports import Answers, Reports, in_force, standing, steady
@@ -50,7 +35,6 @@ from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)
 
-CLOSE_WITHIN_S = 1.0
 REFUSAL_TOLD_S = 600.0
 """Between two lines of the log about one worker and its refused token."""
 REFUSALS_KEPT = 1000
@@ -59,12 +43,10 @@ GREETED_AT_ONCE = 50
 """Connections that are being let in; more would wait for so long that their workers give up and try again."""
 COME_BACK_PER_S = 100.0
 """Others are told when to come back, so many a second: thousands return at once after a restart."""
-TICK_S = 0.5
-"""How late a timer may be."""
 
 
 class Workers:
-    """Takes workers' WebSockets, one call of `serve` each."""
+    """Lets workers in, and takes leave of them."""
 
     def __init__(
         self, store: Store, hub: Hub, reports: Reports, settings: GatewaySettings, gateway: GatewayId
@@ -75,29 +57,12 @@ class Workers:
         self._settings = settings
         self._gateway = gateway
         self._desk = Desk(threads=2)
-        self._conversations: set[_Conversation] = set()
         self._greeting: set[object] = set()
         """Connections that are being let in."""
         self._refused_at: dict[tuple[str, str], float] = {}
         """Worker and token -> when their refusal was last told."""
         self._next_turn = 0.0
         """When the next one that is turned away may come back."""
-
-    async def serve(self, websocket: WebSocket) -> None:
-        """Authenticate, accept, and serve until the connection ends."""
-        if (busy := self.begin_greeting(websocket)) is not None:
-            await websocket.send_denial_response(busy)
-            return
-        try:
-            conversation = await self._let_in(websocket)
-            if conversation is not None:
-                self._conversations.add(conversation)
-                try:
-                    await conversation.run()
-                finally:
-                    self._conversations.discard(conversation)
-        finally:
-            self.greeted(websocket)
 
     def begin_greeting(self, newcomer: object) -> JSONResponse | None:
         """Note that somebody is being let in, until `greeted`; else return the answer that says when to come.
@@ -136,29 +101,9 @@ class Workers:
         self._refused_at[worker, error.name] = now
         log.warning("Worker %s is refused: its token %s: %s", worker, error.name, error)
 
-    async def _let_in(self, websocket: WebSocket) -> _Conversation | None:
-        """Accept the connection of a worker whose credential is good; else refuse it."""
-        try:
-            principal = await self.authenticate(websocket.headers)
-        except (RefusedError, UnreachableError) as error:
-            await websocket.send_denial_response(answer_to(error))
-            return None
-        await websocket.accept()
-        return _Conversation(self, websocket, principal)
-
     def greeted(self, newcomer: object) -> None:
         """Note that the worker is let in, or is not: the next one may come."""
         self._greeting.discard(newcomer)
-
-    async def tick_for_ever(self) -> NoReturn:
-        """Serve the timers of all connections: one task for all costs a thousand idle ones nothing."""
-        while True:
-            await asyncio.sleep(TICK_S)
-            now = time.monotonic()
-            for conversation in list(self._conversations):
-                conversation.tick(now)
-
-    # What a conversation needs
 
     async def greet(self, link: Link, hello: Hello) -> Registered:
         """Register the worker and queue its welcome."""
@@ -259,123 +204,3 @@ class Workers:
     def send_deadline_s(self) -> float:
         """Seconds within which a worker must take a frame."""
         return self._settings.send_deadline_s
-
-
-class _Conversation:
-    """One open WebSocket: a reader and a writer, which end together; `Workers` serves its timers."""
-
-    def __init__(self, workers: Workers, websocket: WebSocket, principal: Principal) -> None:
-        self._workers = workers
-        self._websocket = websocket
-        self._session = ServerSession(time.monotonic())
-        self._link = Link(principal, self._session, "websocket")
-
-    async def run(self) -> None:
-        reader, writer = asyncio.create_task(self._read()), asyncio.create_task(self._write())
-        try:
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
-            if not writer.done() and (refusal := reader.result()) is not None:
-                self._refuse(*refusal)
-                await asyncio.wait({writer}, timeout=self._workers.send_deadline_s)
-            elif not reader.done():
-                # It is closed from here; the peer may confirm that.
-                await asyncio.wait({reader}, timeout=CLOSE_WITHIN_S)
-        finally:
-            for task in (reader, writer):
-                task.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
-            with anyio.CancelScope(shield=True):
-                await self._workers.gone(self._link)
-
-    def tick(self, now: float) -> None:
-        """Do what is due by the clock: a heartbeat, or the end of a silent connection."""
-        deadline = self._session.deadline()
-        if deadline is None or deadline > now:
-            return
-        due = self._session.tick(now)
-        if due.close is not None:
-            self._link.close(due.close)
-        elif due.beat:
-            self._link.send(Beat())
-
-    async def _read(self) -> tuple[Refusal, EdgeWsError, CloseCode] | None:
-        """Take frames until the worker leaves; return why it is refused, if it is."""
-        try:
-            while not self._link.left:
-                for frame in await self._receive():
-                    if isinstance(frame, Hello):
-                        registered = await self._workers.greet(self._link, frame)
-                        await self._workers.joined(self._link, registered)
-                        self._workers.greeted(self._websocket)
-                    else:
-                        await self._workers.take(self._link, frame)
-        except WebSocketDisconnect:
-            return None
-        except RemoteProtocolError as error:
-            return Refusal.PROTOCOL, error, CloseCode(error.close_code)
-        except RefusedError as error:
-            return Refusal(error.code), error, CloseCode.REFUSED
-        except UnreachableError as error:
-            return Refusal.UNAVAILABLE, error, CloseCode.UNAVAILABLE
-        return None
-
-    async def _receive(self) -> tuple[WorkerFrame, ...]:
-        message = await self._websocket.receive()
-        if message["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(message.get("code", 1005))
-        data = message.get("text")
-        frames = codec.decode_batch_from_worker(data if data is not None else message["bytes"])
-        now = time.monotonic()
-        was_prompt = self._session.is_prompt(now)
-        for frame in frames:
-            self._session.receive(frame, now)
-        if not was_prompt:
-            self._workers.back_in_time()
-        return frames
-
-    def _refuse(self, code: Refusal, error: EdgeWsError, close: CloseCode) -> None:
-        """Have the writer say why, then close; the sentence is for the worker's terminal."""
-        log.warning("Worker %s is refused (%s): %s", self._link.name, code.value, error)
-        sentence = str(error)
-        self._link.send(Refused(code=code, sentence=sentence, retry_after_s=None))
-        self._link.close(Close(close, sentence))
-
-    async def _write(self) -> None:
-        """Write what the link queues, each message within the deadline; then close if asked to."""
-        link = self._link
-        try:
-            while True:
-                await link.wait_outgoing()
-                frames, link.outgoing = link.outgoing, []
-                await self._send(frames)
-                if link.closing is not None:
-                    await self._close(link.closing)
-                    return
-        except TimeoutError:
-            log.warning("Worker %s takes no bytes; its connection is closed", link.name)
-            await self._close(Close(CloseCode.TOO_SLOW, "no bytes taken in time"))
-        except (WebSocketDisconnect, RuntimeError):
-            # The peer left while we wrote; the reader notices as well.
-            return
-
-    async def _send(self, frames: Iterable[ServerFrame]) -> None:
-        """Write the frames in as few messages as may be."""
-        now = time.monotonic()
-        allowed = []
-        for frame in frames:
-            try:
-                self._session.sending(frame, now)
-            except LocalProtocolError as error:
-                # A refusal before the greeting has no place in the protocol: the close code tells.
-                log.debug("Not sent to %s: %s", self._link.name, error)
-            else:
-                allowed.append(frame)
-        for message in codec.pack(allowed):
-            async with asyncio.timeout(self._workers.send_deadline_s):
-                await self._websocket.send_text(message.decode())
-
-    async def _close(self, close: Close) -> None:
-        # A close frame's reason holds 123 bytes.
-        reason = close.reason.encode()[:120].decode(errors="ignore")
-        with anyio.move_on_after(CLOSE_WITHIN_S):
-            await self._websocket.close(close.code.value, reason)
