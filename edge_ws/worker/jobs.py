@@ -161,6 +161,9 @@ class Jobs:
         if job is None:
             # Said once before, perhaps, when the server asked for it; but then nobody heard it.
             return self.query(claim)
+        if job.delivered and job.outcome:
+            # Airflow has this job's own word for its end: that is why it is over, and its last steps may go on.
+            return []
         return self._stop(job, reason, None)
 
     def _stop(self, job: Job, reason: str, grace_s: float | None) -> list[Action]:

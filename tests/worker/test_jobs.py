@@ -399,6 +399,8 @@ def test_it_is_delivered_while_callbacks_run(jobs: Jobs) -> None:
     assert jobs.owes(C, "success", OWED) == []
     jobs.token(C, "t")
     assert sent(jobs.delivered(C, Fate.TAKEN, "")) == []
+    # The gateway sees a task that has failed, and a claim that goes on.
+    assert jobs.cancel(C, "the task's state is failed") == []
     # The host says again what it knows: nothing is owed twice.
     assert sent(ended(jobs)) == []
     assert sent(jobs.log_flushed(C, 1)) == [Finished(claim=C, exit_code=0, log_end=1)]
