@@ -162,7 +162,7 @@ class Jobs:
             # Said once before, perhaps, when the server asked for it; but then nobody heard it.
             return self.query(claim)
         if job.delivered and job.outcome:
-            # Airflow has this job's own word for its end: that is why it is over, and its last steps may go on.
+            # Airflow has this job's own outcome: that is why the task is over. Its last steps may go on.
             return []
         return self._stop(job, reason, None)
 
