@@ -92,7 +92,7 @@ OURS = ["ends", "slow_callbacks", "listened", "values", "logs", "shapes"]
 SHORT_EXAMPLES = ["example_bash_operator", "example_setup_teardown_taskflow", "example_xcom"]
 CONFIGURED: dict[str, dict[str, Any]] = {
     "example_trigger_target_dag": {"message": "Hello World"},
-    "example_params_ui_tutorial": {"required_field": "needed"},
+    "example_params_ui_tutorial": {"required_field": "long enough"},
 }
 
 

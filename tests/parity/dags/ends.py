@@ -30,12 +30,10 @@ CALLBACKS = {
     "on_retry_callback": noting("on_retry"),
     "on_skipped_callback": noting("on_skipped"),
 }
-# On Airflow 3.4.0b2 a callback of a task that died and is tried again ends the scheduler, whatever the executor: to
-# send it closes the scheduler's session, and the attempt is put aside outside of any (DatabaseCallbackSink.send,
-# TaskInstance.archive). edge-ws's executor does not, but here both are to run.
-UNCALLED = (
-    {"on_retry_callback": None, "on_failure_callback": None} if airflow.__version__ == "3.4.0b2" else {}
-)
+RETRIES_OF_A_DEAD_TASK = 0 if airflow.__version__ == "3.4.0b2" else 1
+"""There such a retry ends the scheduler, whatever the executor, if a callback of any task that has died is sent
+before it in the same round: to send it closes the scheduler's session, and an attempt that is in none cannot be put
+aside (DatabaseCallbackSink.send, TaskInstance.archive). edge-ws's executor sends it otherwise, LocalExecutor does not."""
 
 
 @dag(schedule=None, default_args=CALLBACKS)
@@ -86,7 +84,7 @@ def ends():
     def leaves_by_os_exit_0():
         os._exit(0)
 
-    @task(retries=1, retry_delay=AT_ONCE, **UNCALLED)
+    @task(retries=RETRIES_OF_A_DEAD_TASK, retry_delay=AT_ONCE)
     def is_killed():
         if get_current_context()["ti"].try_number == 1:
             os.kill(os.getpid(), signal.SIGKILL)
