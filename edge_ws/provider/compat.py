@@ -156,10 +156,10 @@ def can_commit(session: Session) -> bool:
 def send_callback(sink: Any, request: Any) -> None:  # noqa: ANN401 - Airflow's own types
     """Hand the sink what the DAG processor is to call, and leave the scheduler's session open.
 
-    The sink alone commits and closes the session of its thread, which is the scheduler's. The tasks at hand are
-    no longer in a session then. 3.3 loses the further tries of one that was cleared as it ran. 3.4.0b2 cannot
-    put an attempt aside and ends, with an IntegrityError: a retry after SIGKILL, or after heartbeats that
-    ceased, is enough.
+    The sink alone commits and closes the session of its thread, which is the scheduler's. The tasks at hand
+    are in no session any more then. 3.3 loses the further tries of one that was cleared as it ran. 3.4.0b2
+    cannot put an attempt aside and ends, with an IntegrityError: a retry after SIGKILL, or after heartbeats
+    that ceased, is enough.
     """
     session = settings.Session()
     sink.send(request, session=session)
