@@ -148,8 +148,8 @@ class Scenario:
         # Each seed knows some kinds of faults only: a rare one is not drowned by the others.
         chosen = rng.sample(kinds, rng.choice((2, 3, 4, 6)))
         if rng.random() < 0.1:
-            # Together they leave outcomes that Airflow has not taken to a host that is dead.
-            chosen += [(self._api_away, 3.0), (self._kill_host, 3.0)]
+            # Together they leave to a host that is dead what nobody has heard of: outcomes, or ends.
+            chosen += [(rng.choice((self._api_away, self._cut_off)), 3.0), (self._kill_host, 3.0)]
         self.airflow.edge3_queues = rng.choice((0.0, 0.0, 0.8))
         self.airflow.on_edge3_queued = self._edge3_works
         self.commits_unheard = rng.choice((0.0, 0.0, 0.02))
@@ -273,10 +273,19 @@ class Scenario:
     def _kill_host(self) -> None:
         site = self.world.rng.choice(self.sites)
         living = [host for host in site.hosts if host.alive]
-        if living:
-            self._end_host(self.world.rng.choice(living), all_of_it=False)
+        if not living:
+            return
+        host = self.world.rng.choice(living)
+        if self.world.chance(0.5):
+            # Where memory runs out, a job ends of it first, or just before.
+            host.on_end = lambda: self.world.at(self.world.within(0.0, 0.2), self._end_host, host)
+        else:
+            self._end_host(host)
 
-    def _end_host(self, host: Host, *, all_of_it: bool) -> None:
+    def _end_host(self, host: Host, *, all_of_it: bool = False) -> None:
+        host.on_end = lambda: None
+        if not host.alive:
+            return
         for job in host.jobs.values():
             # Buried sooner or later, unless it ends before.
             job.process.well = False
@@ -446,7 +455,7 @@ class Scenario:
     @staticmethod
     def _lose_outcomes(site: Site) -> None:
         for process in site.processes.values():
-            process.owes = False
+            process.owes = process.has_ended = False
 
     def _stop(self, site: Site) -> None:
         """All that runs on the machine ends with it."""
@@ -524,7 +533,16 @@ class Scenario:
                 )
             if daemon._slots.taken:
                 raise Violation(f"{daemon.label} has {daemon._slots.taken} slots taken for ever")
+        self._check_ends()
         self._check_logs()
+
+    def _check_ends(self) -> None:
+        """What had ended before its host died comes to its end, with its log: only what ran is lost."""
+        for site in self.sites:
+            for process in site.processes.values():
+                claim = self.store.claims.get(process.claim)
+                if claim is not None and claim.result == "lost" and process.has_ended:
+                    raise Violation(f"{claim.id} had ended, and is lost: {claim.detail}")
 
     def _check_logs(self) -> None:
         for site in self.sites:

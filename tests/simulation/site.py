@@ -115,6 +115,8 @@ class Process:
         self._has_told = False
         """Airflow knows its outcome; what goes on are its callbacks."""
         self.owes = False
+        self.has_ended = False
+        """Its end is safe on its machine's disk: its host may die now."""
         self._tries = 0
         host.site.processes[claim] = self
         host.site.airflow.is_to_start(self.subject, claim, self.worker)
@@ -285,6 +287,8 @@ class Host:
         self.ready = False
         self.attached: Hosts | None = None
         self.jobs: dict[ClaimId, _Job] = {}
+        self.on_end: Callable[[], None] = lambda: None
+        """Called when one of its processes has ended, and its journal says so."""
         self.journal: tuple[HostJob, ...] = ()
         self._in = self._out = 0.0
         site.hosts.append(self)
@@ -397,6 +401,7 @@ class Host:
         if not process.ran:
             self._never(process, "it was stopped before the task began")
             return
+        process.has_ended = True
         job.phase, job.exit_code, job.detail = "ended", code, "" if code == 0 else f"exit code {code}"
         self._say(
             JobEnded(
@@ -409,6 +414,7 @@ class Host:
                 owed=job.owed,
             )
         )
+        self.on_end()
 
     def owes(self, process: Process, result: str) -> None:
         job = self.jobs.get(process.claim)

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -25,9 +26,13 @@ from edge_ws.errors import UnreachableError
 from edge_ws.protocol.frames import Timers
 from edge_ws.server.app import Gateway
 from edge_ws.server.config import GatewaySettings
+from edge_ws.server.web import DrainingServer
 from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)
+
+DRAIN_S = 2.0
+"""Workers need about one to be let in elsewhere."""
 
 
 class RemoteTasks:
@@ -131,7 +136,7 @@ def main() -> None:
             os._exit(1)
 
     app = Starlette(lifespan=lifespan, routes=[Mount("/edge-ws", gateway.app)])
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host="127.0.0.1",
         port=told.port,
@@ -139,6 +144,8 @@ def main() -> None:
         log_level="warning",
         timeout_graceful_shutdown=1,
     )
+    # As the gateway of its own: uvicorn alone would cut off the polls that are held here.
+    DrainingServer(config, partial(gateway.drain, DRAIN_S)).run()
 
 
 if __name__ == "__main__":
