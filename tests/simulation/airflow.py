@@ -15,13 +15,16 @@ from edge_ws.protocol.ids import ClaimId
 from edge_ws.provider.verdict import Attempt, Outcome, attempt, outcome
 from edge_ws.server.ports import ARCHIVED, RESTARTING
 from edge_ws.store.records import EndedJob, JobKey, NewJob
-from tests.simulation.model_store import OPEN, ModelStore
+from tests.simulation.model_store import OPEN, ModelStore, Row
 from tests.simulation.world import Violation, World
 
 HEARTBEAT_TIMEOUT_S = 300.0
 QUEUED_TIMEOUT_S = 600.0
 LEEWAY_S = 10.0
 TELLINGS = 5
+UNWANTED_S = 5.0
+LEFT_WITHIN_S = 15.0
+"""What nothing waits for has left its queue by then, if a scheduler is there."""
 
 
 class Runner(Protocol):
@@ -33,6 +36,7 @@ class Runner(Protocol):
     """It runs and nothing has been done to it."""
     pid: int
     worker: str
+    machine: str
     is_edge3: bool
     owes: bool
     """It has told its outcome while Airflow was away, and what has been told is on a disk."""
@@ -65,6 +69,9 @@ class Scheduler:
     dying: bool = False
     """Dead, but the others do not know yet."""
     reconciles_at: float = 0.0
+    began_at: float = 0.0
+    looks_at: float = 0.0
+    """When it looks next for rows that nothing waits for."""
     told: Counter[JobKey] = field(default_factory=Counter)
 
 
@@ -85,7 +92,7 @@ class Airflow:
         """How often a round is queued by edge3's executor."""
         self.on_edge3_queued: Callable[[JobKey], None] = lambda _: None
         self.api_away = False
-        self.keeps_outcomes = store.rules.keeps_outcomes
+        self.rules = store.rules
         self.running: dict[str, list[Runner]] = {}
         """Processes that were told to run and have not said that they ended, by task."""
         for scheduler in self.schedulers:
@@ -131,15 +138,36 @@ class Airflow:
 
     def mark_failed(self, name: str) -> None:
         ti = self.tasks[name]
-        if ti.state == "running":
-            self._world.note("user fails %s", ti.id)
-            ti.state, ti.excused, ti.retries = "failed", "marked", 0
-            if ti.runner is not None:
-                ti.runner.well = False
+        if ti.state not in {"running", "queued", "success"}:
+            return
+        self._world.note("user fails %s, which is %s", ti.id, ti.state)
+        if ti.state == "running" and ti.runner is not None:
+            ti.runner.well = False
+        if ti.state == "queued":
+            self._world.at(LEFT_WITHIN_S, self._has_left, ti)
+        ti.state, ti.excused, ti.retries = "failed", "marked", 0
+
+    def _has_left(self, ti: TaskInstance) -> None:
+        """What nothing waits for is not left in its queue, even if nobody takes it from there."""
+        row, now = self._store.rows.get(ti.key), self._world.now
+        if row is None or row.state != "queued" or self.is_wanted(row):
+            return
+        if not any(one.alive and one.began_at < now - LEFT_WITHIN_S / 2 for one in self.schedulers):
+            self._world.at(LEFT_WITHIN_S, self._has_left, ti)
+        elif now - row.updated_at > LEFT_WITHIN_S / 2:
+            raise Violation(f"nothing waits for {ti.id}, and its row stays queued")
+
+    def is_wanted(self, row: Row) -> bool:
+        """Tell whether the row's task waits for it; see `provider.wanted`."""
+        ti = self.tasks[row.key.task_id]
+        return ti.key == row.key and ti.state in {"queued", "running", "restarting"}
 
     def revoke(self, ti: TaskInstance, queued_at: float | None = None) -> None:
         """It is stuck in queued: the scheduler takes it back and schedules it again."""
         if ti.state == "queued" and queued_at in {None, ti.queued_at} and self.all.get(ti.id) is ti:
+            row = self._store.rows.get(ti.key)
+            if queued_at is not None and row is not None and row.state == "removed":
+                raise Violation(f"{ti.id} waits in its queue, and its row is over")
             self._world.note("scheduler revokes %s", ti.id)
             self._store.revoke(ti.key)
             self._schedule(ti)
@@ -188,10 +216,22 @@ class Airflow:
             self._sync(scheduler)
             if self._world.now >= scheduler.reconciles_at:
                 scheduler.reconciles_at = self._world.now + 30.0
-                self._store.inherit(
-                    scheduler.owner, [one.owner for one in self.schedulers if one.alive or one.dying]
-                )
+                self._store.inherit(scheduler.owner, self._living())
+            if self._world.now >= scheduler.looks_at and self._store.rules.ends_unwanted:
+                scheduler.looks_at = self._world.now + UNWANTED_S
+                found = self._store.unwanted(scheduler.owner, self._living(), self.is_wanted)
+                if found:
+                    slow = self._world.within(0.05, 1.0) if self._world.chance(0.5) else 0.001
+                    self._world.at(slow, self._end_unwanted, scheduler, found)
             self._world.at(self._world.within(0.8, 2.5), self._loop, scheduler)
+
+    def _living(self) -> list[int]:
+        return [one.owner for one in self.schedulers if one.alive or one.dying]
+
+    def _end_unwanted(self, scheduler: Scheduler, found: list[JobKey]) -> None:
+        if scheduler.alive:
+            for key in self._store.end_unwanted(scheduler.owner, self._living(), self.is_wanted, found):
+                self._world.note("scheduler %s ends the row of %s", scheduler.owner, key.task_id)
 
     def _sync(self, scheduler: Scheduler) -> None:
         ended = self._store.ended(scheduler.owner)
@@ -286,6 +326,7 @@ class Airflow:
 
     def _adopt(self, heir: Scheduler, dead: Scheduler) -> None:
         self.schedulers.append(heir)
+        heir.began_at = self._world.now
         dead.dying = False
         mine = [
             ti
@@ -315,7 +356,7 @@ class Airflow:
         if ti is None or self._world.now > token_until + LEEWAY_S:
             return False
         if ti.state == "running" and ti.runner is not None:
-            same = (ti.runner.worker, ti.runner.pid) == (runner.worker, runner.pid)
+            same = (ti.runner.machine, ti.runner.pid) == (runner.machine, runner.pid)
             if not same:
                 return False
         elif ti.state not in {"queued", "restarting"}:
@@ -345,11 +386,15 @@ class Airflow:
         self._fail(ti)
 
     def heartbeat(self, subject: str, runner: Runner) -> bool:
-        ti = self.all.get(subject)
-        if ti is None or ti.state != "running" or ti.runner is not runner:
+        if not self.counts_as_running(subject, runner):
             return False
-        ti.heard_at = self._world.now
+        self.all[subject].heard_at = self._world.now
         return True
+
+    def counts_as_running(self, subject: str, runner: Runner) -> bool:
+        """Tell what it would answer to a heartbeat."""
+        ti = self.all.get(subject)
+        return ti is not None and ti.state == "running" and ti.runner is runner
 
     def may_retry(self, subject: str) -> bool:
         """What a task is told at its start."""

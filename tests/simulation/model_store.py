@@ -23,11 +23,22 @@ from edge_ws.protocol.frames import (
     Refuse,
     Started,
 )
-from edge_ws.protocol.ids import CALLBACK_DAG_ID, HOST, UNSURE, ClaimId, GatewayId, HostId, SiteId, WorkerName
+from edge_ws.protocol.ids import (
+    CALLBACK_DAG_ID,
+    HOST,
+    UNSURE,
+    ClaimId,
+    GatewayId,
+    HostId,
+    LifeId,
+    SiteId,
+    WorkerName,
+)
 from edge_ws.protocol.states import Phase, phases_before
 from edge_ws.store.faults import Faults
 from edge_ws.store.live import REPORTED
 from edge_ws.store.records import (
+    RETURNS,
     Accepted,
     Assignment,
     Candidate,
@@ -46,6 +57,7 @@ from edge_ws.store.records import (
     WishRecord,
 )
 from edge_ws.store.report_verbs import ClaimReport, Outcome
+from edge_ws.store.unwanted import EDGE3_S, LEFT_S
 
 OPEN = ("restarting", "running")
 SEEN_S = 45.0
@@ -81,6 +93,32 @@ class Rules:
     """What had ended before its host died is not lost with it."""
     rejudges: bool = True
     """What the reaper decided is carried out only if what it judged by still holds."""
+    refuses_twins: bool = True
+    """Two lives of a daemon that take each other's place live both: one is refused in the end."""
+    only_former_lives_return: bool = True
+    """A life that is new takes the place of a dead one: of that nobody is refused."""
+    late_hellos_are_no_twins: bool = True
+    """A life that comes back once may be a late message of its own."""
+    ends_unwanted: bool = True
+    """A row that nobody holds and that nothing waits for is ended."""
+    spares_the_wanted: bool = True
+    """A row that something waits for is not."""
+    spares_the_held: bool = True
+    """What a claim holds is settled by it."""
+    rejudges_unwanted: bool = True
+    """A row is judged again once it is locked."""
+    airflow_is_the_judge: bool = True
+    """A task is stopped by a cancel only if Airflow says so."""
+    cancels_wake: bool = True
+    """A cancel has the supervisor ask at once."""
+    decides_without_airflow: bool = True
+    """A cancel about which Airflow cannot be asked is carried out."""
+    messages_shrink: bool = True
+    """After a message that did not pass, smaller ones are tried."""
+    silence_is_noticed: bool = True
+    """That nothing passes a WebSocket after a large message is found out."""
+    sets_aside: bool = True
+    """What does not pass although it is small keeps nothing back for ever."""
 
 
 @dataclass(slots=True)
@@ -98,6 +136,8 @@ class Row:
     queued_at: float = 0.0
     updated_at: float = 0.0
     faults: dict[WorkerName, str] = field(default_factory=dict)
+    is_foreign: bool = False
+    """Its state is what edge3 wrote last."""
 
     @property
     def subject(self) -> str:
@@ -133,6 +173,9 @@ class Worker:
     """edge3's columns: what an operator wrote."""
     asked: int = 0
     local_concurrency: int = 0
+    life: LifeId | None = None
+    former_life: LifeId | None = None
+    returns: int = 0
 
 
 class ModelStore:
@@ -145,12 +188,15 @@ class ModelStore:
         rules: Rules = Rules(),
         on_change: Callable[[Row], None] = lambda _: None,
         on_delete: Callable[[Row], None] = lambda _: None,
+        *,
+        on_twin: Callable[[WorkerName], None] = lambda _: None,
     ) -> None:
         self._now = now
         self._name_claim = name_claim
         self.rules = rules
         self._on_change = on_change
         self._on_delete = on_delete
+        self._on_twin = on_twin
         self._connections = 0
         self.rows: dict[JobKey, Row] = {}
         self.claims: dict[ClaimId, Claim] = {}
@@ -181,8 +227,9 @@ class ModelStore:
             self._set(row, state=_row_state(claim.phase))
         return claim, row
 
-    def _set(self, row: Row, *, state: str | None = None) -> None:
+    def _set(self, row: Row, *, state: str | None = None, foreign: bool = False) -> None:
         row.updated_at = self._now()
+        row.is_foreign = foreign
         if state is not None and state != row.state:
             row.state = state
             self._on_change(row)
@@ -270,6 +317,37 @@ class ModelStore:
                 row.owner = REPORTED
         return set()
 
+    def unwanted(
+        self, owner: int | None, living: Collection[int], is_wanted: Callable[[Row], bool]
+    ) -> list[JobKey]:
+        """Return what `end_unwanted` finds; see `store.unwanted`."""
+        others, now, rules = {*living} - {owner}, self._now(), self.rules
+        found = []
+        for row in self.rows.values():
+            queued = row.state == "queued"
+            if row.owner is None:
+                theirs = queued and row.queued_at < now - EDGE3_S
+            else:
+                claim = self.claims.get(row.claim) if row.claim is not None else None
+                held = rules.spares_the_held and claim is not None and self._held(claim) is not None
+                left = row.state in OPEN and row.updated_at < now - LEFT_S and not held
+                theirs = row.owner not in others and (queued or left)
+            if theirs and not (rules.spares_the_wanted and is_wanted(row)):
+                found.append(row.key)
+        return found
+
+    def end_unwanted(
+        self, owner: int, living: Collection[int], is_wanted: Callable[[Row], bool], found: Collection[JobKey]
+    ) -> list[JobKey]:
+        """End what was found a moment ago."""
+        if self.rules.rejudges_unwanted:
+            found = set(found) & set(self.unwanted(owner, living, is_wanted))
+        ended = [row for key in found if (row := self.rows.get(key)) is not None]
+        for row in ended:
+            row.owner = REPORTED
+            self._set(row, state="removed")
+        return [row.key for row in ended]
+
     def revoke(self, key: JobKey) -> None:
         row = self.rows.pop(key, None)
         if row is not None:
@@ -298,7 +376,7 @@ class ModelStore:
     def edge3_patch(self, key: JobKey, state: str) -> None:
         row = self.rows.get(key)
         if row is not None:
-            self._set(row, state=state)
+            self._set(row, state=state, foreign=True)
 
     def edge3_delete(self, key: JobKey) -> None:
         self.revoke(key)
@@ -312,8 +390,15 @@ class ModelStore:
         other = before is not None and before.site != site and before.gateway is not None
         if other and self.rules.one_site_per_name and before.seen_at > now - SEEN_S:
             raise RefusedError("name_in_use", f"{name} is in use")
+        returns = self._returns(before, said)
+        if returns >= (RETURNS if self.rules.late_hellos_are_no_twins else 1):
+            self._on_twin(name)
+            raise RefusedError("name_in_use", f"another daemon of {name} uses its state directory")
         self._connections += 1
         row = before or Worker(site, None, "", now)
+        row.returns = returns
+        if said.life != row.life:
+            row.life, row.former_life = said.life, row.life
         row.site, row.gateway, row.connection, row.seen_at = site, said.gateway, f"k{self._connections}", now
         if before is not None and before.site != site:
             row.asked = 0
@@ -325,6 +410,19 @@ class ModelStore:
         return Registered(
             connection=row.connection, wish=wish, open=self._open_claims(lambda c: c.worker == name)
         )
+
+    def _returns(self, before: Worker | None, said: Registration) -> int:
+        """See `store.twins`."""
+        rules = self.rules
+        if not rules.refuses_twins or before is None or None in {said.life, before.life}:
+            return 0
+        if before.site != said.inventory.site:
+            return 0
+        if said.life == before.life:
+            return before.returns
+        is_here = before.gateway is not None and before.seen_at > self._now() - SEEN_S
+        comes_back = said.life == before.former_life or not rules.only_former_lives_return
+        return before.returns + 1 if is_here and comes_back else 0
 
     @staticmethod
     def _wanted(row: Worker) -> WishRecord:

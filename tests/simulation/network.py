@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from edge_ws.protocol.frames import Frame
-from edge_ws.protocol.ids import SiteId, WorkerName
+from edge_ws.protocol import codec
+from edge_ws.protocol.frames import Frame, Log
+from edge_ws.protocol.ids import LifeId, SiteId, WorkerName
 from tests.simulation.world import Violation, World
+
+MANY, MANY_WITHIN_S = 5, 60.0
+"""Of two daemons with one state directory one is refused before they have come back so often."""
 
 
 class End(Protocol):
@@ -47,6 +51,11 @@ class Wire:
         if end is not None and not self.swallows:
             end.heard(self, frame)
 
+    def ping(self, done: Callable[[], None]) -> None:
+        """Call back when the other side has answered what comes after all that was sent."""
+        there_s = max(self._last[True] - self._world.now, 0.0) + self._world.within(0.002, 0.1)
+        self._world.at(there_s, lambda: None if self.swallows or not self.is_open else done())
+
     def cut(self) -> None:
         """End it: what is under way may still arrive, until the side learns of the end."""
         if self.is_open:
@@ -58,6 +67,20 @@ class Wire:
         end, self._ends[up] = self._ends[up], None
         if end is not None:
             end.closed(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Narrows:
+    """A way that lets no message pass that is larger."""
+
+    size: int
+    how: str
+    """told: by a status or a code; cut: by a reset; silent: nothing comes back any more."""
+
+
+def offends(frames: Iterable[Frame]) -> bool:
+    """Tell whether a filter on the way takes offence: at a word in a log, for ever."""
+    return any(isinstance(frame, Log) and b"works" in frame.data for frame in frames)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +172,10 @@ class Request:
         """Break off between the worker and the gateway."""
         self._back(None)
 
+    def refuse(self, answer: Answer | None) -> None:
+        """Have something on the way answer in the gateway's place; None: by a reset."""
+        self._back(answer)
+
     def abandon(self) -> None:
         """Wait for the answer no more; the gateway learns of that, as a rule."""
         if self._respond is not None:
@@ -168,6 +195,11 @@ class Network:
         """Machines that reach nothing now."""
         self.no_websockets: set[SiteId] = set()
         """Machines whose proxy lets no WebSocket pass."""
+        self.narrows: dict[SiteId, Narrows] = {}
+        self.filters: set[SiteId] = set()
+        """Machines whose way is watched by such a filter."""
+        self.copied: set[SiteId] = set()
+        """Those of which there are two machines, or were."""
         self.bad = 0.0
         """How often a request is lost, late or repeated."""
         self.wires: list[Wire] = []
@@ -177,8 +209,19 @@ class Network:
         self.on_frame: Callable[[Frame], None] = lambda _: None
         """Told of each frame before it is sent, while `is_watched`."""
         self.is_watched = False
+        self._lives: dict[SiteId, list[tuple[float, LifeId | None]]] = {}
         self.cancels_are_answered = True
         """By workers that do not know the claim."""
+
+    def lives_at(self, site: SiteId, life: LifeId | None) -> None:
+        """Hear that a daemon is let in: two with one state directory do not go to and fro for ever."""
+        lives = self._lives.setdefault(site, [])
+        if lives and lives[-1][1] == life:
+            return
+        lives.append((self.world.now, life))
+        lately = [one for at, one in lives if at > self.world.now - MANY_WITHIN_S]
+        if len(lately) > 1 + len(set(lately)) + MANY:
+            raise Violation(f"the daemons of {site} take each other's place for ever: {lately}")
 
     def welcomed(self, wire: Wire) -> None:
         """Hear that a worker is let in: of two machines with its name the living one keeps the name."""
@@ -205,6 +248,17 @@ class Network:
         request = Request(self, site, said, respond)
         self.requests.append(request)
         if site in self.cut_off:
+            return request
+        if (narrow := self.narrows.get(site)) is not None and len(said.body) > narrow.size:
+            if narrow.how != "silent":
+                request.refuse(Answer(413, {}, b"") if narrow.how == "told" else None)
+            return request
+        if (
+            site in self.filters
+            and said.kind == "send"
+            and offends(codec.decode_batch_from_worker(said.body))
+        ):
+            request.refuse(Answer(403, {}, b""))
             return request
         fate = world.rng.random()
         if fate < self.bad / 3:

@@ -20,6 +20,7 @@ from edge_ws.protocol.frames import (
     Started,
 )
 from edge_ws.protocol.ids import ClaimId, WorkerName
+from edge_ws.protocol.limits import LOG_CHUNK
 from edge_ws.protocol.states import Phase
 from edge_ws.store.records import JobKey
 from edge_ws.store.wakeup import Changes
@@ -27,7 +28,7 @@ from edge_ws.worker.choice import AUTO, LONGPOLL, WEBSOCKET
 from tests.simulation.airflow import Airflow
 from tests.simulation.gateway import Gateway
 from tests.simulation.model_store import OPEN, SEEN_S, ModelStore, Row, Rules
-from tests.simulation.network import Network
+from tests.simulation.network import Narrows, Network
 from tests.simulation.site import Host, Outbox, Site
 from tests.simulation.worker import SimDaemon
 from tests.simulation.world import Violation, World
@@ -65,7 +66,14 @@ class Scenario:
         self.rules = rules
         rng = world.rng
         self._claims = 0
-        self.store = ModelStore(lambda: world.now, self._name_claim, rules, self._changed, self._deleted)
+        self.store = ModelStore(
+            lambda: world.now,
+            self._name_claim,
+            rules,
+            self._changed,
+            self._deleted,
+            on_twin=self._taken_for_two,
+        )
         self.airflow = Airflow(world, self.store)
         self.network = Network(world)
         self.network.cancels_are_answered = rules.cancels_are_answered
@@ -76,11 +84,13 @@ class Scenario:
         self.concurrency = rng.choice((1, 2, 2, 4))
         self.transport = rng.choice((WEBSOCKET, WEBSOCKET, AUTO, LONGPOLL))
         self.network.bad = rng.choice((0.0, 0.02, 0.1)) if self.transport != WEBSOCKET else 0.0
+        narrow = Narrows(rng.choice((5_000, 12_000, 40_000)), rng.choice(("told", "cut", "silent")))
+        self.narrow = narrow if world.chance(0.1) else None
+        self.is_filtered = self.transport != WEBSOCKET and self.narrow is None and world.chance(0.15)
         for _ in range(rng.choice((1, 1, 2))):
             self._start_gateway()
         for number in range(rng.choice((1, 2, 2))):
-            site = Site(world, self.airflow, WorkerName(f"w{number + 1}"))
-            self.sites.append(site)
+            site = self._site(WorkerName(f"w{number + 1}"))
             if world.chance(0.4):
                 self._block(site)
             self._start_daemon(site)
@@ -93,12 +103,27 @@ class Scenario:
             self._expected = number + 1
         self._plan_faults()
 
+    def _site(self, worker: WorkerName, copy_of: Site | None = None) -> Site:
+        """Set a machine up; what is in its way stays there for ever."""
+        site = Site(self.world, self.airflow, worker, copy_of=copy_of)
+        self.sites.append(site)
+        if self.narrow is not None:
+            self.network.narrows[site.id] = self.narrow
+            site.line, site.chunk = b"." * (2 * self.narrow.size), LOG_CHUNK
+        if self.is_filtered:
+            self.network.filters.add(site.id)
+        return site
+
     def _name_claim(self, key: object) -> ClaimId:
         self._claims += 1
         return ClaimId(f"c{self._claims}")
 
     def _changed(self, row: Row) -> None:
         self.world.note("row %s: %s %s %s", row.key.task_id, row.state, row.worker, row.claim)
+        claim = self.store.claims.get(row.claim) if row.claim is not None else None
+        is_over = row.state not in {"queued", *OPEN} and not row.is_foreign
+        if is_over and claim is not None and self.store._held(claim):
+            raise Violation(f"the row of {row.key.task_id} is {row.state}, and {claim.id} is open")
         if row.state == "queued":
             self._tell(Changes(queues=frozenset({row.queue})))
 
@@ -129,13 +154,13 @@ class Scenario:
             (self._kill_host, 2.0),
             (self._kill_machine, 0.7),
             (self._lose_files, 0.5),
-            (self._lose_machine, 0.5),
+            (self._lose_machine, 1.0),
             (self._lose_machine_and_gateway, 0.5),
             (self._database_away, 1.0),
             (self._api_away, 1.0),
             (self._crash_scheduler, 0.7),
             (self._clear, 2.0),
-            (self._mark, 0.5),
+            (self._mark, 1.0),
             (self._revoke, 1.0),
             (self._wish, 1.0),
             (self._ask, 0.5),
@@ -143,6 +168,7 @@ class Scenario:
             (self._edge3_patches, 1.0),
             (self._edge3_deletes, 0.5),
             (self._twin, 0.5),
+            (self._copy, 1.0),
             (self._break_site, 1.0),
         ]
         # Each seed knows some kinds of faults only: a rare one is not drowned by the others.
@@ -150,6 +176,11 @@ class Scenario:
         if rng.random() < 0.1:
             # Together they leave to a host that is dead what nobody has heard of: outcomes, or ends.
             chosen += [(rng.choice((self._api_away, self._cut_off)), 3.0), (self._kill_host, 3.0)]
+        elif rng.random() < 0.1:
+            # Together they leave a task that is to be stopped, and nobody who can be asked.
+            chosen += [(self._api_away, 3.0), (self._mark, 6.0)]
+        elif rng.random() < 0.1:
+            chosen += [(self._copy, 6.0)]
         self.airflow.edge3_queues = rng.choice((0.0, 0.0, 0.8))
         self.airflow.on_edge3_queued = self._edge3_works
         self.commits_unheard = rng.choice((0.0, 0.0, 0.02))
@@ -309,8 +340,7 @@ class Scenario:
         """It is gone for good; another one may come in its place, with its name and nothing else of it."""
         site = self.world.rng.choice(self.sites)
         if len(self.sites) == 1 or self.world.chance(0.5):
-            new = Site(self.world, self.airflow, site.worker)
-            self.sites.append(new)
+            new = self._site(site.worker)
             self.world.at(self.world.within(1.0, 60.0), self._start_daemon, new)
         self.world.note("the machine of %s is lost", site.worker)
         self._leave(site)
@@ -344,19 +374,21 @@ class Scenario:
         return self.world.rng.choice(names) if names else None
 
     def _clear(self) -> None:
-        # Best while a claim is on its way and the task has not begun.
-        offered = [
-            ti.key.task_id
-            for ti in self.airflow.tasks.values()
-            if ti.state == "queued" and (row := self.store.rows.get(ti.key)) is not None and row.state in OPEN
-        ]
-        if offered and self.world.chance(0.7):
-            self.airflow.clear(self.world.rng.choice(offered))
+        # Best while the task has not begun: it waits, or a claim is on its way.
+        waiting = [ti.key.task_id for ti in self.airflow.tasks.values() if ti.state == "queued"]
+        if waiting and self.world.chance(0.7):
+            self.airflow.clear(self.world.rng.choice(waiting))
         elif (name := self._task()) is not None:
             self.airflow.clear(name)
 
     def _mark(self) -> None:
-        if (name := self._task()) is not None:
+        # Best while its process has told its end and is busy with its last steps, or while nobody has it.
+        tasks = self.airflow.tasks.values()
+        ending = [ti for ti in tasks if ti.state == "success" and ti.runner is not None and ti.runner.alive]
+        named = ending or [ti for ti in tasks if ti.state == "queued"]
+        if named and self.world.chance(0.7):
+            self.airflow.mark_failed(self.world.rng.choice(named).key.task_id)
+        elif (name := self._task()) is not None:
             self.airflow.mark_failed(name)
 
     def _revoke(self) -> None:
@@ -436,11 +468,26 @@ class Scenario:
         """Another machine with the name of the first worker, for a while; then it is gone for good."""
         if len([site for site in self.sites if site.worker == "w1"]) > 1:
             return
-        site = Site(self.world, self.airflow, WorkerName("w1"))
+        site = self._site(WorkerName("w1"))
         self.world.note("another machine takes the name w1")
-        self.sites.append(site)
         self._start_daemon(site)
         self.world.at(self.world.within(20.0, 150.0), self._twin_leaves, site)
+
+    def _copy(self) -> None:
+        """A machine is copied before its first job: two daemons with one name and one site, for a while."""
+        first = next((site for site in self.sites if site.worker == "w1"), None)
+        if first is None or self.healing or len([one for one in self.sites if one.worker == "w1"]) > 1:
+            return
+        site = self._site(first.worker, first)
+        self.world.note("a copy of w1 runs as well")
+        self.network.copied.add(site.id)
+        self._start_daemon(site)
+        self.world.at(self.world.within(20.0, 400.0), self._twin_leaves, site)
+
+    def _taken_for_two(self, worker: WorkerName) -> None:
+        self.world.note("%s is refused, as there are two of it", worker)
+        if not any(site.worker == worker and site.id in self.network.copied for site in self.sites):
+            raise Violation(f"{worker} is taken for two, and there is one of it")
 
     def _twin_leaves(self, site: Site) -> None:
         if site in self.sites and len(self.sites) > 1:
@@ -555,7 +602,12 @@ class Scenario:
                 start = file.find(f"{process.claim} begins\n".encode())
                 whole = file[start : process.wrote]
                 # Another round of the same task may have written its last words into the file meanwhile.
-                if not (written in file and whole in written):
+                if site.id in self.network.filters:
+                    # What did not pass is left out, and as many bytes stand in its place.
+                    intact = len(written) >= len(whole)
+                else:
+                    intact = written in file and whole in written
+                if not intact:
                     raise Violation(f"the log of {process.claim} is {written!r}, the worker has {whole!r}")
 
 
@@ -576,7 +628,7 @@ class Edge3Runner:
     def __init__(self, world: World, airflow: Airflow, store: ModelStore, row: Row) -> None:
         self._world, self._airflow, self._store = world, airflow, store
         self._key, self._subject = row.key, row.subject
-        self.name, self.worker = f"edge3 for {row.key.task_id}", "e1"
+        self.name, self.worker, self.machine = f"edge3 for {row.key.task_id}", "e1", "e1"
         self.pid = int(world.id(""))
         self.alive = self.well = True
         self.owes = False

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edge_ws.host.supervision import Supervision
 from edge_ws.protocol.ids import HOST, UNSURE, ClaimId, HostId, SiteId, WorkerName
 from edge_ws.worker.host_events import (
     Dropped,
@@ -26,6 +28,10 @@ from edge_ws.worker.outcomes import Call
 from edge_ws.worker.wishes import Request
 from tests.simulation.airflow import Airflow
 from tests.simulation.world import Violation, World
+
+SUPERVISOR_S = 5.0
+"""Beyond the grace, for a supervisor to stop its task."""
+GRACE_S = 5.0
 
 
 class Outbox:
@@ -59,19 +65,25 @@ class Outbox:
 class Site:
     """One state directory on one machine."""
 
-    def __init__(self, world: World, airflow: Airflow, worker: WorkerName) -> None:
+    def __init__(
+        self, world: World, airflow: Airflow, worker: WorkerName, *, copy_of: Site | None = None
+    ) -> None:
         self.world, self.airflow, self.worker = world, airflow, worker
-        self.id = SiteId(world.id("s"))
+        self.id = SiteId(world.id("s")) if copy_of is None else copy_of.id
+        self.machine = str(worker) if copy_of is None else world.id(f"{worker}-")
+        """What Airflow knows it by."""
         self.outbox = Outbox()
         self.files: dict[str, bytearray] = {}
         self.hosts: list[Host] = []
         """Those whose files lie in the hosts' directory, living or not."""
         self.processes: dict[ClaimId, Process] = {}
         self.api_cut_off = False
+        self.line, self.chunk = b"", 40
+        """What each line of a log ends with, and how much of a log is read at a time."""
         self.is_broken = False
         """Nothing can be started there: its log folder cannot be written, say."""
         self.request: Request | None = None
-        self.proven = False
+        self.proven = copy_of is not None and copy_of.proven
         """A gateway has let its worker in before."""
         self.on_write: Callable[[], None] = lambda: None
 
@@ -97,6 +109,107 @@ class Site:
         return len(file)
 
 
+class _Client:
+    def request(self) -> None:
+        """Nothing is repeated here."""
+
+
+class _Right:
+    """Nobody else has it."""
+
+    is_there = True
+
+    def take(self) -> bool:
+        return True
+
+
+class SimSupervision(Supervision):
+    """The real decisions about a task that is to be stopped, between the models of a host and of a supervisor.
+
+    It is the line to the host, and Airflow's supervisor, too: what the real one asks of them is below.
+    """
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(self, _Right(), 0.0)  # type: ignore[arg-type]
+        self._process, self._world = process, process.site.world
+        self._rules = process.site.airflow.rules
+        self._words: list[dict[str, Any]] = []
+        self.client = _Client()
+        self.process_log = logging.getLogger(__name__)
+        self._exit_code: int | None = None
+        self._last_heartbeat_attempt = self._last_successful_heartbeat = 0.0
+
+    def told(self, reason: str, grace_s: float, *, look: bool) -> None:
+        """Hear the host's word."""
+        look = look and self._rules.airflow_is_the_judge
+        self._words.append({"stop": {"reason": reason, "grace_s": grace_s, "look": look}})
+        if self._process.ran:
+            self._begin_to_stop()
+        else:
+            self._world.at(grace_s + SUPERVISOR_S, self._process.never_begins)
+
+    def begun(self) -> None:
+        """The task runs: what the host has said until then is heard now."""
+        if self._words:
+            self._begin_to_stop()
+
+    def _begin_to_stop(self) -> None:
+        if self._rules.cancels_wake:
+            self._world.at(self._world.within(0.001, 0.05), self._turn)
+        # Asked twice at the most, then SIGTERM and SIGKILL.
+        grace_s = self._words[-1]["stop"]["grace_s"]
+        self._world.at(2 * grace_s + SUPERVISOR_S, self._process.must_be_over)
+
+    def _turn(self) -> None:
+        """One turn of the supervisor's loop."""
+        if not self._process.alive or self._exit_code is not None:
+            return
+        self._hear()
+        self._obey(self)
+        order = self._order
+        if order is not None and self._rules.decides_without_airflow:
+            self._world.at(max(0.0, order.due_at - self._world.now) + 0.001, self._turn)
+
+    def beat(self) -> None:
+        """Send the heartbeat that is due anyway."""
+        if self._exit_code is None:
+            self._send_heartbeat_if_needed()
+
+    # What the line does
+
+    def copy(self) -> Any:
+        raise AssertionError
+
+    def hear(self) -> list[dict[str, Any]]:
+        words, self._words = self._words, []
+        return words
+
+    def say(self, **words: object) -> None:
+        if "left" in words:
+            self._world.note("Airflow lets %s go on", self._process.name)
+            self._process.host.left(self._process)
+
+    # What Airflow's supervisor does
+
+    def _send_heartbeat_if_needed(self) -> None:
+        process = self._process
+        if process.says_nothing_more:
+            return
+        self._last_heartbeat_attempt = self._world.now
+        if not process.reaches_airflow:
+            return
+        if process.site.airflow.heartbeat(process.subject, process):
+            self._last_successful_heartbeat = self._world.now
+        else:
+            self._world.note("heartbeat of %s is refused", process.name)
+            self.kill()
+
+    def kill(self, *_: object, **__: object) -> None:
+        # The real one returns when the task has ended.
+        self._exit_code = -15
+        self._process.terminate(self._grace_s or GRACE_S)
+
+
 class Process:
     """A supervisor with its task, below a host."""
 
@@ -107,6 +220,7 @@ class Process:
         self.site, self.host, self.claim = host.site, host, claim
         self.subject, self.path = body["ti"]["id"], body["log_path"]
         self.worker, self.name, self.pid = host.site.worker, f"{claim} on {host.id}", host.site.pid()
+        self.machine = host.site.machine
         self.alive = self.well = True
         self.token: str | None = None
         self.slots = 1
@@ -115,6 +229,7 @@ class Process:
         self._has_told = False
         """Airflow knows its outcome; what goes on are its callbacks."""
         self.owes = False
+        self.supervision = SimSupervision(self)
         self.has_ended = False
         """Its end is safe on its machine's disk: its host may die now."""
         self._tries = 0
@@ -171,21 +286,26 @@ class Process:
         world.at(lasts / 2, self._log, "works")
         world.at(lasts, self._finish, 0)
         world.at(world.within(2.0, 20.0), self._beat)
+        self.supervision.begun()
 
     def _log(self, what: str) -> None:
         if self.alive:
-            self.wrote = self.site.write(self.path, f"{self.claim} {what}\n".encode())
+            self.wrote = self.site.write(self.path, f"{self.claim} {what}".encode() + self.site.line + b"\n")
 
     def _beat(self) -> None:
         if not self.alive or not self.ran or self._result == "":
             return
-        airflow = self.site.airflow
-        if not (self.site.api_cut_off or airflow.api_away) and not airflow.heartbeat(self.subject, self):
-            self.site.world.note("heartbeat of %s is refused", self.name)
-            self.well = False
-            self._exit(1)
-            return
+        self.supervision.beat()
         self.site.world.at(30.0, self._beat)
+
+    @property
+    def reaches_airflow(self) -> bool:
+        return not (self.site.api_cut_off or self.site.airflow.api_away)
+
+    @property
+    def says_nothing_more(self) -> bool:
+        """Whether it has reported its task's outcome, or tried to: then it has no more heartbeats."""
+        return self._result == ""
 
     def _finish(self, tries: int) -> None:
         if not self.alive:
@@ -196,7 +316,7 @@ class Process:
             world.note("%s crashes", self.name)
             self._exit(-9)
             return
-        if self.site.api_cut_off or airflow.api_away:
+        if not self.reaches_airflow:
             if tries < 4:
                 world.at(world.within(0.5, 4.0), self._finish, tries + 1)
             else:
@@ -223,7 +343,7 @@ class Process:
         result, self._result = self._result, ""
         world.note("%s cannot tell that it came to %s", self.name, result)
         self.owes = True
-        if self.site.airflow.keeps_outcomes:
+        if self.site.airflow.rules.keeps_outcomes:
             self.host.owes(self, result)
         lasts = world.within(5.0, 60.0) if world.chance(0.2) else 2.0
         world.at(world.within(0.01, lasts), self._log, "ends")
@@ -238,13 +358,28 @@ class Process:
             self.alive = False
             self.site.world.at(self.site.world.within(0.001, 0.1), self.host.ended, self, code)
 
-    def stop(self, grace_s: float) -> None:
+    def terminate(self, grace_s: float) -> None:
         """SIGTERM, then SIGKILL."""
         world = self.site.world
         if self._has_told and self.alive:
             raise Violation(f"{self.name} is stopped although it has told its end itself")
+        if self.reaches_airflow and self.site.airflow.counts_as_running(self.subject, self):
+            raise Violation(f"{self.name} is stopped although Airflow lets it run")
         self.well = False
+        world.note("%s is stopped", self.name)
         world.at(world.within(0.1, grace_s + 0.5), self._exit, -15)
+
+    def never_begins(self) -> None:
+        """Its host kills it, as it was to be stopped and has not begun."""
+        if not self.ran:
+            self.well = False
+            self._exit(-9)
+
+    def must_be_over(self) -> None:
+        """Some time after it was to be stopped: it has ended, or Airflow lets it go on."""
+        counts = self.site.airflow.counts_as_running(self.subject, self)
+        if self.alive and not counts and not self.says_nothing_more:
+            raise Violation(f"{self.name} was to be stopped, and goes on")
 
     def kill(self) -> None:
         self.alive = self.well = False
@@ -259,6 +394,7 @@ class _Job:
     detail: str = ""
     fault: str = ""
     dropped: bool = False
+    stopping: bool = False
     outcome: str = ""
     owed: Call | None = None
 
@@ -360,14 +496,20 @@ class Host:
         if self.alive and self.jobs.pop(claim, None) is not None:
             self._say(Dropped(claim))
 
-    def _cancel(self, claim: ClaimId, grace_s: float) -> None:
+    def _cancel(self, claim: ClaimId, grace_s: float, reason: str, look: bool) -> None:
         job = self.jobs.get(claim)
-        if job is None or not job.process.alive:
+        if job is None or not job.process.alive or job.stopping:
             return
         if job.phase == "prepared":
             self._drop(claim)
         else:
-            job.process.stop(grace_s)
+            job.stopping = True
+            job.process.supervision.told(reason, grace_s, look=look)
+
+    def left(self, process: Process) -> None:
+        """Hear that Airflow lets a task go on that was to be stopped."""
+        if (job := self.jobs.get(process.claim)) is not None:
+            job.stopping = False
 
     def _forget(self, claim: ClaimId) -> None:
         job = self.jobs.get(claim)
@@ -543,7 +685,7 @@ class Hosts:
         self._say(claim, "drop")
 
     def cancel(self, claim: ClaimId, grace_s: float, reason: str, *, look: bool = False) -> None:
-        self._say(claim, "cancel", grace_s)
+        self._say(claim, "cancel", grace_s, reason, look)
 
     def forget(self, claim: ClaimId) -> None:
         if life := self._claims.pop(claim, None):

@@ -99,6 +99,17 @@ def _history(seed: int) -> str:
         "goes_elsewhere",
         "keeps_outcomes",
         "spares_the_ended",
+        "refuses_twins",
+        "only_former_lives_return",
+        "late_hellos_are_no_twins",
+        "ends_unwanted",
+        "spares_the_wanted",
+        "spares_the_held",
+        "rejudges_unwanted",
+        "cancels_wake",
+        "messages_shrink",
+        "silence_is_noticed",
+        "sets_aside",
     ],
 )
 def test_a_rule_that_is_left_out_is_missed(left_out: str) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError
+from websockets.frames import Close as CloseFrame
 
 from edge_ws.errors import EdgeWsError, RefusedError, RemoteProtocolError, Unreachable, UnreachableError
+from edge_ws.protocol import codec
 from edge_ws.protocol.frames import Cancel, Refusal, ServerFrame, Timers, Welcome, WorkerFrame
 from edge_ws.protocol.ids import ClaimId, LifeId, WorkerName
-from edge_ws.protocol.session import Close
 from edge_ws.worker import logs as real_logs
 from edge_ws.worker.carrier import Carrier
 from edge_ws.worker.choice import AUTO
@@ -33,10 +35,14 @@ from edge_ws.worker.logs import Logs
 from edge_ws.worker.outcomes import Call, Fate
 from edge_ws.worker.readiness import Hindrances, Told
 from edge_ws.worker.slots import Slots
+from edge_ws.worker.transports.aside import Aside
 from edge_ws.worker.transports.base import Channel
 from edge_ws.worker.transports.longpoll import LongPollChannel, LongPollTransport
+from edge_ws.worker.transports.sizes import Sizes
+from edge_ws.worker.transports.websocket import WebSocketChannel
+from edge_ws.worker.transports.websocket import _closed as closed
 from edge_ws.worker.wishes import Standing, Wishes
-from tests.simulation.network import Network, Said, Wire
+from tests.simulation.network import Network, Said, Wire, offends
 from tests.simulation.site import Hosts, Site
 from tests.simulation.world import Violation, World
 
@@ -46,9 +52,9 @@ URL = "http://g"
 class _MemoryTail(real_logs._Tail):
     """A tail of a file in memory."""
 
-    def __init__(self, claim: ClaimId, path: Path | None, start: int, data: bytearray) -> None:
+    def __init__(self, claim: ClaimId, path: Path | None, start: int, data: bytearray, most: int) -> None:
         super().__init__(claim, path, start)
-        self._data = data
+        self._data, self._most = data, most
 
     def open(self) -> bool:
         return True
@@ -57,23 +63,23 @@ class _MemoryTail(real_logs._Tail):
         return max(0, len(self._data) - self.start)
 
     def read(self, offset: int, chunk: int) -> bytes:
-        in_file = self._file_size()
+        in_file, most = self._file_size(), min(chunk, self._most)
         if offset < in_file:
-            return bytes(self._data[self.start + offset :][:40])
-        return self.extra[offset - in_file :][:40]
+            return bytes(self._data[self.start + offset :][:most])
+        return self.extra[offset - in_file :][:most]
 
 
 class SimLogs(Logs):
     """The real ones, over files in memory, pumped soon after each change."""
 
     def __init__(self, daemon: SimDaemon) -> None:
-        super().__init__(daemon.link.send, daemon._on_log_flushed)
+        super().__init__(daemon.link.send, daemon._on_log_flushed, lambda: daemon.link.log_chunk)
         self._daemon = daemon
         self._pumping = False
 
     def tail(self, claim: ClaimId, path: str, start: int) -> None:
         data = self._daemon.site.files.setdefault(path, bytearray())
-        self._tails[claim] = _MemoryTail(claim, None, start, data)
+        self._tails[claim] = _MemoryTail(claim, None, start, data, self._daemon.site.chunk)
         self.soon()
 
     def flush(self, claim: ClaimId, line: bytes = b"") -> None:
@@ -100,40 +106,74 @@ class SimLogs(Logs):
                 self._pump(tail)
 
 
-class _WireChannel:
-    """A WebSocket as the worker's conversation sees it; see `edge_ws.worker.transports.base.Channel`."""
-
-    beats = True
+class _Connection:
+    """What the real channel asks of its library, over a wire of the model's."""
 
     def __init__(self, daemon: SimDaemon, gateway: Any) -> None:
-        self._daemon, self._network = daemon, daemon.network
+        self._network, self._site, self._world = daemon.network, daemon.site.id, daemon.world
         self._arrived: list[ServerFrame] = []
-        self._is_closed = False
-        self._changed: asyncio.Future[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self._heard: asyncio.Future[None] | None = None
+        self._closed: ConnectionClosed | None = None
+        self._told: int | None = None
+        self.transport = self
         self.wire = Wire(daemon.world, daemon.name, daemon.site.id, gateway, self)
         self._network.wires.append(self.wire)
 
-    async def send(self, frames: Sequence[WorkerFrame]) -> None:
-        if self._is_closed:
-            raise UnreachableError("the connection broke off", kind=Unreachable.BROKE_OFF)
+    @property
+    def close_code(self) -> int | None:
+        return None if self._closed is None else 1006
+
+    async def send(self, message: bytes, *, text: bool) -> None:
+        if self._closed is not None:
+            raise self._closed
+        narrow = self._network.narrows.get(self._site)
+        if narrow is not None and len(message) > narrow.size:
+            self._drop(narrow.how)
+            return
+        frames = codec.decode_batch_from_worker(message)
+        if self._site in self._network.filters and offends(frames):
+            self.wire.cut()
+            return
         for frame in frames:
             self._network.on_frame(frame)
             self.wire.send(frame, up=True)
 
-    async def receive(self) -> Sequence[ServerFrame]:
+    def _drop(self, how: str) -> None:
+        """Let the message not pass."""
+        if how == "silent":
+            self.wire.swallows = True
+            return
+        self._told = 1009 if how == "told" else None
+        self.wire.cut()
+
+    async def ping(self) -> asyncio.Future[None]:
+        if self._closed is not None:
+            raise self._closed
+        pong = self._future()
+        self.wire.ping(lambda: None if pong.done() else pong.set_result(None))
+        return pong
+
+    def abort(self) -> None:
+        self.wire.cut()
+
+    async def close(self, code: int, reason: str) -> None:
+        self.wire.cut()
+
+    async def frames(self) -> Sequence[ServerFrame]:
         while not self._arrived:
-            if self._is_closed:
-                raise UnreachableError("the connection broke off", kind=Unreachable.BROKE_OFF)
-            self._changed = self._daemon.world.loop.create_future()
-            await self._changed
+            if self._closed is not None:
+                raise self._closed
+            self._heard = self._future()
+            await self._heard
         arrived, self._arrived = self._arrived, []
         return arrived
 
-    def retire(self) -> None:
-        """Nothing to do."""
-
-    async def close(self, close: Close) -> None:
-        self.wire.cut()
+    def _future(self) -> asyncio.Future[None]:
+        self._waiting = [one for one in self._waiting if not one.done()]
+        future = self._world.loop.create_future()
+        self._waiting.append(future)
+        return future
 
     # What the wire tells
 
@@ -141,15 +181,55 @@ class _WireChannel:
         if isinstance(frame, Welcome):
             self._network.welcomed(wire)
         self._arrived.append(frame)
-        self._wake()
+        if self._heard is not None and not self._heard.done():
+            self._heard.set_result(None)
 
     def closed(self, wire: Wire) -> None:
-        self._is_closed = True
-        self._wake()
+        code = None if self._told is None else CloseFrame(self._told, "")
+        self._closed = ConnectionClosedError(code, None)
+        for one in self._waiting:
+            if not one.done():
+                one.set_exception(self._closed)
 
-    def _wake(self) -> None:
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
+
+class _WireChannel(WebSocketChannel):
+    """The real one."""
+
+    def __init__(self, connection: _Connection, sizes: Sizes, *, proves: bool) -> None:
+        super().__init__(connection, sizes)  # type: ignore[arg-type]
+        self._wired, self._proves = connection, proves
+
+    async def receive(self) -> Sequence[ServerFrame]:
+        try:
+            return await self._wired.frames()
+        except ConnectionClosed as error:
+            raise closed(error) from error
+
+    async def _prove(self, size: int) -> None:
+        if self._proves:
+            await super()._prove(size)
+
+
+class SimSizes(Sizes):
+    """The real ones, in virtual time."""
+
+    def __init__(self, daemon: SimDaemon) -> None:
+        super().__init__(URL, lambda: daemon.world.now)
+        self._shrinks = daemon.site.airflow.rules.messages_shrink
+
+    def failed(self, size: int, why: str, *, is_told: bool) -> bool:
+        return self._shrinks and super().failed(size, why, is_told=is_told)
+
+
+class SimAside(Aside):
+    """The real one, unless it is left out."""
+
+    def __init__(self, daemon: SimDaemon) -> None:
+        super().__init__()
+        self._is_there = daemon.site.airflow.rules.sets_aside
+
+    def failed(self, said: Sequence[WorkerFrame], why: str) -> list[WorkerFrame] | None:
+        return super().failed(said, why) if self._is_there or len(said) > 1 else None
 
 
 class SimWebSocket:
@@ -160,6 +240,7 @@ class SimWebSocket:
 
     def __init__(self, daemon: SimDaemon) -> None:
         self._daemon = daemon
+        self.sizes = SimSizes(daemon)
 
     @asynccontextmanager
     async def open(self, worker: WorkerName, token: str) -> AsyncIterator[_WireChannel]:
@@ -178,13 +259,16 @@ class SimWebSocket:
             raise UnreachableError("no gateway is there")
         if gateway.leaves:
             raise RefusedError(Refusal.UNAVAILABLE.value, "the gateway is leaving", retry_after_s=1.0)
-        channel = _WireChannel(self._daemon, gateway)
-        channel.wire.swallows = silent
-        gateway.opened(channel.wire)
+        connection = _Connection(self._daemon, gateway)
+        connection.wire.swallows = silent
+        gateway.opened(connection.wire)
+        proves = self._daemon.site.airflow.rules.silence_is_noticed
+        channel = _WireChannel(connection, self.sizes, proves=proves)
         try:
             yield channel
         finally:
-            channel.wire.cut()
+            channel.end()
+            connection.wire.cut()
 
 
 class _PollChannel(LongPollChannel):
@@ -224,15 +308,16 @@ class _PollChannel(LongPollChannel):
 
 def _time_out(future: asyncio.Future[Any]) -> None:
     if not future.done():
-        future.set_exception(UnreachableError("no answer in time", kind=Unreachable.TIMED_OUT))
+        future.set_exception(UnreachableError("no answer in time", kind=Unreachable.SILENT))
 
 
 class SimLongPoll(LongPollTransport):
     """The real one, over the model's network."""
 
     def __init__(self, daemon: SimDaemon) -> None:
-        super().__init__(SimpleNamespace(base_url=URL, proxy=None), daemon.hello)  # type: ignore[arg-type]
+        super().__init__(SimpleNamespace(base_url=URL, proxy=None, via=""), daemon.hello)  # type: ignore[arg-type]
         self._daemon = daemon
+        self.sizes, self.aside = SimSizes(daemon), SimAside(daemon)
 
     @asynccontextmanager
     async def open(self, worker: WorkerName, token: str) -> AsyncIterator[LongPollChannel]:
@@ -266,6 +351,7 @@ class SimLink(Link):
             read_token=lambda: "t",
             proven=site.proven,
             on_proven=site.prove,
+            faults=daemon._faults,
         )
         self._daemon = daemon
 
@@ -302,6 +388,9 @@ class _NoFaults(Faults):
 
     def contained(self, what: str) -> Any:
         return nullcontext()
+
+    def note(self, what: str, error: BaseException) -> None:
+        raise error
 
 
 class SimDeliveries:
@@ -402,6 +491,7 @@ class SimDaemon(Daemon):
 
     def welcomed(self, welcome: Welcome, opened_in_s: float, transport: str) -> None:
         if self.running:
+            self.network.lives_at(self.site.id, self._life)
             super().welcomed(welcome, opened_in_s, transport)
 
     def take(self, frame: ServerFrame) -> None:
