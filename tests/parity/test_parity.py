@@ -64,6 +64,7 @@ def parity_site(
     common = {
         # A busy machine's delays are no difference between executors.
         "WORKERS__EXECUTION_API_TIMEOUT": "120",
+        "CORE__TASK_SUCCESS_OVERTIME": "120",
         # From 3.4 on between SIGTERM and SIGKILL: as long as ever, and not a minute.
         "CORE__KILLED_TASK_CLEANUP_TIME": "5",
         "CORE__PLUGINS_FOLDER": str(plugins),
