@@ -74,7 +74,8 @@ def kill_tree(leader: int, leader_start: float | None) -> None:
     """SIGKILL a process group and every process below its leader, those in sessions of their own too."""
     below: list[psutil.Process] = []
     if leader_start is not None and start_time(leader) == leader_start:
-        with contextlib.suppress(psutil.Error):
+        # OSError: no descriptor is left for the look.
+        with contextlib.suppress(psutil.Error, OSError):
             below = psutil.Process(leader).children(recursive=True)
     signal_group(leader, leader_start, signal.SIGKILL)
     for process in below:

@@ -18,10 +18,12 @@ from typing import Any
 
 from edge_ws.cli.output import printable, tell
 from edge_ws.errors import EdgeWsError, TimedOutError, UnreachableError, UsageError
+from edge_ws.faults import REPORT
 from edge_ws.worker.config import Place, find_state_dir, this_machine
-from edge_ws.worker.control import COMMENT_LENGTH, Condition, ask
+from edge_ws.worker.control import Condition, ask
 from edge_ws.worker.state import daemon_of, held_beside
 from edge_ws.worker.subject import read, title
+from edge_ws.worker.wishes import COMMENT_LENGTH
 
 _LOOK_S = 0.1
 _NAMED = 3
@@ -230,12 +232,13 @@ def _rows(told: Condition) -> list[tuple[str, str]]:
 
 
 def _faults(told: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """Return the row about faults of the daemon's own code, if there have been any; None: an older daemon."""
+    """Return the row about what has gone wrong on the worker, if anything has; None: an older daemon."""
     last = told["last"] if told is not None else None
     if told is None or last is None:
         return []
-    counted = f"{told['count']} in the worker's own code; the last {_time(last['at'])}"
-    return [("faults", f"{counted}, of {last['what']}: {last['error']} at {last['place']}; please report it")]
+    counted = f"{told['count']}; the last {_time(last['at'])}"
+    advice = last.get("advice", REPORT)
+    return [("faults", f"{counted}, of {last['what']}: {last['error']}, at {last['place']}; {advice}")]
 
 
 def _versions(told: dict[str, str]) -> str:

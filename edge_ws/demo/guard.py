@@ -22,6 +22,7 @@ import psutil
 
 from edge_ws.processes import start_time
 from edge_ws.worker import host_process
+from edge_ws.worker.faults import Faults
 from edge_ws.worker.host_process import HostFiles
 
 PATIENCE_S = 5.0
@@ -87,7 +88,7 @@ def sweep(leaders: Mapping[int, float], hosts: Path) -> None:
     for one in files:
         while _kill(_of_host(one)) and time.monotonic() < end:
             time.sleep(_AGAIN_S)
-        host_process.kill_leftovers(host_process.read_journal(one))
+        host_process.kill_leftovers(host_process.read_journal(one, Faults()))
 
 
 def _kill(pids: Iterator[int]) -> bool:

@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from edge_ws import streams
 from edge_ws.host import leftovers, runner
@@ -42,6 +42,35 @@ class Workload:
     worker: str
     settings: dict[str, str]
     """Of the centre, as in `site_settings`."""
+
+
+_T = TypeVar("_T")
+
+
+def of(kind: type[_T], value: object) -> _T:
+    """Return a value of a child's word.
+
+    Raises:
+        TypeError: it is not of its type.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is not of the type {kind.__name__}")
+    return value
+
+
+def last_word(words: dict[str, Any]) -> dict[str, Any]:
+    """Return what a child's last word tells.
+
+    Raises:
+        LookupError, TypeError: it is none.
+    """
+    if "ended" not in words:
+        return {"not_started": of(str, words["not_started"]), "fault": of(str, words["fault"])}
+    return {
+        "ended": of(int, words["ended"]),
+        "detail": of(str, words["detail"]),
+        "log_uploaded": of(bool, words["log_uploaded"]),
+    }
 
 
 def start(workload: Workload, close_inherited: Callable[[], None]) -> tuple[int, socket.socket, Right]:

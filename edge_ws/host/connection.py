@@ -1,4 +1,4 @@
-"""The daemon's connection: JSON lines in and out, without ever blocking.
+"""The daemon's connection: lines in, JSON lines out, without ever blocking.
 
 Knows nothing of what the lines mean.
 """
@@ -9,7 +9,6 @@ import errno
 import json
 import socket
 from collections.abc import Iterator
-from typing import Any
 
 _LONGEST = 16 * 1024 * 1024
 """Bytes of one line in, or of all that a daemon has left unread; more than both sides together can mean."""
@@ -22,15 +21,17 @@ class Connection:
         sock.setblocking(False)
         self.sock = sock
         self._unread = bytearray()
+        self._is_skipping = False
+        """The rest of a line that is too long is to come."""
         self._unsent = bytearray()
 
-    def read(self) -> Iterator[dict[str, Any]]:
+    def read(self) -> Iterator[bytes]:
         """Yield the lines that have arrived.
 
         Raises:
             EOFError: the daemon is gone.
             OSError: so is the connection.
-            ValueError: what came is no JSON, or too long.
+            ValueError: a line is too long; it is passed over.
         """
         try:
             data = self.sock.recv(1024 * 1024)
@@ -39,12 +40,15 @@ class Connection:
         if not data:
             raise EOFError
         self._unread += data
-        *lines, rest = self._unread.split(b"\n")
-        self._unread = rest
-        if len(rest) > _LONGEST:
-            raise ValueError("a line is too long")
+        *lines, self._unread = self._unread.split(b"\n")
+        if self._is_skipping and lines:
+            del lines[0]
+            self._is_skipping = False
         for line in lines:
-            yield json.loads(line)
+            yield bytes(line)
+        if len(self._unread) > _LONGEST:
+            self._unread, self._is_skipping = bytearray(), True
+            raise ValueError(f"a line of more than {_LONGEST} bytes")
 
     def say(self, event: dict[str, object]) -> None:
         """Take a line to be sent at the next `flush`."""

@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 
 from edge_ws.host import child, leftovers, runner, task_log
 from edge_ws.host.child import Workload
+from edge_ws.host.faults import Faults
 from edge_ws.host.outcome import Call
 from edge_ws.host.supervision import Right
 from edge_ws.processes import group_is_there, kill_tree, signal_group, start_time
@@ -26,6 +27,8 @@ from edge_ws.processes import group_is_there, kill_tree, signal_group, start_tim
 LAST_STEPS = 60
 """So many times longer than one that does not answer may a supervisor take whose task has gone: it may have a
 long log to upload."""
+_ADOPTED_S = 1.0
+"""Between two looks for what a dead supervisor has left, as long as there is any."""
 GRACE_S = 5.0
 """Between SIGTERM and SIGKILL where the daemon, one of an older release, does not say: Airflow 3.3's."""
 Phase = Literal["prepared", "going", "started", "not_started", "ended"]
@@ -155,14 +158,17 @@ class Surroundings(Protocol):
 class Jobs:
     """All jobs that a daemon has not yet told this host to forget."""
 
-    def __init__(self, *, worker: str, supervisor_s: float, host: Surroundings) -> None:
+    def __init__(self, *, worker: str, supervisor_s: float, host: Surroundings, faults: Faults) -> None:
         """`supervisor_s`: how long the supervisor of a killed task may take to report and leave."""
         self._worker = worker
         self._supervisor_s = supervisor_s
         self._host = host
         self._jobs: dict[str, Job] = {}
+        self._faults = faults
         self._has_adopted = False
         """A supervisor has died: what was below it is below this process now."""
+        self._adopted_at: float | None = None
+        """When is looked again for what is left of it."""
         self.closed = False
         """Nothing new is taken."""
         self.helper: int | None = None
@@ -219,7 +225,7 @@ class Jobs:
             return None
         except OSError as error:
             reason = f"worker {self._worker} has no room for another process: {error.strerror}"
-            self._refuse(claim, reason, invalid=False)
+            self._refuse(claim, reason, invalid=False, fault="host")
             return None
         job = self._jobs[claim] = Job(
             claim=claim,
@@ -233,8 +239,10 @@ class Jobs:
         self._host.watch(sock, lambda: self._hear(job))
         return job
 
-    def _refuse(self, claim: str, reason: str, *, invalid: bool) -> None:
-        self._host.emit({"ev": "refused", "claim": claim, "reason": reason, "invalid": invalid})
+    def _refuse(self, claim: str, reason: str, *, invalid: bool, fault: runner.Fault = "") -> None:
+        self._host.emit(
+            {"ev": "refused", "claim": claim, "reason": reason, "invalid": invalid, "fault": fault}
+        )
 
     def close_inherited(self) -> None:
         """Close, in a forked child, all that only the host may hold."""
@@ -268,7 +276,7 @@ class Jobs:
         """Kill all that still waits; what was promised a start is told that it does not come."""
         for job in self._jobs.values():
             if job.alive and job.phase == "prepared" and not job.dropped:
-                job.words = {"not_started": reason}
+                job.words = {"not_started": reason, "fault": ""}
                 _kill(job)
 
     def cancel(self, claim: str, grace_s: float, reason: str, now: float, *, look: bool = False) -> None:
@@ -300,7 +308,10 @@ class Jobs:
 
     def deadline(self) -> float | None:
         """Return when `tick` must be called next."""
-        return min((stop.due_at for _, stop in self._stopping()), default=None)
+        times = [stop.due_at for _, stop in self._stopping()]
+        if self._adopted_at is not None:
+            times.append(self._adopted_at)
+        return min(times, default=None)
 
     def _stopping(self) -> list[tuple[Job, _Stop]]:
         return [(job, job.stop) for job in self._jobs.values() if job.alive and job.stop is not None]
@@ -309,7 +320,13 @@ class Jobs:
         """Take the harder steps that are due."""
         for job, stop in self._stopping():
             if stop.due_at <= now:
-                self._harden(job, stop, now)
+                with self._faults.contained(f"the stopping of claim {job.claim}"):
+                    self._harden(job, stop, now)
+        if self._adopted_at is not None and self._adopted_at <= now:
+            self._adopted_at = None
+            self._has_adopted = self._kill_adopted()
+        if self._has_adopted and self._adopted_at is None:
+            self._adopted_at = now + _ADOPTED_S
 
     def _harden(self, job: Job, stop: _Stop, now: float) -> None:
         """Step in for a supervisor that does not stop its task, or does not leave."""
@@ -375,12 +392,13 @@ class Jobs:
             return False
         *lines, job.unread = (job.unread + data).split(b"\n")
         for line in lines:
-            self._take(job, json.loads(line))
+            with self._faults.contained(f"a word of the process of claim {job.claim}"):
+                self._take(job, json.loads(line))
         return True
 
     def _take(self, job: Job, words: dict[str, Any]) -> None:
         if "forked" in words:
-            job.task_pid, job.task_start_time = words["forked"], words["start_time"]
+            job.task_pid, job.task_start_time = child.of(int, words["forked"]), words["start_time"]
         elif "started" in words:
             job.phase = "started"
             self._host.emit({"ev": "started", "claim": job.claim})
@@ -394,14 +412,14 @@ class Jobs:
             if job.stop is not None and job.stop.look and job.stop.step is _Step.ASKED:
                 job.stop = None
         elif "telling" in words:
-            job.outcome, job.owed = words["telling"], words["call"]
+            job.outcome, job.owed = child.of(str, words["telling"]), words["call"]
         elif "told" in words:
             job.owed = None
         elif "owed" in words:
             job.is_handed_over = True
             self._host.emit({"ev": "owes", "claim": job.claim, **job.of_outcome()})
         else:
-            job.words = words
+            job.words = child.last_word(words)
 
     def reap(self) -> None:
         """Conclude the jobs whose process has ended, and end what dead supervisors have left."""
@@ -410,14 +428,20 @@ class Jobs:
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = ended
                 if (job := alive.pop(pid, None)) is not None:
-                    self._conclude(job, os.waitstatus_to_exitcode(status))
+                    with self._faults.contained(f"the end of claim {job.claim}"):
+                        self._conclude(job, os.waitstatus_to_exitcode(status))
         if self._has_adopted:
             self._has_adopted = self._kill_adopted()
 
     def _kill_adopted(self) -> bool:
         # Living supervisors inherit what is below them, so whatever is inherited here is a dead one's.
         ours = {job.pid for job in self._jobs.values() if job.alive}
-        return leftovers.kill_adopted(ours | ({self.helper} if self.helper is not None else set()))
+        try:
+            return leftovers.kill_adopted(ours | ({self.helper} if self.helper is not None else set()))
+        except OSError as error:
+            # No descriptor is left for the look, perhaps.
+            self._faults.note("the look for what a dead supervisor has left", error)
+            return True
 
     def _conclude(self, job: Job, code: int) -> None:
         # What it said before it died is all in the socket now.
@@ -436,7 +460,7 @@ class Jobs:
         if "ended" in job.words:
             self._end(job, job.words["ended"], job.words["detail"], uploaded=job.words["log_uploaded"])
         elif "not_started" in job.words:
-            self._never(job, job.words["not_started"], job.words.get("fault", ""))
+            self._never(job, job.words["not_started"], job.words["fault"])
         elif job.task_pid is None:
             self._never(job, f"the job's process {how} before the task began", "host")
         else:

@@ -64,7 +64,7 @@ class Noted:
         self._witness.owed(why)
         if self._log_path is not None:
             sentence = f"Airflow has not taken the outcome {self._state} yet ({why}); the worker keeps it"
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):  # Whatever it is, the outcome is kept.
                 task_log.write(self._log_path, "warning", f"{sentence}, and delivers it as soon as it can")
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import math
 import os
 import platform
 import selectors
@@ -25,6 +27,7 @@ from edge_ws import streams
 from edge_ws.errors import EdgeWsError, MissingExtraError
 from edge_ws.host import hostname, leftovers, runner
 from edge_ws.host.connection import Connection
+from edge_ws.host.faults import Faults
 from edge_ws.host.jobs import GRACE_S, Jobs
 from edge_ws.host.journal import Journal
 from edge_ws.host.sweeper import Sweeper
@@ -34,6 +37,12 @@ IDLE_S = 600.0
 """After this long without a daemon and with nothing running, the host leaves; its journal stays."""
 SUPERVISOR_S = 10.0
 """How long the supervisor of a killed task may take to report and leave."""
+LONGEST_S = 1e9
+"""The longest duration that the daemon may give: some 30 years."""
+_FAULT_PAUSE_S = 0.2
+"""After a pass of the loop with a fault: one at each pass must not take the whole processor."""
+_DEAF_S = 1.0
+"""No connection is accepted for so long when none can be: no descriptor is left, perhaps."""
 _OWN_LOG_BYTES = 8 * 1024 * 1024
 _MISSING = "apache-airflow-task-sdk is not installed; run: pip install 'edge-ws[worker]'"
 
@@ -66,7 +75,12 @@ class Host:
         self._ready = False
         self._sweeper: Sweeper | None = None
         self._leaving = False
-        self._jobs = Jobs(worker=settings.worker, supervisor_s=settings.supervisor_s, host=self)
+        self._faults = Faults(self._tell_faults)
+        self._listen_at: float | None = None
+        """When connections are accepted again; None: they are."""
+        self._jobs = Jobs(
+            worker=settings.worker, supervisor_s=settings.supervisor_s, host=self, faults=self._faults
+        )
 
     def load(self) -> None:
         """Load Airflow.
@@ -93,23 +107,38 @@ class Host:
         self.watch(self._wakeup, self._signalled)
         self._quiet_since = time.monotonic()
         while not self._finished():
+            before = self._faults.count
             # The journal first: what the daemon is told must be true after a crash as well.
-            self.save()
-            self._flush()
+            with self._faults.contained("the journal"):
+                self.save()
+            with self._faults.contained("the connection to the daemon"):
+                self._flush()
             was_quiet = self._is_quiet()
             for key, _ in self._selector.select(self._timeout()):
-                key.data()
-            now = time.monotonic()
-            self._jobs.tick(now)
-            if self._sweeper is not None:
+                with self._faults.contained("a message"):
+                    key.data()
+            self._tick(time.monotonic(), was_quiet=was_quiet)
+            if self._faults.count > before:
+                time.sleep(_FAULT_PAUSE_S)
+        with self._faults.contained("the journal"):
+            self.save()
+
+    def _tick(self, now: float, *, was_quiet: bool) -> None:
+        """Do what is due by the clock."""
+        self._jobs.tick(now)
+        if self._sweeper is not None:
+            with self._faults.contained("the removal of old bundle versions"):
                 self._sweeper.tick(now, self._jobs.close_inherited)
-                self._jobs.helper = self._sweeper.pid
-            if not was_quiet:
-                self._quiet_since = now
-            idle_until = self._idle_until()
-            if idle_until is not None and idle_until <= now:
+            self._jobs.helper = self._sweeper.pid
+        if self._listen_at is not None and self._listen_at <= now:
+            self._listen_at = None
+            self.watch(self._listener, self._accept)
+        if not was_quiet:
+            self._quiet_since = now
+        idle_until = self._idle_until()
+        if idle_until is not None and idle_until <= now:
+            with self._faults.contained("leaving"):
                 self._leave("it was left alone")
-        self.save()
 
     def fail(self, reason: str) -> None:
         """Leave the reason of a failed start for the daemon."""
@@ -150,7 +179,7 @@ class Host:
 
     def _timeout(self) -> float | None:
         sweep_at = self._sweeper.due_at if self._sweeper is not None else None
-        known = (self._jobs.deadline(), self._idle_until(), sweep_at)
+        known = (self._jobs.deadline(), self._idle_until(), sweep_at, self._listen_at)
         times = [time_ for time_ in known if time_ is not None]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
@@ -195,7 +224,12 @@ class Host:
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()
-        except OSError:
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.unwatch(self._listener)
+            self._listen_at = time.monotonic() + _DEAF_S
+            self._faults.note("a connection of the daemon", error)
             return
         self._part()  # A new daemon replaces the old one.
         self._connection = Connection(sock)
@@ -211,15 +245,18 @@ class Host:
         connection = self._connection
         if connection is None:
             return
-        try:
-            for wish in connection.read():
-                self._do(wish)
-        except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
-            if not isinstance(error, EOFError):
+        with self._faults.contained("a message of the daemon"):
+            try:
+                for line in connection.read():
+                    with self._faults.contained("a message of the daemon"):
+                        self._do(json.loads(line))
+            except EOFError:
+                self._part()
+            except OSError as error:
                 sys.stderr.write(
                     f"edge-ws host: the daemon's connection is closed: {runner.one_line(error)}\n"
                 )
-            self._part()
+                self._part()
 
     def _flush(self) -> None:
         connection = self._connection
@@ -239,27 +276,38 @@ class Host:
         if self._connection is not None:
             self._connection.say(event)
 
+    def _tell_faults(self) -> None:
+        self.emit({"ev": "faults", "faults": self._faults.told()})
+
     def _do(self, wish: dict[str, Any]) -> None:
-        verb, claim = wish["op"], str(wish.get("claim"))
+        verb = _text(wish, "op")
         if verb == "hello":
             self.emit(self._hello())
+            if self._faults.count:
+                self._tell_faults()
         elif verb == "ping":
-            self.emit({"ev": "pong", "n": wish["n"]})
-        elif verb == "prepare":
-            payload, server = str(wish["payload"]), str(wish["server"])
-            self._jobs.prepare(claim, payload, server, wish.get("proxy"), wish.get("settings"))
+            self.emit({"ev": "pong", "n": _value(wish, "n", int)})
+        elif verb == "retire":
+            self._jobs.closed = True
+        elif verb in {"prepare", "go", "drop", "cancel", "forget"}:
+            self._do_for_job(verb, _text(wish, "claim"), wish)
+        # Anything else is of a newer daemon; it can tell by our version.
+
+    def _do_for_job(self, verb: str, claim: str, wish: dict[str, Any]) -> None:
+        if verb == "prepare":
+            proxy = None if wish.get("proxy") is None else _text(wish, "proxy")
+            settings = {} if wish.get("settings") is None else _texts(wish, "settings")
+            self._jobs.prepare(claim, _text(wish, "payload"), _text(wish, "server"), proxy, settings)
         elif verb == "go":
-            self._jobs.go(claim, str(wish["token"]), float(wish.get("grace_s", GRACE_S)))
+            grace_s = _seconds(wish, "grace_s") if "grace_s" in wish else GRACE_S
+            self._jobs.go(claim, _text(wish, "token"), grace_s)
         elif verb == "drop":
             self._jobs.drop(claim)
         elif verb == "cancel":
-            grace_s, look = float(wish["grace_s"]), bool(wish.get("look", False))
-            self._jobs.cancel(claim, grace_s, str(wish["reason"]), time.monotonic(), look=look)
-        elif verb == "forget":
+            grace_s, look = _seconds(wish, "grace_s"), bool(wish.get("look", False))
+            self._jobs.cancel(claim, grace_s, _text(wish, "reason"), time.monotonic(), look=look)
+        else:
             self._jobs.forget(claim)
-        elif verb == "retire":
-            self._jobs.closed = True
-        # Anything else is of a newer daemon; it can tell by our version.
 
     def _hello(self) -> dict[str, object]:
         return {
@@ -288,6 +336,38 @@ def _listen(directory: Path, name: str) -> socket.socket:
         os.close(folder)
     sock.listen(4)
     return sock
+
+
+def _value(wish: dict[str, Any], name: str, kind: type) -> Any:  # noqa: ANN401 - of that type
+    """Return a value of a message.
+
+    Raises:
+        ValueError: it is not of its type; as do the others.
+        LookupError, TypeError: there is none.
+    """
+    value = wish[name]
+    if type(value) is not kind:
+        raise ValueError(f"{name} must be of the type {kind.__name__}")
+    return value
+
+
+def _text(wish: dict[str, Any], name: str) -> str:
+    text: str = _value(wish, name, str)
+    return text
+
+
+def _texts(wish: dict[str, Any], name: str) -> dict[str, str]:
+    texts: dict[str, str] = _value(wish, name, dict)
+    if not all(type(text) is str for text in texts.values()):
+        raise ValueError(f"{name} must hold texts only")
+    return texts
+
+
+def _seconds(wish: dict[str, Any], name: str) -> float:
+    value = wish[name]
+    if type(value) not in {int, float} or not math.isfinite(value) or not 0 <= value <= LONGEST_S:
+        raise ValueError(f"{name} must be a number of seconds")
+    return float(value)
 
 
 def _parse(argv: list[str]) -> HostSettings:

@@ -32,6 +32,7 @@ from edge_ws.protocol.limits import (
 )
 
 _Read = Callable[[object, str], object]
+_T = typing.TypeVar("_T")
 
 _SCALARS: dict[type, str] = {int: "an integer", bool: "true or false"}
 _ID = re.compile(r"[!-~]+")
@@ -171,7 +172,7 @@ def _read_id(longest: int) -> _Read:
 def _read_within(inner: _Read, limits: Within) -> _Read:
     def read(value: object, path: str) -> object:
         known = inner(value, path)
-        size = len(known) if isinstance(known, bytes) else typing.cast("float", known)
+        size = len(known) if isinstance(known, bytes | str) else typing.cast("float", known)
         if not limits.least <= size <= limits.most:
             _fail(path, f"within {limits.least:g} and {limits.most:g}")
         return known
@@ -248,6 +249,14 @@ def _reader(hint: object) -> _Read:
         return _read_dict(typing.get_args(args[1]) or (args[1],))
     assert isinstance(hint, type), hint
     return _class_reader(hint)
+
+
+def reader(kind: type[_T]) -> Callable[[object, str], _T]:
+    """Return what reads a plain JSON value as that class; for what is kept or told beside the wire.
+
+    It raises RemoteProtocolError, which begins with the given name of the value, for one that is not sound.
+    """
+    return typing.cast("Callable[[object, str], _T]", _reader(kind))
 
 
 def _class_reader(kind: type) -> _Read:
@@ -359,4 +368,5 @@ __all__ = [
     "frames",
     "pack",
     "pack_first",
+    "reader",
 ]

@@ -24,7 +24,7 @@ NAME_LENGTH = 64
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """The least and the greatest value of a field (of bytes: the length)."""
+    """The least and the greatest value of a field (of bytes and text: the length)."""
 
     least: float
     most: float
@@ -36,6 +36,8 @@ Code = Annotated[int, Within(-(2**31), 2**31 - 1)]
 """A process's exit code, negative for a signal."""
 Size = Annotated[int, Within(0, 2**53 - 1)]
 """A number of bytes, or a place in a log; exact in every JSON reader."""
+Sentence = Annotated[str, Within(0, 64 * 1024)]
+"""Words for people, or a part of a request: of such a length that some of them fit in one frame."""
 Seconds = Annotated[float, Within(0, 1e9)]
 """A duration."""
 Interval = Annotated[float, Within(0.01, 86_400)]

@@ -123,6 +123,7 @@ def _faults(faults: Faults) -> dict[str, object]:
             "what": last.what,
             "error": last.error,
             "place": last.place,
+            "advice": last.advice,
             "count": last.count,
             "at": _text(last.last_at),
         }

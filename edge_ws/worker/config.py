@@ -20,6 +20,7 @@ from edge_ws.errors import RefusedError, UsageError
 from edge_ws.protocol.frames import Refusal
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.worker import proxy
+from edge_ws.worker.files import open_plain
 from edge_ws.worker.settings import SETTINGS, TOKEN_VARIABLE, Kind, Setting, check_name, check_path
 
 DEFAULT_FILE = Path("/etc/edge-ws/worker.toml")
@@ -343,7 +344,7 @@ def read_token(config: WorkerConfig) -> str:
         return _checked_token(config.token, TOKEN_VARIABLE)
     origin = f"the token file {config.token_file}"
     try:
-        with config.token_file.open("rb") as file:
+        with os.fdopen(open_plain(config.token_file), "rb") as file:
             data = file.read(MAX_TOKEN_BYTES + 1)
     except OSError as error:
         raise RefusedError(Refusal.TOKEN.value, f"{origin} cannot be read: {error.strerror}") from error

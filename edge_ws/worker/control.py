@@ -21,7 +21,9 @@ import orjson
 
 from edge_ws.errors import EdgeWsError, Unreachable, UnreachableError, UsageError
 from edge_ws.worker.faults import Faults
+from edge_ws.worker.files import set_aside
 from edge_ws.worker.state import daemon_of
+from edge_ws.worker.wishes import COMMENT_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,11 +38,10 @@ IDLE_S = 30.0
 """For the next request to come, or an answer to be read."""
 CONNECTIONS = 16
 """Open at once; further ones are closed."""
-COMMENT_LENGTH = 1024
-"""Characters of a comment: edge3's column has no more."""
 ANSWER_S = 10.0
 """How long the client waits for the daemon."""
 _PAUSE_S = 1.0
+_AGAIN_S = 5.0
 _PEER = struct.Struct("3i")
 """C's `struct ucred`: process, user, group."""
 
@@ -98,12 +99,9 @@ class ControlServer:
         self._open = 0
 
     async def run(self) -> None:
-        """Serve until cancelled. If no socket can be made, the log says so: the worker can do without."""
-        try:
-            listener = self._listen()
-        except OSError as error:
-            log.error("no local control: no socket in %s: %s", self._directory, error.strerror)  # noqa: TRY400
-            return
+        """Serve until cancelled. While no socket can be made, the worker does without."""
+        while (listener := self._try_to_listen()) is None:  # noqa: ASYNC110 - nothing tells when it can be made
+            await anyio.sleep(_AGAIN_S)
         try:
             await self._accept(listener)
         finally:
@@ -111,9 +109,21 @@ class ControlServer:
             with suppress(OSError):  # a read-only disk keeps it; nobody listens there
                 (self._directory / NAME).unlink(missing_ok=True)
 
+    def _try_to_listen(self) -> socket.socket | None:
+        try:
+            return self._listen()
+        except OSError as error:
+            why = error.strerror or str(error)
+            advice = "`edge-ws status`, `maintenance` and `stop` do not work here until that is mended"
+            self._faults.odd("the local socket", self._directory / NAME, f"it cannot be made: {why}", advice)
+            return None
+
     def _listen(self) -> socket.socket:
         # A daemon that was killed has left it; as this one holds the lock, nobody listens there.
-        (self._directory / NAME).unlink(missing_ok=True)
+        path = self._directory / NAME
+        if path.is_dir() and not path.is_symlink():
+            self._faults.odd("the local socket's name", path, "a folder is there", set_aside(path))
+        path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             with _address(self._directory) as address:
@@ -218,7 +228,7 @@ def _read_request(line: bytes) -> _Request:
     request = _Request(
         do=told["do"],
         on=told["on"] if told["do"] == "maintenance" else False,
-        comment=told.get("comment") or "",
+        comment="" if told.get("comment") is None else told["comment"],
         now=bool(told.get("now")),
     )
     kinds = (request.do, str), (request.on, bool), (request.comment, str)
@@ -284,10 +294,13 @@ def ask(directory: Path, do: str, *, within_s: float = ANSWER_S, **words: object
 
 
 def _read(line: bytes) -> Condition:
-    answer = orjson.loads(line)
-    if "error" in answer:
-        raise EdgeWsError(answer["error"])
-    condition: Condition = answer["condition"]
+    try:
+        answer = orjson.loads(line)
+        if "error" in answer:
+            raise EdgeWsError(str(answer["error"]))
+        condition: Condition = answer["condition"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise EdgeWsError("the worker's answer is not understood; is it of another release?") from error
     return condition
 
 

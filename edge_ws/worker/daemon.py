@@ -47,7 +47,6 @@ from edge_ws.worker.conversation import flat
 from edge_ws.worker.departure import Departure, Patience
 from edge_ws.worker.diary import Diary, left_behind
 from edge_ws.worker.disk import DiskWatch
-from edge_ws.worker.faults import Faults
 from edge_ws.worker.fitness import Fitness
 from edge_ws.worker.host_client import HostEvent, HostFailed, HostGone, Hosts, HostSettings, HostUp, Prepared
 from edge_ws.worker.host_news import JobEvent, about_job, ends, host_up
@@ -90,9 +89,10 @@ class Daemon:
         way = network.resolve(config, environment)
         self._execution_api = network.ExecutionApi(config, environment)
         self._jobs = Jobs(self._slots)
-        self._outbox = Outbox(state.path / "outbox")
+        self._faults = state.faults
+        self._outbox = Outbox(state.path / "outbox", self._faults)
         self._diary = Diary()
-        self._retiring, self._faults = False, Faults()
+        self._retiring = False
         self._told = Standing()
         self._pending: list[WorkerFrame] = []
         self._centre: dict[str, str] | None = None

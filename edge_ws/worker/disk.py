@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import NoReturn
 import anyio
 import anyio.to_thread
 
+from edge_ws.worker.files import open_to_write
 from edge_ws.worker.host_events import HostEvent, HostUp
 from edge_ws.worker.readiness import DISK, Hindrances
 
@@ -21,6 +23,8 @@ EASE = 1.25
 """So many times as much must be free until jobs are taken again."""
 LOOK_S = 5.0
 _PROBE = ".edge-ws-probe"
+_NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
+"""Errors of file systems, and kernels, that make no file without a name."""
 _PROBE_BYTES = 4096
 
 
@@ -32,9 +36,9 @@ def fault(folder: Path, *, was_full: bool) -> str:
         was_full: it has been so until now.
     """
     there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
     try:
+        while not there.exists() and there != there.parent:
+            there = there.parent
         disk = os.statvfs(there)
         if disk.f_flag & os.ST_RDONLY:
             return f"{folder} is on a disk that is read-only"
@@ -52,7 +56,15 @@ def fault(folder: Path, *, was_full: bool) -> str:
 
 def _try_to_write(folder: Path) -> None:
     path = folder / _PROBE
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        # It has no name, so nothing can be in its place, or be left.
+        descriptor = os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in _NO_TMPFILE:
+            raise
+        with suppress(OSError):
+            path.unlink()
+        descriptor = open_to_write(path)
     try:
         os.write(descriptor, bytes(_PROBE_BYTES))
     finally:

@@ -1,4 +1,4 @@
-"""Unexpected exceptions: each costs the one thing it came from, and is logged once, counted and shown.
+"""What goes wrong: each fault costs the one thing it came from, and is logged once, counted and shown.
 
 What is expected (`EdgeWsError`) is no fault in this sense, and passes.
 """
@@ -6,16 +6,15 @@ What is expected (`EdgeWsError`) is no fault in this sense, and passes.
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 
 import anyio
 
 from edge_ws.errors import EdgeWsError
+from edge_ws.faults import Tally, place_of, visible
+from edge_ws.protocol.limits import Count, Sentence
 
 log = logging.getLogger("edge_ws.worker")
 
@@ -24,50 +23,33 @@ AGAIN_LONGEST_S = 30.0
 """A loop that ended by a fault begins anew after these pauses."""
 STEADY_S = 60.0
 """A loop that ran for so long begins anew after the first pause."""
-KINDS = 50
-"""Faults that are told apart; of more than these only the number is known."""
-_PACKAGE = str(Path(__file__).parent.parent)
 
 
-@dataclass(slots=True)
-class Fault:
-    """One exception at one place of the code, however often it came."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultTold:
+    """A fault as a job host tells it."""
 
-    what: str
-    """What it ended."""
-    error: str
-    place: str
-    """File and line of our own code, the innermost."""
-    count: int
-    first_at: datetime
-    last_at: datetime
+    what: Sentence
+    error: Sentence
+    place: Sentence
+    count: Count
 
 
-class Faults:
-    """All faults of this life of the process."""
+class Faults(Tally):
+    """All faults of this life of the process, those that its job hosts tell included."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self._known: dict[tuple[str, str], Fault] = {}
-
-    @property
-    def last(self) -> Fault | None:
-        """The one that came last."""
-        return max(self._known.values(), key=lambda fault: fault.last_at, default=None)
+        super().__init__()
+        self._of_hosts: dict[tuple[str, str, str], int] = {}
+        """How often each has come, as its job host has told."""
 
     def note(self, what: str, error: BaseException) -> None:
-        """Count an unexpected exception that ended `what`; the first of its kind is logged with its place."""
+        """Log, once a place, an exception that has ended what is named, and count it."""
         cause = _leaf(error)
-        place, now = _place(cause), datetime.now(UTC)
-        self.count += 1
-        known = self._known.get((type(cause).__name__, place))
-        if known is not None:
-            known.count, known.last_at = known.count + 1, now
+        place, told = place_of(cause), f"{type(cause).__name__}: {cause}"
+        if not self.add(type(cause).__name__, what=what, error=told, place=place):
             log.debug("again: %s ended by %r at %s", what, cause, place)
             return
-        told = f"{type(cause).__name__}: {cause}"
-        if len(self._known) < KINDS:
-            self._known[type(cause).__name__, place] = Fault(what, told[:500], place, 1, now, now)
         log.error(
             "%s ended by a fault of this program, %s, at %s; everything else goes on. Please report it",
             what,
@@ -75,6 +57,21 @@ class Faults:
             place,
             exc_info=cause,
         )
+
+    def odd(self, what: str, place: object, error: str, advice: str) -> None:
+        """Log, once a place, something that is not what it should be, and count it."""
+        named = visible(str(place))
+        if self.add(f"{what}: {error}", what=what, error=error, place=named, advice=advice):
+            log.error("%s (%s): %s; %s", what, named, visible(error), advice)
+
+    def of_host(self, host: str, told: FaultTold) -> None:
+        """Take in what a job host tells of one of its faults, anew perhaps; it logs them itself."""
+        key = (host, told.place, told.error)
+        more = told.count - self._of_hosts.get(key, 0)
+        if more > 0:
+            self._of_hosts[key] = told.count
+            what = f"{told.what}, in job host {host}"
+            self.add(told.error, what=what, error=told.error, place=told.place, count=more)
 
     def contained(self, what: str) -> _Contained:
         """Return a context in which an unexpected exception ends the block, and nothing else."""
@@ -132,11 +129,3 @@ def _leaf(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = next((one for one in error.exceptions if not expected(one)), error.exceptions[0])
     return error
-
-
-def _place(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if frame.filename.startswith(_PACKAGE)] or list(frames)
-    if not ours:
-        return "an unknown place"
-    return f"{ours[-1].filename.removeprefix(_PACKAGE).lstrip('/')}:{ours[-1].lineno}"

@@ -13,7 +13,7 @@ import anyio
 
 from edge_ws.protocol.ids import HOST, HostId
 from edge_ws.worker.health import Health
-from edge_ws.worker.host_events import HostEvent, HostUp, JobNotStarted, JobStarted
+from edge_ws.worker.host_events import HostEvent, HostUp, JobNotStarted, JobStarted, PrepareRefused
 from edge_ws.worker.jobs import Jobs
 from edge_ws.worker.readiness import FAILING, Hindrances
 
@@ -40,7 +40,7 @@ class Fitness:
                 self._well_again()
             case JobStarted():
                 self._well_again()
-            case JobNotStarted(fault=fault) if fault == HOST:
+            case JobNotStarted(fault=fault) | PrepareRefused(fault=fault) if fault == HOST:
                 self._failed(event.reason)
 
     def _failed(self, reason: str) -> None:

@@ -12,16 +12,19 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
 from anyio.abc import ByteStream
 
-from edge_ws.errors import UsageError
+from edge_ws.errors import RemoteProtocolError, UsageError
+from edge_ws.protocol.codec import reader
 from edge_ws.protocol.ids import ClaimId, HostId, new_id
 from edge_ws.worker import host_process
-from edge_ws.worker.faults import Faults
+from edge_ws.worker.faults import Faults, FaultTold
+from edge_ws.worker.files import make_folder
 from edge_ws.worker.host_events import (
     Dropped,
     HostEvent,
@@ -36,10 +39,10 @@ from edge_ws.worker.host_events import (
     JobStarted,
     Prepared,
     PrepareRefused,
+    read_job,
 )
 from edge_ws.worker.host_life import Life
 from edge_ws.worker.host_process import HostFiles, Journal
-from edge_ws.worker.outcomes import Call
 
 __all__ = [
     "Dropped",
@@ -67,6 +70,8 @@ _AGAIN_S = 1.0
 _LONGEST_RESTART_S = 60.0
 _STABLE_S = 60.0
 """A host that was ready for so long may be replaced at once."""
+_LONGEST_LINE = 32 * 1024 * 1024
+"""Bytes; more than a host can mean."""
 _BURIAL_S = 10.0
 """How long a killed process may take to vanish: one stuck in the kernel runs no more code of its own."""
 
@@ -200,7 +205,7 @@ class Hosts:
         self._found = True
         directory = self._settings.directory
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(directory, "the folder of job hosts", self._faults)
             directory.chmod(0o700)
         except OSError as error:
             raise UsageError(
@@ -209,7 +214,11 @@ class Hosts:
         adopted = None
         for host in host_process.find_hosts(directory):
             files = HostFiles(directory, host)
-            journal = host_process.read_journal(files)
+            try:
+                journal = host_process.read_journal(files, self._faults)
+            except OSError as error:
+                self._faults.note(f"the look at job host {host}", error)
+                journal = Journal()
             fits = journal.fingerprint == self._settings.fingerprint and not journal.closed
             patience_s = self._settings.ping_timeout_s if journal.ready else self._settings.start_timeout_s
             life = self._lives[host] = Life(
@@ -294,11 +303,19 @@ class Hosts:
         await life.send_all(stream)
 
     async def _read(self, life: Life, stream: ByteStream) -> None:
-        unread = b""
+        unread, is_skipping = bytearray(), False
         async for data in stream:
-            *lines, unread = (unread + data).split(b"\n")
+            unread += data
+            # What goes on without an end is not searched again at each piece.
+            *lines, unread = unread.split(b"\n") if b"\n" in data else [unread]
             for line in lines:
-                self._hear(life, line)
+                if not is_skipping:
+                    self._hear(life, bytes(line))
+                is_skipping = False
+            if len(unread) > _LONGEST_LINE:
+                if not is_skipping:
+                    self._odd(life, f"a line of more than {_LONGEST_LINE} bytes")
+                unread, is_skipping = bytearray(), True
 
     async def _watch(self, life: Life, _stream: ByteStream) -> None:
         """Ping the host, and kill it if it does not answer."""
@@ -316,7 +333,7 @@ class Hosts:
 
     async def _bury(self, life: Life) -> None:
         """Clear up after a dead host, and tell the daemon."""
-        journal = host_process.read_journal(life.files)
+        journal = host_process.read_journal(life.files, self._faults)
         with anyio.move_on_after(_BURIAL_S):
             while host_process.kill_leftovers(journal):  # noqa: ASYNC110 - not our children: nothing tells
                 await anyio.sleep(_LOOK_S)
@@ -340,76 +357,98 @@ class Hosts:
                 words = host_process.last_words(life.files) or "it said nothing"
                 yield HostFailed(journal.failure or f"the job host ended during its start: {words}")
             return
-        jobs = [HostJob.read(job) for job in journal.jobs]
+        jobs = self._jobs_of(life, journal.jobs)
         yield HostGone(life.host, tuple(job for job in jobs if job.claim not in life.forgotten), left)
 
     # What a host tells
 
     def _hear(self, life: Life, line: bytes) -> None:
+        told: Any = None
         try:
             told = json.loads(line)
             event = self._read_event(life, told)
-        except (ValueError, LookupError, TypeError) as error:
+        except (RemoteProtocolError, ValueError, LookupError, TypeError, RecursionError) as error:
             # Of a host of another release perhaps: its other words still count.
-            log.warning("job host %s says what this release does not understand: %r", life.host, error)
+            self._odd(life, repr(error) if isinstance(error, LookupError) else str(error))
+            if isinstance(told, dict) and told.get("ev") in list(_EVENTS):
+                # What it says of a job: its next answer tells how far each is, as far as that is sound.
+                life.say("hello")
             return
         if event is not None:
             self._on_event(event)
 
+    def _odd(self, life: Life, error: str) -> None:
+        what, place = "what a job host says", f"job host {life.host}"
+        self._faults.odd(what, place, f"it is not understood: {error}", "it is passed over; please report it")
+
     def _read_event(self, life: Life, told: dict[str, Any]) -> HostEvent | None:
-        kind = told["ev"]
-        if kind == "hello":
-            return self._hello(life, told)
-        if kind == "pong":
-            life.ponged = told["n"]
-            life.answered()
-            return None
-        claim = ClaimId(told["claim"])
-        life.preparing.discard(claim)
-        if kind in {"refused", "dropped"}:
-            self._claims.pop(claim, None)
-        return _EVENTS[kind](claim, life.host, told) if kind in _EVENTS else None
+        match told["ev"]:
+            case "hello":
+                return self._hello(life, told)
+            case "pong":
+                life.ponged = _PONG(told, "pong").n
+                life.answered()
+            case "faults":
+                for one in _FAULTS(told, "faults").faults:
+                    self._faults.of_host(life.host, one)
+            case str(kind) if kind in _EVENTS:
+                event: _AboutJob = _EVENTS[kind]({**told, "host": life.host}, kind)
+                life.preparing.discard(event.claim)
+                if isinstance(event, PrepareRefused | Dropped):
+                    self._claims.pop(event.claim, None)
+                return event
+        return None
+
+    def _jobs_of(self, life: Life, told: Iterable[object]) -> list[HostJob]:
+        read = (read_job(one, lambda error: self._odd(life, error)) for one in told)
+        return [job for job in read if job is not None]
 
     def _hello(self, life: Life, told: dict[str, Any]) -> HostEvent | None:
-        if not told["ready"]:
+        greeting = _HELLO(told, "hello")
+        if not greeting.ready:
             return None
-        jobs = tuple(HostJob.read(job) for job in told["jobs"])
+        jobs = tuple(self._jobs_of(life, told["jobs"]))
         if life.ready_since is None:
             life.ready_since = time.monotonic()
-        if told["closed"]:
+        if greeting.closed:
             life.wanted = False
             life.unwanted.set()
         for job in jobs:
             self._claims[job.claim] = life
         life.answered()
-        return HostUp(life.host, jobs, told["versions"], life.accepts, told.get("log_folder", ""))
+        return HostUp(life.host, jobs, greeting.versions, life.accepts, greeting.log_folder)
 
 
-def _owes(claim: ClaimId, host: HostId, told: dict[str, Any]) -> JobOwes:
-    owed = Call.read(told["owed"])
-    if owed is None:
-        raise LookupError("owed")
-    return JobOwes(claim, host, str(told["outcome"]), owed)
+@dataclass(frozen=True, slots=True)
+class _Hello:
+    """What a host tells of itself; its jobs are read one by one, so that an odd one hides no other."""
+
+    ready: bool
+    closed: bool
+    versions: dict[str, str]
+    log_folder: str = ""
+    """Empty: a host of an older release."""
 
 
-_EVENTS: dict[str, Callable[[ClaimId, HostId, dict[str, Any]], HostEvent]] = {
-    "prepared": lambda claim, host, told: Prepared(claim, host, told["log_path"]),
-    "refused": lambda claim, _host, told: PrepareRefused(claim, told["reason"], told["invalid"]),
-    "dropped": lambda claim, _host, _told: Dropped(claim),
-    "started": lambda claim, host, _told: JobStarted(claim, host),
-    "not_started": lambda claim, host, told: JobNotStarted(
-        claim, host, told["reason"], told.get("fault", "")
-    ),
-    "ended": lambda claim, host, told: JobEnded(
-        claim,
-        host,
-        told["exit_code"],
-        told["detail"],
-        told["log_uploaded"],
-        # A host of an older release knows none.
-        told.get("outcome", ""),
-        Call.read(told.get("owed")),
-    ),
-    "owes": _owes,
+@dataclass(frozen=True, slots=True)
+class _Pong:
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Faults:
+    faults: tuple[FaultTold, ...]
+
+
+_HELLO, _PONG, _FAULTS = reader(_Hello), reader(_Pong), reader(_Faults)
+_AboutJob = Prepared | PrepareRefused | Dropped | JobStarted | JobNotStarted | JobEnded | JobOwes
+_EVENTS: Mapping[str, Callable[[object, str], _AboutJob]] = {
+    "prepared": reader(Prepared),
+    "refused": reader(PrepareRefused),
+    "dropped": reader(Dropped),
+    "started": reader(JobStarted),
+    "not_started": reader(JobNotStarted),
+    "ended": reader(JobEnded),
+    "owes": reader(JobOwes),
 }
-"""A host's word about a claim -> the event."""
+"""A host's word about a claim -> what reads it."""

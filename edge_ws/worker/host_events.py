@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
+from edge_ws.errors import RemoteProtocolError
+from edge_ws.protocol.codec import reader
 from edge_ws.protocol.ids import ClaimId, HostId
+from edge_ws.protocol.limits import Code, Sentence
 from edge_ws.worker.outcomes import Call
 
 
@@ -41,35 +44,50 @@ class HostJob:
     phase: str
     """prepared, going, started, not_started or ended."""
     log_path: str | None
-    exit_code: int | None
-    detail: str
+    exit_code: Code | None
+    detail: Sentence
     """Why it ended as it did, or did not start; may be empty."""
     log_uploaded: bool
-    fault: str = ""
+    fault: Sentence = ""
     """Of one that did not start; see `ids.HOST`."""
-    outcome: str = ""
+    outcome: Sentence = ""
     """The state that Airflow was told, or is to be told, that the task has come to."""
     owed: Call | None = None
     """The request that tells it, if Airflow has not answered it."""
     handed_over: bool = False
     """The job's process makes that request no more."""
 
-    @staticmethod
-    def read(told: Mapping[str, Any]) -> HostJob:
-        """Take it from a host's `hello` or journal."""
-        return HostJob(
-            claim=ClaimId(told["claim"]),
-            phase=told["phase"],
-            log_path=told["log_path"],
-            exit_code=told["exit_code"],
-            detail=told["detail"],
-            log_uploaded=told["log_uploaded"],
-            # A host of an older release tells none of these.
-            fault=told.get("fault", ""),
-            outcome=told.get("outcome", ""),
-            owed=Call.read(told.get("owed")),
-            handed_over=told.get("handed_over", False),
-        )
+
+_PHASES = ("prepared", "going", "started", "not_started", "ended")
+_JOB = reader(HostJob)
+_UNTOLD = {"phase": "started", "log_path": None, "exit_code": 1, "detail": "", "log_uploaded": False}
+"""What a job is taken for of which that is not known: it holds its slots until its host says how it ended."""
+
+
+def read_job(told: object, on_odd: Callable[[str], object]) -> HostJob | None:
+    """Take a job from a host's `hello` or journal; what is odd of it is left out, and said to `on_odd`.
+
+    Returns:
+        None: not even its claim is known.
+    """
+    try:
+        whole = _JOB(told, "job")
+        if whole.phase in _PHASES:
+            return whole
+        on_odd(f"job.phase must be one of {', '.join(_PHASES)}")
+    except RemoteProtocolError as error:
+        on_odd(str(error))
+    if not isinstance(told, dict):
+        return None
+    sound = {**_UNTOLD, "claim": told.get("claim")}
+    for name in (field.name for field in fields(HostJob)):
+        with suppress(RemoteProtocolError):
+            if name in told and (name != "phase" or told[name] in _PHASES):
+                _JOB({**sound, name: told[name]}, "job")
+                sound[name] = told[name]
+    with suppress(RemoteProtocolError):
+        return _JOB(sound, "job")
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +134,11 @@ class PrepareRefused:
     """Nothing of the job waits here."""
 
     claim: ClaimId
-    reason: str
+    reason: Sentence
     invalid: bool = False
     """The payload itself cannot be run; else there is no host, or no room, and another worker may take it."""
+    fault: Sentence = ""
+    """See `ids.HOST`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +162,8 @@ class JobNotStarted:
 
     claim: ClaimId
     host: HostId
-    reason: str
-    fault: str = ""
+    reason: Sentence
+    fault: Sentence = ""
     """See `ids.HOST`."""
 
 
@@ -153,10 +173,10 @@ class JobEnded:
 
     claim: ClaimId
     host: HostId
-    exit_code: int
-    detail: str
+    exit_code: Code
+    detail: Sentence
     log_uploaded: bool
-    outcome: str = ""
+    outcome: Sentence = ""
     owed: Call | None = None
 
 
@@ -166,7 +186,7 @@ class JobOwes:
 
     claim: ClaimId
     host: HostId
-    outcome: str
+    outcome: Sentence
     owed: Call
 
 

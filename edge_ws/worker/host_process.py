@@ -7,34 +7,40 @@ its journal; knows nothing of the connection, of events or of what claims mean.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any
 
 import psutil
 
+from edge_ws.errors import EdgeWsError
 from edge_ws.processes import boot_id, group_lives, start_time
+from edge_ws.protocol.codec import reader
 from edge_ws.protocol.ids import HostId
+from edge_ws.protocol.limits import Sentence
+from edge_ws.worker.faults import Faults
 from edge_ws.worker.files import lock_holder as _lock_holder
+from edge_ws.worker.files import open_plain, read_small
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _RESET = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
 _LOGS_KEPT = 3
 _LONGEST_LINE = 300
 _OF_THE_DAEMON = "EDGE_WS_"
-_OF_A_JOB: Mapping[str, type | UnionType] = {
-    "claim": str,
+_NO_LOCK = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO})
+"""Errors of opening what no host can have locked: nothing, a link to itself, a socket."""
+_PASSES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
+"""Errors after which a file may be read a moment later."""
+_LONGEST_WORDS = 64 * 1024
+_OF_A_PROCESS: Mapping[str, type | UnionType] = {
     "phase": str,
-    "log_path": str | None,
-    "exit_code": int | None,
-    "detail": str,
-    "log_uploaded": bool,
     "pid": int | None,
     "start_time": float | int | None,
     "task_pid": int | None,
@@ -67,13 +73,29 @@ class Journal:
     ready: bool = False
     closed: bool = False
     """It takes nothing new."""
-    failure: str | None = None
+    failure: Sentence | None = None
     jobs: tuple[Mapping[str, Any], ...] = ()
+    """As they are told: any of them may be odd."""
+    is_torn: bool = False
+    """What it knew of its jobs is lost."""
 
     @property
     def has_unfinished(self) -> bool:
         """Whether a job of it neither ended nor failed to start."""
-        return any(job["phase"] in _UNFINISHED for job in self.jobs)
+        return self.is_torn or any(job.get("phase") in _UNFINISHED for job in self.jobs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    host: str
+    fingerprint: str
+    boot: str
+    ready: bool
+    closed: bool
+    failure: Sentence | None
+
+
+_HEAD = reader(_Head)
 
 
 def find_hosts(directory: Path) -> list[HostId]:
@@ -126,31 +148,40 @@ def lock_holder(files: HostFiles) -> int | None:
     """Return the process that lives as this host, None if there is none; 0 if it is in another container."""
     try:
         return _lock_holder(files.path(".lock"))
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        if error.errno in _NO_LOCK:
+            return None
+        raise
 
 
-def read_journal(files: HostFiles) -> Journal:
-    """Return the host's journal; one that is missing or torn by a crash of the machine reads as empty."""
+def read_journal(files: HostFiles, faults: Faults) -> Journal:
+    """Return the host's journal; a missing one reads as empty, an odd one as torn.
+
+    Raises:
+        OSError: it cannot be read now.
+    """
+    path = files.path(".json")
     try:
-        told = json.loads(files.path(".json").read_bytes())
-        values = {name: told[name] for name in ("host", "fingerprint", "boot", "ready", "closed", "failure")}
-        return Journal(**values, jobs=tuple(job for job in told["jobs"] if _is_sound(job)))
-    except (OSError, ValueError, LookupError, TypeError):
-        return Journal()
-
-
-def _is_sound(job: object) -> bool:
-    """Tell whether an entry of a journal has what is read of it, each of its kind."""
-    return isinstance(job, dict) and all(
-        name in job and isinstance(job[name], kind) for name, kind in _OF_A_JOB.items()
-    )
+        told = json.loads(read_small(path))
+        head = _HEAD(told, "journal")
+        jobs = tuple(job for job in told["jobs"] if isinstance(job, dict))
+        return Journal(**asdict(head), jobs=jobs)
+    except (OSError, EdgeWsError, ValueError, LookupError, TypeError, RecursionError) as error:
+        if not os.path.lexists(path):
+            return Journal()
+        if isinstance(error, OSError) and error.errno in _PASSES:
+            raise
+        advice = "what it knew of its jobs is lost; when it has died, all that it left is ended"
+        faults.odd("the journal of a job host", path, str(error), advice)
+        return Journal(host=files.host, boot=boot_id(), is_torn=True)
 
 
 def last_words(files: HostFiles) -> str:
     """Return the last line that the host has printed."""
     try:
-        lines = files.path(".log").read_text(encoding="utf-8", errors="replace").split("\n")
+        with os.fdopen(open_plain(files.path(".log")), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _LONGEST_WORDS))
+            lines = file.read(_LONGEST_WORDS).decode("utf-8", "replace").split("\n")
     except OSError:
         return ""
     return next((line.strip()[:_LONGEST_LINE] for line in reversed(lines) if line.strip()), "")
@@ -164,8 +195,16 @@ def kill_leftovers(journal: Journal) -> bool:
     """
     if journal.boot != boot_id():
         return False
-    left = [_kill_job(job) for job in journal.jobs if job["phase"] in _UNFINISHED]
-    return any((*left, bool(left) and _kill_marked(journal.host)))
+    unfinished = [job for job in journal.jobs if job.get("phase") in _UNFINISHED]
+    left = [_kill_job(job) for job in unfinished if _names_processes(job)]
+    return any((*left, journal.has_unfinished and _kill_marked(journal.host)))
+
+
+def _names_processes(job: Mapping[str, Any]) -> bool:
+    """Tell whether what an entry of a journal says of processes is sound: no process of ours is 0 or 1."""
+    return all(name in job and isinstance(job[name], kind) for name, kind in _OF_A_PROCESS.items()) and all(
+        job[name] is None or job[name] > 1 for name in ("pid", "task_pid")
+    )
 
 
 def _kill_marked(host: str) -> bool:
@@ -219,7 +258,14 @@ def remove(files: HostFiles, *, keep_log: bool) -> None:
         for path in files.directory.glob("*.log*")
         if not path.with_name(f"{path.name[:36]}.lock").exists()
     ]
-    old.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    old.sort(key=_changed_at, reverse=True)
     for path in old[_LOGS_KEPT:]:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0

@@ -21,6 +21,7 @@ import anyio
 from edge_ws.protocol.codec import LOG_CHUNK
 from edge_ws.protocol.frames import Log
 from edge_ws.protocol.ids import ClaimId
+from edge_ws.worker.files import open_plain
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class _Tail:
         """Open the file once it is there and keep it open: it may be renamed or removed meanwhile."""
         if self.file is None and self.path is not None and not self.broken:
             try:
-                self.file = self.path.open("rb")
+                self.file = os.fdopen(open_plain(self.path), "rb")
             except FileNotFoundError:
                 return False
             except OSError as error:

@@ -12,14 +12,19 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import orjson
 
+from edge_ws.errors import UsageError
+from edge_ws.protocol.codec import reader
 from edge_ws.protocol.ids import ClaimId, HostId
+from edge_ws.protocol.limits import Code, Count, Sentence, Size
 from edge_ws.protocol.states import Phase
-from edge_ws.worker.files import write_durably
+from edge_ws.worker.faults import Faults
+from edge_ws.worker.files import make_folder, open_to_write, read_if_sound, write_durably
 from edge_ws.worker.outcomes import Call
 from edge_ws.worker.subject import Subject, read
 
@@ -36,35 +41,54 @@ class Record:
     """A claim as the worker must remember it."""
 
     claim: ClaimId
-    slots: int
+    slots: Count
     phase: Phase
     host: HostId | None
     log_path: str | None
-    log_start: int = 0
+    log_start: Size = 0
     """Size of the log file when the claim began: earlier rounds of the task write into the same file."""
-    exit_code: int | None = None
-    detail: str = ""
+    exit_code: Code | None = None
+    detail: Sentence = ""
     log_uploaded: bool = False
-    not_started: str | None = None
+    not_started: Sentence | None = None
     """Why it never ran."""
-    fault: str = ""
+    fault: Sentence = ""
     """Whose fault that is; see `ids.HOST`."""
     stale: bool = False
     """The server wants to hear no more of it; its process runs on and holds its slots."""
     subject: Subject | None = None
     """For people; an older release writes none."""
-    outcome: str = ""
+    outcome: Sentence = ""
     """The state that Airflow was told, or is to be told, that the task has come to."""
     owed: Call | None = None
     """The request that tells it, if Airflow has not answered it yet."""
 
 
+@dataclass(frozen=True, slots=True)
+class _DeadHosts:
+    hosts: tuple[HostId, ...]
+
+
+_RECORD, _HOSTS = reader(Record), reader(_DeadHosts)
+
+
 class Outbox:
     """The folder of records. Writing blocks for a disk's flush; one small file at a time."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, faults: Faults | None = None) -> None:
+        """Make the folder if it is absent.
+
+        Raises:
+            UsageError: it cannot be made.
+        """
         self._directory = directory
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._faults = faults or Faults()
+        try:
+            make_folder(directory, "the folder of records of jobs", self._faults)
+        except OSError as error:
+            raise UsageError(
+                f"the folder {directory} cannot be made: {error.strerror}; choose another state directory"
+            ) from error
 
     def _path(self, claim: ClaimId) -> Path:
         return self._directory / f"{claim}.json"
@@ -89,7 +113,7 @@ class Outbox:
     def _make_spare(self, claim: ClaimId) -> None:
         path = self._spare(claim)
         try:
-            with path.open("wb", buffering=0) as file:
+            with os.fdopen(open_to_write(path), "wb", buffering=0) as file:
                 left = ROOM
                 while left:
                     left -= file.write(bytes(left)) or 0
@@ -127,25 +151,20 @@ class Outbox:
 
     def load_dead(self) -> list[HostId]:
         """Return the dead hosts, the newest last."""
-        try:
-            return [HostId(str(host)) for host in orjson.loads((self._directory / _DEAD).read_bytes())]
-        except (OSError, ValueError, TypeError):
-            return []
+        path, what = self._directory / _DEAD, "the names of dead job hosts"
+        found = read_if_sound(path, what, self._faults, _read_dead)
+        return [] if found is None else list(found.hosts)
 
     def load(self) -> list[Record]:
-        """Return all records; an unreadable file is put aside as `.bad`, never deleted."""
+        """Return all records; what is none is set aside as `.bad`, never deleted."""
         records = []
         for spare in self._directory.glob("*.spare"):
             if not spare.with_suffix(".json").exists():
                 with suppress(OSError):
                     spare.unlink()
         for path in sorted(self._directory.glob("*.json")):
-            record = _read(path)
-            if record is None:
-                log.error("%s is not a readable record; it is kept as %s.bad", path, path.stem)
-                with suppress(OSError):
-                    path.replace(path.with_suffix(".bad"))
-            else:
+            record = read_if_sound(path, "the record of a job", self._faults, partial(_read, path.stem))
+            if record is not None:
                 records.append(record)
         return records
 
@@ -182,33 +201,19 @@ def _write(path: Path, body: bytes, what: str) -> bool:
     return True
 
 
-def _read(path: Path) -> Record | None:
-    try:
-        body = orjson.loads(path.read_bytes())
-        known = {name: body[name] for name in Record.__slots__ if name in body}
-        record = Record(
-            **{
-                **known,
-                "phase": Phase(body["phase"]),
-                "subject": read(body.get("subject")),
-                "owed": Call.read(body.get("owed")),
-            }
-        )
-    except (OSError, LookupError, TypeError, ValueError):
-        return None
-    return record if _is_sound(record) and record.claim == path.stem else None
+def _read_dead(body: bytes) -> _DeadHosts:
+    return _HOSTS({"hosts": orjson.loads(body)}, "dead")
 
 
-def _is_sound(record: Record) -> bool:
-    """Tell whether each value is of its kind, and within what may travel."""
-    texts = (record.claim, record.detail, record.outcome, record.fault)
-    perhaps = (record.host, record.log_path, record.not_started)
-    numbers = (record.slots, record.log_start, 0 if record.exit_code is None else record.exit_code)
-    return (
-        all(isinstance(text, str) for text in texts)
-        and all(text is None or isinstance(text, str) for text in perhaps)
-        and all(type(number) is int for number in numbers)
-        and 0 <= record.slots < 2**31
-        and record.log_start >= 0
-        and "\0" not in (record.log_path or "")
-    )
+def _read(claim: str, body: bytes) -> Record:
+    """Return the record of that claim.
+
+    Raises:
+        RemoteProtocolError, ValueError, TypeError: it is none.
+    """
+    told = orjson.loads(body)
+    record = _RECORD({**told, "subject": None}, "record")
+    if record.claim != claim:
+        raise ValueError("it is named for another claim")
+    # For people: of another shape it is left out.
+    return replace(record, subject=read(told.get("subject")))

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import anyio
 import orjson
@@ -41,22 +41,8 @@ class Call:
     method: str
     path: str
     """Below the API's base URL."""
-    headers: Mapping[str, str]
+    headers: dict[str, str]
     body: str
-
-    @staticmethod
-    def read(told: Mapping[str, Any] | None) -> Call | None:
-        """Take it from a job host or from the disk.
-
-        Raises:
-            LookupError, TypeError: it is not one.
-        """
-        if told is None:
-            return None
-        headers = {str(name): str(value) for name, value in dict(told["headers"]).items()}
-        return Call(
-            method=str(told["method"]), path=str(told["path"]), headers=headers, body=str(told["body"])
-        )
 
 
 class Fate(Enum):

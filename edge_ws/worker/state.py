@@ -8,16 +8,18 @@ import logging
 import os
 import re
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import orjson
 
 from edge_ws.errors import EdgeWsError, UsageError
+from edge_ws.protocol.codec import reader
 from edge_ws.protocol.frames import Asked
 from edge_ws.protocol.ids import SiteId, new_id
-from edge_ws.worker.files import lock_holder, write_durably
-from edge_ws.worker.wishes import Request
+from edge_ws.worker.faults import Faults
+from edge_ws.worker.files import lock_holder, read_if_sound, read_sound, write_durably
+from edge_ws.worker.wishes import COMMENT_LENGTH, Request
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ _LOCK = "lock"
 _ASKED = "asked"
 _ID = re.compile(r"[!-~]{1,36}")
 """What may be an id on the wire."""
+_ASKED_READER = reader(Asked)
 
 
 def daemon_of(directory: Path) -> int | None:
@@ -53,6 +56,8 @@ class StateDirectory:
             UsageError: another daemon holds it, or it cannot be made or written to.
         """
         self.path = path
+        self.faults = Faults()
+        """What is odd here, and all that goes wrong in this life of the process."""
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -71,21 +76,13 @@ class StateDirectory:
     def _read_or_make(self, name: str, value: str) -> str:
         path = self.path / name
         try:
-            found = path.read_bytes().decode("ascii", "replace").strip()
-        except FileNotFoundError:
-            found = ""
+            found = read_sound(path, "this site's id; it is a new site now", self.faults, _id)
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}; see --state-dir") from error
-        if _ID.fullmatch(found):
+        if found is not None:
             return found
-        if found:
-            log.error("%s holds no id; it is kept as %s.bad, and this is a new site now", path, name)
-            with suppress(OSError):
-                path.replace(path.with_suffix(".bad"))
-        temporary = path.with_suffix(".tmp")
         try:
-            temporary.write_text(value + "\n", encoding="ascii")
-            temporary.replace(path)
+            write_durably(path, f"{value}\n".encode("ascii"))
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}; see --state-dir") from error
         return value
@@ -98,36 +95,22 @@ class StateDirectory:
         """Note that the credential has worked at that URL."""
         proofs = self._proofs() | {self._proof(url)}
         try:
-            (self.path / "proven").write_text("\n".join(sorted(proofs)) + "\n", encoding="ascii")
+            write_durably(self.path / "proven", ("\n".join(sorted(proofs)) + "\n").encode("ascii"))
         except OSError as error:
             log.warning("%s does not take that the token has worked: %s", self.path, error.strerror)
 
     def _proofs(self) -> set[str]:
-        try:
-            found = (self.path / "proven").read_bytes().decode("ascii", "replace").split()
-        except OSError:
-            return set()
-        return {one for one in found if one.isascii()}
+        found = read_if_sound(
+            self.path / "proven",
+            "the list of centres that have taken the token",
+            self.faults,
+            lambda body: body.decode("ascii", "replace").split(),
+        )
+        return {one for one in found or () if one.isascii()}
 
     def request(self) -> Request | None:
-        """Return what was last asked for on this host; a file that cannot be read is kept as `.bad`."""
-        path = self.path / _ASKED
-        try:
-            told = orjson.loads(path.read_bytes())
-            asked = Asked(
-                number=min(max(0, int(told["number"])), 2**31 - 1),
-                maintenance=bool(told["maintenance"]),
-                comment=str(told["comment"]),
-            )
-            # An older release writes no such mark.
-            return Request(asked, settled=bool(told.get("settled")))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, LookupError, TypeError, OverflowError):
-            log.error("%s cannot be read; it is kept as asked.bad", path)  # noqa: TRY400 - no traceback
-            with suppress(OSError):
-                path.replace(path.with_suffix(".bad"))
-            return None
+        """Return what was last asked for on this host; what is no request is set aside as `.bad`."""
+        return read_if_sound(self.path / _ASKED, "what was last asked for on this host", self.faults, _asked)
 
     def keep_request(self, request: Request) -> None:
         """Keep it across restarts.
@@ -147,3 +130,17 @@ class StateDirectory:
     @staticmethod
     def _proof(url: str) -> str:
         return hashlib.sha256(url.encode()).hexdigest()
+
+
+def _id(body: bytes) -> str:
+    found = body.decode("ascii", "replace").strip()
+    if not _ID.fullmatch(found):
+        raise ValueError("no id")
+    return found
+
+
+def _asked(body: bytes) -> Request:
+    told = orjson.loads(body)
+    asked = _ASKED_READER(told, "asked")
+    # An older release writes no such mark.
+    return Request(replace(asked, comment=asked.comment[:COMMENT_LENGTH]), settled=bool(told.get("settled")))

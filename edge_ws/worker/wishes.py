@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from edge_ws.protocol.frames import Applied, Asked, Wish
 
+COMMENT_LENGTH = 1024
+"""Characters of a comment: edge3's column has no more."""
 CENTRE = "centre"
 HOST = "host"
 

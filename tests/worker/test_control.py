@@ -18,6 +18,7 @@ from anyio import to_thread
 
 from edge_ws.errors import EdgeWsError, UnreachableError, UsageError
 from edge_ws.worker.control import CONNECTIONS, LONGEST, NAME, Condition, ControlServer, ask
+from edge_ws.worker.faults import Faults
 from tests.support.programs import clean_environment
 from tests.support.services import missing
 from tests.support.waiting import until, wait_until
@@ -216,10 +217,24 @@ async def test_what_a_killed_daemon_left_is_replaced(folder: Path) -> None:
     assert not (folder / NAME).exists()
 
 
-async def test_without_a_socket_the_worker_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with anyio.fail_after(5):
-        await ControlServer(tmp_path / "absent", Controlled()).run()
-    assert "no local control: no socket in" in caplog.text
+async def test_without_a_socket_the_worker_goes_on_and_makes_one_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = Faults()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ControlServer(tmp_path / "absent", Controlled(), faults).run)
+        await until(lambda: "it cannot be made: No such file or directory" in caplog.text, 5)
+        (tmp_path / "absent").mkdir()
+        await until((tmp_path / "absent" / NAME).exists, 20)
+        tasks.cancel_scope.cancel()
+    assert faults.count >= 1
+
+
+async def test_a_folder_in_the_sockets_place_is_set_aside(folder: Path) -> None:
+    (folder / NAME).mkdir()
+    (folder / NAME / "somebody's").touch()
+    async with serving(folder, Controlled()):
+        assert (folder / "control.bad" / "somebody's").exists()
 
 
 async def test_a_stranger_is_not_let_in(tmp_path: Path) -> None:

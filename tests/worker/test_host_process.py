@@ -16,6 +16,7 @@ import pytest
 
 from edge_ws.processes import boot_id, start_time
 from edge_ws.protocol.ids import HostId, new_id
+from edge_ws.worker.faults import Faults
 from edge_ws.worker.host_process import (
     HostFiles,
     Journal,
@@ -119,11 +120,14 @@ def test_what_has_lost_its_parents_is_known_by_its_hosts_mark(host: str) -> None
         assert orphan.wait(10) == -signal.SIGKILL
 
 
-def test_a_journal_that_cannot_be_read_is_empty(files: HostFiles) -> None:
-    assert read_journal(files) == Journal()
-    for text in ("", "{", "[]", '{"jobs": []}'):
+def test_a_journal_that_cannot_be_read_is_torn(files: HostFiles) -> None:
+    faults = Faults()
+    assert read_journal(files, faults) == Journal()
+    assert faults.count == 0
+    for text in ("", "{", "[]", '{"jobs": []}', "[" * 100_000):
         files.path(".json").write_text(text)
-        assert read_journal(files) == Journal()
+        assert read_journal(files, faults) == Journal(host=files.host, boot=boot_id(), is_torn=True)
+    assert faults.count == 5
 
 
 def test_a_journal_is_read(files: HostFiles) -> None:
@@ -138,7 +142,7 @@ def test_a_journal_is_read(files: HostFiles) -> None:
         "more": 1,
     }
     files.path(".json").write_text(json.dumps(told))
-    assert read_journal(files) == Journal(host="h", fingerprint="f", boot="b", ready=True)
+    assert read_journal(files, Faults()) == Journal(host="h", fingerprint="f", boot="b", ready=True)
 
 
 def test_who_holds_a_lock_is_known(files: HostFiles) -> None:
