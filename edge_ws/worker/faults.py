@@ -60,7 +60,7 @@ class Faults(Tally):
 
     def odd(self, what: str, place: object, error: str, advice: str) -> None:
         """Log, once a place, something that is not what it should be, and count it."""
-        named = visible(str(place))
+        named, advice = visible(str(place)), visible(advice)
         if self.add(f"{what}: {error}", what=what, error=error, place=named, advice=advice):
             log.error("%s (%s): %s; %s", what, named, visible(error), advice)
 
