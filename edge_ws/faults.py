@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 KINDS = 50
-"""Faults that are told apart; of more than these only the number is known."""
+"""Faults that are told apart; of more than these the latest are kept."""
 REPORT = "please report it"
 """What to do about a fault of this program."""
 _LONGEST = 500
@@ -59,9 +59,10 @@ class Tally:
         if known is not None:
             known.count, known.last_at = known.count + count, now
             return False
-        if len(self._known) < KINDS:
-            what, error = visible(what)[:_LONGEST], visible(error)[:_LONGEST]
-            self._known[kind, place] = Fault(what, error, visible(place), advice, count, now, now)
+        if len(self._known) >= KINDS:
+            del self._known[min(self._known, key=lambda one: self._known[one].last_at)]
+        what, error = visible(what)[:_LONGEST], visible(error)[:_LONGEST]
+        self._known[kind, place] = Fault(what, error, visible(place), advice, count, now, now)
         return True
 
 
