@@ -25,7 +25,10 @@ def take_from_centre(conf: Any, settings: Mapping[str, str]) -> None:  # noqa: A
 
 
 def is_set_here(conf: Any, section: str, option: str) -> bool:  # noqa: ANN401
-    """Tell whether the site has set it, in the environment or its airflow.cfg, by this or an older name."""
+    """Tell whether the site has set it, in the environment or its airflow.cfg, by this or an older name.
+
+    An airflow.cfg that Airflow has written itself holds every option with its default: nobody has set that.
+    """
     names = [(section, option)]
     while names[-1] in conf.deprecated_options:
         names.append(conf.deprecated_options[names[-1]][:2])
@@ -38,9 +41,12 @@ def variable(section: str, option: str) -> str:
 
 
 def _is_written(conf: Any, section: str, option: str) -> bool:  # noqa: ANN401
+    defaults = [conf.get_default_value(section, option, raw=raw) for raw in (True, False)]
     for form in ("", "_cmd", "_secret"):
         # The parser's own `has_option` also knows Airflow's defaults; the base class's only the user's file.
         in_file = RawConfigParser.has_option(conf, section, option + form)
-        if in_file or variable(section, option) + form.upper() in os.environ:
+        if in_file and RawConfigParser.get(conf, section, option + form, raw=True) not in defaults:
+            return True
+        if variable(section, option) + form.upper() in os.environ:
             return True
     return False

@@ -13,10 +13,12 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from edge_ws.errors import EdgeWsError
-from edge_ws.worker.faults import Faults
+
+if TYPE_CHECKING:
+    from edge_ws.worker.faults import Faults
 
 LONGEST = 4 * 1024 * 1024
 """Bytes of a small file, at most; ours are far smaller."""

@@ -66,6 +66,25 @@ class _Conf(RawConfigParser):
 
     deprecated_options: ClassVar = {("api", "base_url"): ("webserver", "base_url", "3.0")}
 
+    def get_default_value(self, section: str, key: str, *, raw: bool) -> str | None:
+        if (section, key) != ("workers", "max_failed_heartbeats"):
+            return None
+        return "3%%" if raw else "3%"
+
+
+def test_a_default_that_airflow_has_written_into_its_file_was_set_by_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    conf = _Conf()
+    for written in ("3%", "3%%"):
+        conf.read_dict({"workers": {"max_failed_heartbeats": written}})
+        assert not site_settings.is_set_here(conf, "workers", "max_failed_heartbeats")
+    conf.read_dict({"workers": {"max_failed_heartbeats": "4"}})
+    assert site_settings.is_set_here(conf, "workers", "max_failed_heartbeats")
+    conf = _Conf()
+    monkeypatch.setenv("AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS", "3%")
+    assert site_settings.is_set_here(conf, "workers", "max_failed_heartbeats")
+
 
 @pytest.mark.parametrize("form", ["", "_CMD", "_SECRET"])
 @pytest.mark.parametrize("place", ["environment", "file"])
