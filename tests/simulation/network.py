@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -198,7 +199,9 @@ class Network:
         self.narrows: dict[SiteId, Narrows] = {}
         self.filters: set[SiteId] = set()
         """Machines whose way is watched by such a filter."""
-        self.copied: set[SiteId] = set()
+        self.copied: set[WorkerName] = set()
+        self.haunted: Counter[str] = Counter()
+        """Requests that arrived late or once more, by the site that had sent them."""
         """Those of which there are two machines, or were."""
         self.bad = 0.0
         """How often a request is lost, late or repeated."""
@@ -278,4 +281,5 @@ class Network:
 
     def _haunt(self, request: Request) -> None:
         self.note("an old request of %s arrives", request.site)
+        self.haunted[request.site] += 1
         request.arrive(ghost=True)

@@ -84,6 +84,10 @@ def _history(seed: int) -> str:
     return failure.history
 
 
+_NETS = {"asks_why_an_id_is_gone": ("airflow_is_the_judge",)}
+"""Other rules that would spare the job in a rule's place."""
+
+
 @pytest.mark.parametrize(
     "left_out",
     [
@@ -113,8 +117,8 @@ def _history(seed: int) -> str:
     ],
 )
 def test_a_rule_that_is_left_out_is_missed(left_out: str) -> None:
-    # Without the net that lies below: it would catch in the end what the rule is there for.
-    base = replace(Rules(), cancels_are_answered=False)
+    # Without the nets that lie below: they would catch in the end what the rule is there for.
+    base = replace(Rules(), cancels_are_answered=False, **dict.fromkeys(_NETS.get(left_out, ()), False))
     rules = replace(base, **{left_out: False})
     missed = (seed for seed in range(MOST_FOR_A_MUTANT) if simulate(seed, rules) is not None)
     found = next((seed for seed in missed if simulate(seed, base) is None), None)
