@@ -288,14 +288,6 @@ def test_examples_are_no_entry_of_the_list_of_bundles(
     assert never["fault"] == "host"
 
 
-def test_nonsense_ends_the_connection_and_not_the_host(shared_host: RawHost) -> None:
-    for nonsense in (b"{\n", b'{"op": "prepare"}\n', b"[]\n"):
-        line = shared_host.connect()
-        line._sock.sendall(nonsense)
-        assert line.is_closed()
-    assert shared_host.connect().hello()["ready"]
-
-
 def test_a_new_daemon_replaces_the_old_one(shared_host: RawHost) -> None:
     old, new = shared_host.connect(), shared_host.connect()
     new.say("ping", n=4)

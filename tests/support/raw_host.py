@@ -58,11 +58,13 @@ class Line:
             self._kept.append(json.loads(line))
 
     def is_closed(self) -> bool:
-        """Wait until the host hangs up."""
+        """Wait until the host hangs up; tell whether it does."""
         self._sock.settimeout(PATIENCE_S)
         try:
             while self._file.readline():
                 pass
+        except TimeoutError:
+            return False
         except OSError:
             pass
         return True
