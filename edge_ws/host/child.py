@@ -23,6 +23,7 @@ from typing import Any, NoReturn, TypeVar
 from edge_ws import streams
 from edge_ws.host import leftovers, runner
 from edge_ws.host.outcome import Call
+from edge_ws.host.sentences import one_line
 from edge_ws.host.supervision import Right, Supervision
 from edge_ws.processes import start_time, thread_count
 
@@ -159,7 +160,7 @@ def _never_returning() -> Iterator[None]:
         yield
         code = 0
     except BaseException as error:  # noqa: BLE001
-        sys.stderr.write(f"edge-ws job: {runner.one_line(error)}\n")
+        sys.stderr.write(f"edge-ws job: {one_line(error)}\n")
     finally:
         with contextlib.suppress(Exception):
             sys.stdout.flush()

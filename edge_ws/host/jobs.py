@@ -21,6 +21,7 @@ from edge_ws.host import child, leftovers, runner, task_log
 from edge_ws.host.child import Workload
 from edge_ws.host.faults import Faults
 from edge_ws.host.outcome import Call
+from edge_ws.host.sentences import how_it_ended
 from edge_ws.host.supervision import Right
 from edge_ws.processes import group_is_there, kill_tree, signal_group, start_time
 
@@ -456,7 +457,7 @@ class Jobs:
             del self._jobs[job.claim]
             self._host.emit({"ev": "dropped", "claim": job.claim})
             return
-        how = runner.how_it_ended(code)
+        how = how_it_ended(code)
         if "ended" in job.words:
             self._end(job, job.words["ended"], job.words["detail"], uploaded=job.words["log_uploaded"])
         elif "not_started" in job.words:

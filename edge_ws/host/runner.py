@@ -1,8 +1,9 @@
 """Airflow on a worker: load it, read a workload, run it.
 
-What a new Airflow release may move is here and in the modules that it calls (`supervision`, `outcome`,
-`sdk_client`, `site_settings`, `task_log`). Knows no socket, journal or other job: `run` is called
-in a process of its own that ends afterwards, so it may patch Airflow there. Imports Airflow only when called.
+What a new Airflow release may move is here and in the modules that it calls (`bundles`, `outcome`,
+`patience`, `sdk_client`, `site_settings`, `supervision`, `task_log`). Knows no socket, journal or other job:
+`run` is called in a process of its own that ends afterwards, so it may patch Airflow there. Imports Airflow
+only when called.
 """
 
 # ruff: noqa: PLC0415 - Airflow is imported only when called
@@ -16,8 +17,7 @@ import importlib
 import math
 import os
 import selectors
-import signal
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import orjson
 
 from edge_ws import airflow_versions
-from edge_ws.host import outcome, sdk_client, site_settings, task_log
+from edge_ws.host import bundles, outcome, sdk_client, site_settings, task_log
 from edge_ws.host.patience import LONGEST_PAUSE_S, PATIENCE_S, Patience
+from edge_ws.host.sentences import how_it_ended, one_line, shortened
 from edge_ws.host.supervision import Supervision
 from edge_ws.streams import LossyFile
 
@@ -61,10 +62,6 @@ _OTEL_SWITCHES = ("AIRFLOW__TRACES__OTEL_ON", "AIRFLOW__METRICS__OTEL_ON")
 _HEARTBEATS = ("workers", "max_failed_heartbeats")
 _TRIES = ("workers", "execution_api_retries")
 _LONGEST_PAUSE = ("workers", "execution_api_retry_wait_max")
-_LONGEST_SENTENCE = 300
-_BUNDLES_SETTING = "[dag_processor] dag_bundle_config_list"
-_EXAMPLES, _EXAMPLES_OF_A_PROVIDER = "example_dags", "-example-dags"
-"""Airflow's name of the bundle of its own examples, and the end of the names of its providers' ones."""
 
 
 class Report(outcome.Witness, Protocol):
@@ -281,7 +278,7 @@ def run(
     try:
         site_settings.take_from_centre(conf, settings)
         workload.token = token
-        if fault := _bundle_fault(workload, worker):
+        if fault := bundles.fault_of(workload, worker):
             return Outcome(not_started=fault, fault="host")
         _start_exporters()
         sdk_client.renew_trust()
@@ -306,71 +303,6 @@ def run(
         # Of `os._exit(0)` Airflow's supervisor tells nobody; it takes the code for the outcome.
         code, detail = 1, "the task's process ended without telling its outcome"
     return Outcome(exit_code=code, detail=detail, log_uploaded=_uploads(start))
-
-
-def _bundle_fault(workload: _Workload, worker: str) -> str | None:
-    """Return why the task's DAG cannot be had here, None if nothing is known to be against it."""
-    if workload.type != "ExecuteTask":
-        return None  # A callback may be in an installed package; Airflow itself only warns.
-    from airflow.dag_processing.bundles.manager import DagBundlesManager
-
-    try:
-        known = set(DagBundlesManager().get_all_bundle_names())
-    except Exception as error:  # noqa: BLE001 - a bundle's class may raise anything at its import
-        return (
-            f"The DAG bundles of worker {worker} cannot be loaded: {one_line(error)};"
-            f" correct {_BUNDLES_SETTING} there"
-        )
-    name = workload.bundle_info.name
-    if name in known:
-        return None
-    return (
-        f"DAG bundle '{name}' is not configured on worker {worker} (it has:"
-        f" {', '.join(sorted(known)) or 'none'}); {_bundle_advice(name, known)} and restart the worker"
-    )
-
-
-def _bundle_advice(name: str, known: Collection[str]) -> str:
-    """Return how the bundle comes to a worker that has those; Airflow's examples are no entry of the list."""
-    package = name.removesuffix(_EXAMPLES_OF_A_PROVIDER)
-    if package != name and _EXAMPLES in known:
-        return f"install {package} there"
-    if package != name:
-        return f"set [core] load_examples = True there, have {package} installed"
-    if name == _EXAMPLES:
-        return "set [core] load_examples = True there"
-    return f"add it to {_BUNDLES_SETTING} there"
-
-
-def bundles() -> list[dict[str, str | None]]:
-    """Return the DAG bundles that this Airflow knows: name, path of a local one, why one cannot be made."""
-    from airflow.dag_processing.bundles.local import LocalDagBundle
-    from airflow.dag_processing.bundles.manager import DagBundlesManager
-
-    manager, found = DagBundlesManager(), []
-    for name in manager.get_all_bundle_names():
-        path = fault = None
-        try:
-            bundle = manager.get_bundle(name)
-            path = str(bundle.path) if isinstance(bundle, LocalDagBundle) else None
-        except Exception as error:  # noqa: BLE001 - a bundle's class may raise anything
-            fault = one_line(error)
-        found.append({"name": name, "path": path, "fault": fault})
-    return found
-
-
-def bundle_sweep_s() -> float:
-    """Return how often old versions of bundles are to be removed; 0: never."""
-    from airflow.configuration import conf
-
-    return max(0.0, conf.getfloat("dag_processor", "stale_bundle_cleanup_interval", fallback=0.0))
-
-
-def remove_stale_bundle_versions() -> None:
-    """Remove versions of bundles that no task uses and that are older than Airflow's settings keep."""
-    from airflow.dag_processing.bundles.base import BundleUsageTrackingManager
-
-    BundleUsageTrackingManager().remove_stale_bundle_versions()
 
 
 def _start_exporters() -> None:
@@ -453,7 +385,7 @@ def _refusal(error: BaseException) -> str | None:
             says = getattr(cause, "detail", None)
             if isinstance(says, dict):
                 says = ", ".join(f"{name} {value}" for name, value in says.items())
-            return _shortened(f"the Execution API refused the start with {status}: {says or cause}")
+            return shortened(f"the Execution API refused the start with {status}: {says or cause}")
         cause = cause.__cause__
     return None
 
@@ -488,24 +420,3 @@ def _explain(code: int) -> str:
     if code == 0:
         return ""
     return f"the task's process {how_it_ended(code)}"
-
-
-def how_it_ended(code: int) -> str:
-    """Return the end of a sentence about a process that ended with that code."""
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:  # a real-time signal has no name
-        return f"was killed by signal {-code}"
-
-
-def one_line(error: BaseException) -> str:
-    """Return an exception as the end of a sentence."""
-    text = _shortened(str(error))
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _shortened(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST_SENTENCE else text[: _LONGEST_SENTENCE - 3] + "..."

@@ -25,11 +25,12 @@ from typing import Any
 
 from edge_ws import streams
 from edge_ws.errors import EdgeWsError, MissingExtraError
-from edge_ws.host import hostname, leftovers, runner
+from edge_ws.host import bundles, hostname, leftovers, runner
 from edge_ws.host.connection import Connection
 from edge_ws.host.faults import Faults
 from edge_ws.host.jobs import GRACE_S, Jobs
 from edge_ws.host.journal import Journal
+from edge_ws.host.sentences import one_line
 from edge_ws.host.sweeper import Sweeper
 from edge_ws.processes import thread_count
 
@@ -96,7 +97,7 @@ class Host:
             "job_start": "fork" if thread_count() == 1 else "spawn",
         }
         runner.set_title(f"edge-ws host {self._settings.worker}")
-        self._sweeper = Sweeper(runner.bundle_sweep_s(), time.monotonic())
+        self._sweeper = Sweeper(bundles.sweep_s(), time.monotonic())
         self._ready = True
 
     def serve(self) -> None:
@@ -253,9 +254,7 @@ class Host:
             except EOFError:
                 self._part()
             except OSError as error:
-                sys.stderr.write(
-                    f"edge-ws host: the daemon's connection is closed: {runner.one_line(error)}\n"
-                )
+                sys.stderr.write(f"edge-ws host: the daemon's connection is closed: {one_line(error)}\n")
                 self._part()
 
     def _flush(self) -> None:
@@ -265,7 +264,7 @@ class Host:
         try:
             rest = connection.flush()
         except OSError as error:
-            sys.stderr.write(f"edge-ws host: the daemon does not listen: {runner.one_line(error)}\n")
+            sys.stderr.write(f"edge-ws host: the daemon does not listen: {one_line(error)}\n")
             self._part()
             return
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if rest else 0)
@@ -412,7 +411,7 @@ def _why_not(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, ModuleNotFoundError) and error.name in {"airflow", "airflow.sdk"}:
         return _MISSING, MissingExtraError.exit_code
-    return f"Airflow cannot be loaded on this worker: {runner.one_line(error)}", 1
+    return f"Airflow cannot be loaded on this worker: {one_line(error)}", 1
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import signal
 import sys
 from collections.abc import Callable
 
-from edge_ws.host import runner
+from edge_ws.host import bundles, runner
+from edge_ws.host.sentences import one_line
 from edge_ws.processes import thread_count
 
 LONGEST_S = 600
@@ -57,8 +58,8 @@ def _sweep(close_inherited: Callable[[], None]) -> None:
         os.nice(10)
         close_inherited()
         runner.set_title("edge-ws host: removing old bundle versions")
-        runner.remove_stale_bundle_versions()
+        bundles.remove_stale_versions()
     except BaseException as error:  # noqa: BLE001 - a child must not run the host's code
-        sys.stderr.write(f"edge-ws host: old bundle versions are not all removed: {runner.one_line(error)}\n")
+        sys.stderr.write(f"edge-ws host: old bundle versions are not all removed: {one_line(error)}\n")
     finally:
         os._exit(0)

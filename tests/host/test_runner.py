@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from edge_ws.host import runner
+from edge_ws.host import sentences
 from tests.support.certificates import Authority
 from tests.support.entrances import Entrance, open_entrance, server_context
 from tests.support.execution_api import ExecutionApi
@@ -33,7 +33,7 @@ REMOTE_TASK_LOG = Remote()
 
 _CA = """
 import json, os, sys
-from edge_ws.host import runner, sdk_client
+from edge_ws.host import runner, sentences, sdk_client
 version = runner.preload()
 from airflow.sdk.api import client
 context = lambda: client.Client._get_ssl_context_cached(client.API_SSL_CA_FILE_PATH, client.API_SSL_CERT_PATH)
@@ -170,12 +170,12 @@ def test_an_import_has_no_effect() -> None:
 
 
 def test_how_a_process_ended() -> None:
-    assert runner.how_it_ended(3) == "exited with code 3"
-    assert runner.how_it_ended(-15) == "was killed by SIGTERM"
-    assert runner.how_it_ended(-40) == "was killed by signal 40"
+    assert sentences.how_it_ended(3) == "exited with code 3"
+    assert sentences.how_it_ended(-15) == "was killed by SIGTERM"
+    assert sentences.how_it_ended(-40) == "was killed by signal 40"
 
 
 def test_a_sentence_about_an_error() -> None:
-    assert runner.one_line(ValueError("a\n  b")) == "ValueError: a b"
-    assert runner.one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
-    assert len(runner.one_line(ValueError("x" * 1000))) < 320
+    assert sentences.one_line(ValueError("a\n  b")) == "ValueError: a b"
+    assert sentences.one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
+    assert len(sentences.one_line(ValueError("x" * 1000))) < 320

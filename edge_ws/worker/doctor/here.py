@@ -20,7 +20,7 @@ TOO_LITTLE_DISK = 64 << 20
 BUNDLES_WITHIN_S = 120.0
 _OF_THE_DAEMON = "EDGE_WS_"
 # In a process of its own, as the job host is: Airflow takes seconds and 100 MB to load.
-_BUNDLES = "import json; from edge_ws.host.runner import bundles; print(json.dumps(bundles()))"
+_BUNDLES = "import json; from edge_ws.host.bundles import found; print(json.dumps(found()))"
 
 
 async def versions(visit: Visit) -> Found:
