@@ -1,6 +1,7 @@
 """Files and standard streams whose writes never raise: a full or failing disk must not end what reports.
 
-What the disk does not take is lost, counted, and said as soon as the disk takes something again.
+What the disk does not take is lost, counted, and said as soon as the disk takes something again. Nor does
+opening one wait for whoever would read a named pipe in its place.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +24,16 @@ Note = Callable[[str], bytes]
 def plain_note(sentence: str) -> bytes:
     """Return the sentence as a line of text."""
     return f"edge-ws: {sentence}\n".encode()
+
+
+def open_to_write(path: Path) -> int:
+    """Make a file, or empty it; return its descriptor.
+
+    Raises:
+        OSError: it cannot be made, or something else is there: a named pipe, a link.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, 0o600)
 
 
 class LossyFile(io.FileIO):

@@ -18,10 +18,11 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from edge_ws import streams
 from edge_ws.host import leftovers, runner
+from edge_ws.host.connection import value_of
 from edge_ws.host.outcome import Call
 from edge_ws.host.sentences import one_line
 from edge_ws.host.supervision import Right, Supervision
@@ -45,32 +46,18 @@ class Workload:
     """Of the centre, as in `site_settings`."""
 
 
-_T = TypeVar("_T")
-
-
-def of(kind: type[_T], value: object) -> _T:
-    """Return a value of a child's word.
-
-    Raises:
-        TypeError: it is not of its type.
-    """
-    if not isinstance(value, kind):
-        raise TypeError(f"{value!r} is not of the type {kind.__name__}")
-    return value
-
-
 def last_word(words: dict[str, Any]) -> dict[str, Any]:
     """Return what a child's last word tells.
 
     Raises:
-        LookupError, TypeError: it is none.
+        LookupError, TypeError, ValueError: it is none.
     """
     if "ended" not in words:
-        return {"not_started": of(str, words["not_started"]), "fault": of(str, words["fault"])}
+        return {name: value_of(words, name, str) for name in ("not_started", "fault")}
     return {
-        "ended": of(int, words["ended"]),
-        "detail": of(str, words["detail"]),
-        "log_uploaded": of(bool, words["log_uploaded"]),
+        "ended": value_of(words, "ended", int),
+        "detail": value_of(words, "detail", str),
+        "log_uploaded": value_of(words, "log_uploaded", bool),
     }
 
 

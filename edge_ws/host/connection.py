@@ -9,9 +9,24 @@ import errno
 import json
 import socket
 from collections.abc import Iterator
+from typing import Any, TypeVar
 
 _LONGEST = 16 * 1024 * 1024
 """Bytes of one line in, or of all that a daemon has left unread; more than both sides together can mean."""
+_T = TypeVar("_T")
+
+
+def value_of(words: dict[str, Any], name: str, kind: type[_T]) -> _T:
+    """Return a value of what another process has said.
+
+    Raises:
+        ValueError: it is not of its type.
+        LookupError, TypeError: there is none.
+    """
+    value = words[name]
+    if type(value) is not kind:
+        raise ValueError(f"{name} must be of the type {kind.__name__}")
+    return value
 
 
 class Connection:

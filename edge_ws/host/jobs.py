@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 
 from edge_ws.host import child, leftovers, runner, task_log
 from edge_ws.host.child import Workload
+from edge_ws.host.connection import value_of
 from edge_ws.host.faults import Faults
 from edge_ws.host.outcome import Call
 from edge_ws.host.sentences import how_it_ended
@@ -399,7 +400,7 @@ class Jobs:
 
     def _take(self, job: Job, words: dict[str, Any]) -> None:
         if "forked" in words:
-            job.task_pid, job.task_start_time = child.of(int, words["forked"]), words["start_time"]
+            job.task_pid, job.task_start_time = value_of(words, "forked", int), words["start_time"]
         elif "started" in words:
             job.phase = "started"
             self._host.emit({"ev": "started", "claim": job.claim})
@@ -413,7 +414,7 @@ class Jobs:
             if job.stop is not None and job.stop.look and job.stop.step is _Step.ASKED:
                 job.stop = None
         elif "telling" in words:
-            job.outcome, job.owed = child.of(str, words["telling"]), words["call"]
+            job.outcome, job.owed = value_of(words, "telling", str), words["call"]
         elif "told" in words:
             job.owed = None
         elif "owed" in words:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from edge_ws.processes import boot_id, start_time
+from edge_ws.streams import open_to_write
 
 
 class Journal:
@@ -58,7 +59,8 @@ class Journal:
             return
         new = self._path.with_suffix(".new")
         try:
-            _write(new, text.encode("ascii"))
+            with os.fdopen(open_to_write(new), "w", encoding="ascii") as file:
+                file.write(text)
             new.replace(self._path)
         except OSError as error:
             # A full disk must not end running tasks; what is lost is what a successor would have known.
@@ -72,13 +74,6 @@ class Journal:
             self._is_failing = False
             _say(f"{self._path} can be written again")
         self._saved = text
-
-
-def _write(path: Path, body: bytes) -> None:
-    # A named pipe in its place must not keep the host waiting, nor a link lead it elsewhere.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
-        file.write(body)
 
 
 def _say(sentence: str) -> None:

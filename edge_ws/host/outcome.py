@@ -106,11 +106,7 @@ class Watch:
                 self._is_in_doubt = True
                 raise
 
-        repeated = client.request
-        client.request, client.send = watching(repeated), sent
-        if (plain := getattr(repeated, "__wrapped__", None)) is not None:
-            # For whoever wants one try.
-            client.request.__wrapped__ = watching(plain)
+        client.request, client.send = watching(client.request), sent
 
     def _patience_for(self, method: str, url: str) -> contextlib.AbstractContextManager[None]:
         if method == "PUT" and _HEARTBEAT.search(url):

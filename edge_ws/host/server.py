@@ -26,7 +26,7 @@ from typing import Any
 from edge_ws import streams
 from edge_ws.errors import EdgeWsError, MissingExtraError
 from edge_ws.host import bundles, hostname, leftovers, runner
-from edge_ws.host.connection import Connection
+from edge_ws.host.connection import Connection, value_of
 from edge_ws.host.faults import Faults
 from edge_ws.host.jobs import GRACE_S, Jobs
 from edge_ws.host.journal import Journal
@@ -285,7 +285,7 @@ class Host:
             if self._faults.count:
                 self._tell_faults()
         elif verb == "ping":
-            self.emit({"ev": "pong", "n": _value(wish, "n", int)})
+            self.emit({"ev": "pong", "n": value_of(wish, "n", int)})
         elif verb == "retire":
             self._jobs.closed = True
         elif verb in {"prepare", "go", "drop", "cancel", "forget"}:
@@ -337,26 +337,12 @@ def _listen(directory: Path, name: str) -> socket.socket:
     return sock
 
 
-def _value(wish: dict[str, Any], name: str, kind: type) -> Any:  # noqa: ANN401 - of that type
-    """Return a value of a message.
-
-    Raises:
-        ValueError: it is not of its type; as do the others.
-        LookupError, TypeError: there is none.
-    """
-    value = wish[name]
-    if type(value) is not kind:
-        raise ValueError(f"{name} must be of the type {kind.__name__}")
-    return value
-
-
 def _text(wish: dict[str, Any], name: str) -> str:
-    text: str = _value(wish, name, str)
-    return text
+    return value_of(wish, name, str)
 
 
 def _texts(wish: dict[str, Any], name: str) -> dict[str, str]:
-    texts: dict[str, str] = _value(wish, name, dict)
+    texts = value_of(wish, name, dict)
     if not all(type(text) is str for text in texts.values()):
         raise ValueError(f"{name} must hold texts only")
     return texts

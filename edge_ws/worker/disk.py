@@ -12,7 +12,7 @@ from typing import NoReturn
 import anyio
 import anyio.to_thread
 
-from edge_ws.worker.files import open_to_write
+from edge_ws.streams import open_to_write
 from edge_ws.worker.host_events import HostEvent, HostUp
 from edge_ws.worker.readiness import DISK, Hindrances
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from edge_ws.errors import EdgeWsError
+from edge_ws.streams import open_to_write
 
 if TYPE_CHECKING:
     from edge_ws.worker.faults import Faults
@@ -41,16 +42,6 @@ def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
         return descriptor
     os.close(descriptor)
     raise OSError(errno.EINVAL, "It is no regular file", str(path))
-
-
-def open_to_write(path: Path) -> int:
-    """Make a file, or empty it; return its descriptor.
-
-    Raises:
-        OSError: it cannot be made, or something else is there: a named pipe, a link.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(path, flags, 0o600)
 
 
 def read_small(path: Path) -> bytes:

@@ -23,8 +23,9 @@ from edge_ws.protocol.codec import reader
 from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.limits import Code, Count, Sentence, Size
 from edge_ws.protocol.states import Phase
+from edge_ws.streams import open_to_write
 from edge_ws.worker.faults import Faults
-from edge_ws.worker.files import make_folder, open_to_write, read_if_sound, write_durably
+from edge_ws.worker.files import make_folder, read_if_sound, write_durably
 from edge_ws.worker.outcomes import Call
 from edge_ws.worker.subject import Subject, read
 
