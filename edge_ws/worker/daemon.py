@@ -130,7 +130,10 @@ class Daemon:
         )
         self._logs = Logs(self._link.send, self._on_log_flushed, lambda: self._link.log_chunk)
         self._deliveries = Deliveries(self._execution_api.network, self._jobs, self._do)
-        self._carrier = Carrier(
+        self._carrier = self._make_carrier()
+
+    def _make_carrier(self) -> Carrier:
+        return Carrier(
             send=self._link.send,
             outbox=self._outbox,
             logs=self._logs,

@@ -19,7 +19,6 @@ from edge_ws.protocol import codec
 from edge_ws.protocol.frames import Cancel, Refusal, ServerFrame, Timers, Welcome, WorkerFrame
 from edge_ws.protocol.ids import ClaimId, LifeId, WorkerName
 from edge_ws.worker import logs as real_logs
-from edge_ws.worker.carrier import Carrier
 from edge_ws.worker.choice import AUTO
 from edge_ws.worker.conversation import Conversation
 from edge_ws.worker.daemon import Daemon, JobEvent
@@ -465,17 +464,7 @@ class SimDaemon(Daemon):
         self._deliveries = SimDeliveries(self)  # type: ignore[assignment]
         self._hosts = Hosts(site, self._on_event)  # type: ignore[assignment]
         self._hosts.slots_of = self._slots.of  # type: ignore[attr-defined]
-        self._carrier = Carrier(
-            send=self._link.send,
-            outbox=self._outbox,
-            logs=self._logs,
-            hosts=self._hosts,
-            deliveries=self._deliveries,
-            execution_api=self._execution_api,
-            diary=self._diary,
-            jobs=self._jobs,
-            cancel_grace_s=lambda: self._timers.cancel_grace_s,
-        )
+        self._carrier = self._make_carrier()
         site.on_write = self._logs.soon
         world.note("%s starts", self.label)
         self._do(self._jobs.restore(self._outbox.load(), self._outbox.load_dead()))

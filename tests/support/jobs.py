@@ -27,12 +27,16 @@ def note(name, text):
     path.with_suffix(".new").write_text(str(text))
     path.with_suffix(".new").rename(path)
 
+def wait_for(name):
+    # The test's leave comes as a file from another process, so there is nothing else to wait on.
+    while not (NOTES / name).exists():
+        time.sleep(0.02)
+
 class Remote(BaseOperator):
     # It works elsewhere: whoever stops it has to tell that place, once.
     def execute(self, context):
         note("remote", os.getpid())
-        while True:
-            time.sleep(0.02)
+        wait_for("never")
     def on_kill(self):
         for what in ("begun", "done"):
             with open(NOTES / "killed", "a") as notes:
@@ -43,8 +47,7 @@ class Asks(Remote):
     # It needs the centre, once it may ask.
     def execute(self, context):
         note("asks", os.getpid())
-        while not (NOTES / "enough").exists():
-            time.sleep(0.02)
+        wait_for("enough")
         try:
             context["ti"].xcom_push("press", "pressed")
         except Exception as error:
@@ -54,8 +57,7 @@ class Asks(Remote):
 
 def say_so(context):
     note("says_so", os.getpid())
-    while not (NOTES / "enough").exists():
-        time.sleep(0.02)
+    wait_for("enough")
 
 IGNORES = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
 
@@ -99,15 +101,14 @@ with DAG("jobs", schedule=None, start_date=datetime(2026, 1, 1)):
     @task
     def wait():
         note("wait", os.getpid())
-        while not (NOTES / "enough").exists():
-            time.sleep(0.02)
+        wait_for("enough")
 
     @task
     def chat():
         note("chat", os.getpid())
         while not (NOTES / "quiet").exists():
             print("so it goes " * 90)
-            time.sleep(0.005)
+            time.sleep(0.005)  # Its log grows all the time, and still leaves others the processor.
         print("the last word")
 
     @task
@@ -129,8 +130,7 @@ with DAG("jobs", schedule=None, start_date=datetime(2026, 1, 1)):
 
         def execute(self, context):
             note(self.task_id, os.getpid())
-            while not (NOTES / "enough").exists():
-                time.sleep(0.02)
+            wait_for("enough")
             later = datetime.now(timezone.utc) + timedelta(hours=1)
             if self.task_id in {"failed", "up_for_retry"}:
                 raise RuntimeError("the press is jammed")
@@ -145,8 +145,7 @@ with DAG("jobs", schedule=None, start_date=datetime(2026, 1, 1)):
 
     def call_back(context):
         note("callback", os.getpid())
-        while not (NOTES / "enough-called").exists():
-            time.sleep(0.02)
+        wait_for("enough-called")
         print("called back to the end")
 
     for kind in ("success", "failed", "up_for_retry", "skipped", "up_for_reschedule", "deferred", "silent"):

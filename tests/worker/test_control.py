@@ -35,11 +35,6 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Controlled:
     """A daemon that writes down what it is told."""
 

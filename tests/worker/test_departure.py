@@ -17,11 +17,6 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Leaver:
     """A daemon that writes down what it is told."""
 

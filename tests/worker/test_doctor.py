@@ -38,11 +38,6 @@ OF_THE_WAY = tuple(check for check in CHECKS if check.look not in {here.dag_bund
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def store(sqlite_engine: sa.Engine) -> Store:
     return Store(sqlite_engine)
 

@@ -7,38 +7,18 @@ import json
 import os
 import resource
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-import sqlalchemy as sa
 
 from edge_ws.store.records import NewJob
-from tests.support.execution_api import ExecutionApi, execution_api
+from tests.support.execution_api import ExecutionApi
 from tests.support.failing_disk import FailingDisk
-from tests.support.jobs import make_site
 from tests.support.stand import Stand
-from tests.support.waiting import free_port
 
 ERRORS = [errno.EROFS, errno.EDQUOT, errno.EIO, errno.ENOSPC]
 errors = pytest.mark.parametrize("error", ERRORS, ids=[errno.errorcode[one] for one in ERRORS])
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[ExecutionApi]:
-    with execution_api() as running:
-        yield running
-
-
-@pytest.fixture
-def stand(tmp_path: Path, sqlite_engine: sa.Engine, api: ExecutionApi) -> Iterator[Stand]:
-    made = Stand(make_site(tmp_path / "site"), sqlite_engine, free_port(), api)
-    try:
-        yield made
-    finally:
-        (made.site.notes / "quiet").touch()
-        made.end()
 
 
 @pytest.fixture

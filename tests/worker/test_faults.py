@@ -13,11 +13,6 @@ from edge_ws.worker.faults import Faults
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def _fail(number: int) -> None:
     raise ZeroDivisionError(number)
 

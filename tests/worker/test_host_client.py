@@ -31,7 +31,7 @@ from edge_ws.worker.host_client import (
     Prepared,
     PrepareRefused,
 )
-from tests.support.execution_api import ExecutionApi, execution_api
+from tests.support.execution_api import ExecutionApi
 from tests.support.jobs import PYTHON, Site, TaskWorkload, make_site, task_workload
 from tests.support.raw_host import end_tree
 from tests.support.waiting import until
@@ -39,17 +39,6 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.anyio
 Event = TypeVar("Event")
 PATIENCE_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[ExecutionApi]:
-    with execution_api() as running:
-        yield running
 
 
 @pytest.fixture

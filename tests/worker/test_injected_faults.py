@@ -17,7 +17,6 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
-import sqlalchemy as sa
 
 from edge_ws.errors import EdgeWsError
 from edge_ws.protocol.ids import ClaimId, HostId, new_id
@@ -28,30 +27,19 @@ from edge_ws.worker.host_events import HostUp
 from edge_ws.worker.host_process import HostFiles, find_hosts, last_words, lock_holder, read_journal, remove
 from edge_ws.worker.outbox import Outbox
 from edge_ws.worker.state import StateDirectory
-from tests.support.execution_api import ExecutionApi, execution_api
+from tests.support.execution_api import ExecutionApi
 from tests.support.jobs import Site, make_site, task_workload
 from tests.support.meddler import meddling
 from tests.support.programs import clean_environment
 from tests.support.raw_host import end_tree
 from tests.support.rows import enqueue, new_job
 from tests.support.stand import Stand
-from tests.support.waiting import free_port, until
+from tests.support.waiting import until
 from tests.worker.test_host_client import Watched
 
 C = "11111111-1111-4111-8111-111111111111"
 HUGE = 8 * 2**30
 """Bytes, none of which is on the disk."""
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[ExecutionApi]:
-    with execution_api() as running:
-        yield running
 
 
 # Files
@@ -197,15 +185,6 @@ def test_names_that_are_no_text_are_passed_over_and_can_be_shown(tmp_path: Path)
     assert find_hosts(tmp_path / "outbox") == []
     assert faults.last is not None
     assert faults.last.place.encode().endswith(b"\\udcff\\udcfe.json")
-
-
-@pytest.fixture
-def stand(tmp_path: Path, sqlite_engine: sa.Engine, api: ExecutionApi) -> Iterator[Stand]:
-    made = Stand(make_site(tmp_path / "site"), sqlite_engine, free_port(), api)
-    try:
-        yield made
-    finally:
-        made.end()
 
 
 ROUNDS: list[dict[str, str]] = [

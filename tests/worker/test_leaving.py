@@ -6,35 +6,15 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
-import sqlalchemy as sa
 
 from edge_ws.store.tables import worker
-from tests.support.execution_api import ExecutionApi, execution_api
 from tests.support.gateway import RunningGateway
-from tests.support.jobs import make_site
 from tests.support.stand import PATIENCE_S, Stand
-from tests.support.waiting import free_port
 
 NAME = "jobs r1 wait try 1"
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[ExecutionApi]:
-    with execution_api() as running:
-        yield running
-
-
-@pytest.fixture
-def stand(tmp_path: Path, sqlite_engine: sa.Engine, api: ExecutionApi) -> Iterator[Stand]:
-    made = Stand(make_site(tmp_path / "site"), sqlite_engine, free_port(), api)
-    try:
-        yield made
-    finally:
-        made.end()
 
 
 @pytest.fixture

@@ -31,11 +31,6 @@ W = WorkerName("w1")
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def store(sqlite_engine: sa.Engine) -> Store:
     return Store(sqlite_engine)
 

@@ -17,11 +17,6 @@ pytestmark = pytest.mark.anyio
 C = ClaimId("c")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Server:
     """Takes chunks as the gateway does."""
 

@@ -39,11 +39,6 @@ WISH = Wish(revision=1, concurrency=2, queues=None)
 WELCOME = Welcome(protocol=1, gateway=GatewayId("g"), timers=Timers(), wish=WISH, execution_api_url=None)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @dataclass
 class Asked:
     """A request as the server got it."""

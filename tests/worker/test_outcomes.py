@@ -43,7 +43,6 @@ def stand(tmp_path: Path, sqlite_engine: sa.Engine, api: ExecutionApi) -> Iterat
     try:
         yield made
     finally:
-        (made.site.notes / "enough-called").touch()
         made.end()
 
 

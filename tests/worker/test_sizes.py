@@ -52,11 +52,6 @@ LINE = b"the task's own words, again and again\n"
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def store(sqlite_engine: sa.Engine) -> Store:
     return Store(sqlite_engine)
 
