@@ -48,7 +48,7 @@ class Faults:
             trace = "".join(traceback.format_exception(error))
             # Standard error may be a file on a full disk; see `streams`.
             sys.stderr.write(
-                f"edge-ws host: {what}: {sentence}, at {place}; everything else goes on. Please report it\n"
+                f"edge-ws host: {what}: {sentence}, at {place}; all other work continues. Please report it\n"
                 f"{trace}"
             )
         self._on_fault()

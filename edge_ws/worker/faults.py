@@ -51,7 +51,7 @@ class Faults(Tally):
             log.debug("again: %s ended by %r at %s", what, cause, place)
             return
         log.error(
-            "%s ended by a fault of this program, %s, at %s; everything else goes on. Please report it",
+            "%s ended by a fault of this program, %s, at %s; all other work continues. Please report it",
             what,
             told,
             place,

@@ -41,7 +41,7 @@ def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise OSError(errno.EINVAL, "It is no regular file", str(path))
+    raise OSError(errno.EINVAL, "Not a regular file", str(path))
 
 
 def read_small(path: Path) -> bytes:
@@ -53,7 +53,7 @@ def read_small(path: Path) -> bytes:
     with os.fdopen(open_plain(path), "rb") as file:
         body = file.read(LONGEST + 1)
     if len(body) > LONGEST:
-        raise OSError(errno.EFBIG, f"It has more than {LONGEST // 2**20} MiB", str(path))
+        raise OSError(errno.EFBIG, f"Larger than {LONGEST // 2**20} MiB", str(path))
     return body
 
 
@@ -72,7 +72,7 @@ def read_sound(path: Path, what: str, faults: Faults, read: Callable[[bytes], _T
             raise
         faults.odd(what, path, error.strerror or str(error), set_aside(path))
     except (EdgeWsError, ValueError, LookupError, TypeError) as error:
-        faults.odd(what, path, f"it holds no such thing: {error}", set_aside(path))
+        faults.odd(what, path, f"its content is not valid: {error}", set_aside(path))
     return None
 
 
@@ -82,7 +82,12 @@ def read_if_sound(path: Path, what: str, faults: Faults, read: Callable[[bytes],
         return read_sound(path, what, faults, read)
     except OSError as error:
         told = error.strerror or str(error)
-        faults.odd(what, path, f"it cannot be read: {told}", "it stays: mend that, and restart the worker")
+        faults.odd(
+            what,
+            path,
+            f"it cannot be read: {told}",
+            "left in place: make it readable, then restart the worker",
+        )
         return None
 
 
@@ -93,7 +98,7 @@ def make_folder(path: Path, what: str, faults: Faults) -> None:
         OSError: it cannot be made.
     """
     if os.path.lexists(path) and not path.is_dir():
-        faults.odd(what, path, "it is no folder", set_aside(path))
+        faults.odd(what, path, "it is not a folder", set_aside(path))
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
@@ -107,8 +112,8 @@ def set_aside(path: Path) -> str:
     try:
         path.rename(aside)
     except OSError as error:
-        return f"it cannot be set aside ({error.strerror}): remove it"
-    return f"it is kept as {aside.name}: look at it, and remove it"
+        return f"it cannot be moved out of the way ({error.strerror}): delete it"
+    return f"moved to {aside.name}: inspect it, then delete it"
 
 
 def write_durably(path: Path, body: bytes) -> None:

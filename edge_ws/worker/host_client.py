@@ -379,7 +379,7 @@ class Hosts:
 
     def _odd(self, life: Life, error: str) -> None:
         what, place = "what a job host says", f"job host {life.host}"
-        self._faults.odd(what, place, f"it is not understood: {error}", "it is passed over; please report it")
+        self._faults.odd(what, place, f"not understood: {error}", "it is ignored; please report it")
 
     def _read_event(self, life: Life, told: dict[str, Any]) -> HostEvent | None:
         match told["ev"]:

@@ -171,7 +171,9 @@ def read_journal(files: HostFiles, faults: Faults) -> Journal:
             return Journal()
         if isinstance(error, OSError) and error.errno in _PASSES:
             raise
-        advice = "what it knew of its jobs is lost; when it has died, all that it left is ended"
+        advice = (
+            "what it knew about its jobs is lost; when that host has died, what is left of them is killed"
+        )
         faults.odd("the journal of a job host", path, str(error), advice)
         return Journal(host=files.host, boot=boot_id(), is_torn=True)
 

@@ -352,7 +352,7 @@ def test_a_file_without_a_token_is_refused(
 def test_a_missing_token_file_is_refused(machine: Machine, tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="cannot be read: No such file"):
         read_token(_config(machine, tmp_path / "gone"))
-    with pytest.raises(RefusedError, match="cannot be read: It is no regular file"):
+    with pytest.raises(RefusedError, match="cannot be read: Not a regular file"):
         read_token(_config(machine, tmp_path))
 
 

@@ -93,7 +93,7 @@ def test_an_odd_file_of_the_state_directory_is_set_aside(
     is_sound = name == "proven" or state.site == "null"
     if not is_sound or state.faults.count:
         assert (state.faults.count, caplog.text.count(f"({tmp_path / name})")) == (1, 1)
-        assert f"it is kept as {name}.bad" in caplog.text
+        assert f"moved to {name}.bad" in caplog.text
         assert os.path.lexists(tmp_path / f"{name}.bad")
 
 

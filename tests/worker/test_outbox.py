@@ -60,8 +60,8 @@ def test_an_unreadable_file_is_put_aside(
     with caplog.at_level(logging.ERROR):
         assert outbox.load() == [RECORD]
     assert (tmp_path / "bad.bad").read_bytes() == content
-    assert f"the record of a job ({tmp_path}/bad.json): it holds no such thing: " in caplog.text
-    assert "it is kept as bad.bad" in caplog.text
+    assert f"the record of a job ({tmp_path}/bad.json): its content is not valid: " in caplog.text
+    assert "moved to bad.bad" in caplog.text
 
 
 def test_a_newer_format_is_read(tmp_path: Path) -> None:
