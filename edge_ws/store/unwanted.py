@@ -29,6 +29,8 @@ _END = UpdateMany(
     by_place=True,
     state=REMOVED,
     edge_ws_owner=REPORTED,
+    # edge3 queues a row again without clearing our claim: in any state but queued that would be live again.
+    edge_ws_claim=None,
     last_update=utc_now(),
 )
 

@@ -345,6 +345,7 @@ class ModelStore:
         ended = [row for key in found if (row := self.rows.get(key)) is not None]
         for row in ended:
             row.owner = REPORTED
+            row.claim = None
             self._set(row, state="removed")
         return [row.key for row in ended]
 

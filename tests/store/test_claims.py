@@ -547,3 +547,18 @@ def test_what_had_ended_before_its_host_died_is_not_lost(
     one, two = (worker.start(job) for job in jobs)
     assert store.host_dead(worker.principal, worker.host, [one]) == (two,)
     assert [job_row(engine, job.key).state for job in jobs] == ["running", "failed"]
+
+
+def test_a_round_that_edge3_queued_and_nothing_waits_for_is_not_the_old_claims(
+    engine: sa.Engine, store: Store, worker: FakeWorker
+) -> None:
+    job = new_job()
+    enqueue(engine, job)
+    claim_id = worker.start(job)
+    # edge3's executor queues the row again and knows no claims.
+    change_job(engine, job.key, state="queued")
+    assert store.end_unwanted(OWNER, {OWNER}, sa.false()) == [job.key]
+    row = job_row(engine, job.key)
+    assert (row.state, row.edge_ws_claim) == ("removed", None)
+    assert worker.finish(claim_id) is Verdict.STALE
+    assert job_row(engine, job.key).state == "removed"
