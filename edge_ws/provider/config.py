@@ -20,6 +20,7 @@ from edge_ws.store.records import EDGE3_BEAT_S
 
 DAY_S = 86_400.0
 EDGE3_BEAT = "edge", "heartbeat_interval"
+LIFELESS = "scheduler", "task_instance_heartbeat_timeout"
 LONGEST_BEAT_S = 600.0
 """Beyond that nobody would call a worker connected."""
 _BOOLEANS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
@@ -40,6 +41,8 @@ class ExecutorSettings:
 
     gives_back_stuck_tasks: bool
     """Whether the scheduler may take back a task that has been queued for too long."""
+    lifeless_s: float
+    """A job on an edge3 worker counts as lifeless so long after its last word, as with edge3's executor."""
 
 
 def executor_settings(conf: Conf) -> ExecutorSettings:
@@ -51,7 +54,11 @@ def executor_settings(conf: Conf) -> ExecutorSettings:
     timeout = _text(conf, "queued_timeout").lower()
     if timeout not in {"airflow", "never"}:
         raise _wrong("queued_timeout", timeout, "airflow or never")
-    return ExecutorSettings(gives_back_stuck_tasks=timeout == "airflow")
+    silence = conf.get(*LIFELESS, fallback="300")
+    return ExecutorSettings(
+        gives_back_stuck_tasks=timeout == "airflow",
+        lifeless_s=_number(*LIFELESS, silence, least=0.0),
+    )
 
 
 def serves_gateway(conf: Conf) -> bool:

@@ -242,7 +242,9 @@ class EdgeWsExecutor(compat.ExecutorBase):
         begun = self._clock()
         with self._database.read() as connection:
             living = compat.living_schedulers(connection)
-        ended = self._store.end_unwanted(self._owner, living, is_wanted(), self.team_name)
+        ended = self._store.end_unwanted(
+            self._owner, living, is_wanted(), self.team_name, lifeless_s=self._settings.lifeless_s
+        )
         now = self._clock()
         self._unwanted_at = now + max(UNWANTED_S, UNWANTED_SHARE * (now - begun))
         if ended:

@@ -18,6 +18,9 @@ from edge_ws.errors import ConflictError, UnreachableError
 KEEP_S = 30.0
 """A connection that was not used for so long goes back to the pool."""
 KEEP_MANY = 4
+IDLE_S = 10.0
+"""PostgreSQL ends a transaction that writes and of which it hears nothing for so long: a process that is
+frozen, or whose machine is gone, would else keep its rows locked from all others without limit."""
 _CONFLICTS = frozenset({"40001", "40P01"})
 """PostgreSQL's serialization_failure and deadlock_detected."""
 
@@ -120,6 +123,11 @@ class Database:
                 # A deferred transaction that reads first and writes later fails with "database is locked"
                 # at once when another writer came between; this one waits for its turn instead.
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
+            elif self.dialect == "postgresql":
+                # For this transaction: the session may be a pooler's, which others use next.
+                connection.exec_driver_sql(
+                    f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_S * 1000:.0f}"
+                )
             yield connection
 
     @contextmanager

@@ -220,7 +220,13 @@ class ExecutorVerbs:
         return inherited
 
     def end_unwanted(
-        self, owner: int, living: Collection[int], is_wanted: sa.ColumnElement[bool], team: str | None = None
+        self,
+        owner: int,
+        living: Collection[int],
+        is_wanted: sa.ColumnElement[bool],
+        team: str | None = None,
+        *,
+        lifeless_s: float,
     ) -> list[JobKey]:
         """End the rows that nobody holds and nothing waits for, so that they take no more slots.
 
@@ -232,8 +238,10 @@ class ExecutorVerbs:
             living: all schedulers that run.
             is_wanted: the centre's condition, over the columns of `edge_job`: task or callback waits for it.
             team: only rows of this team.
+            lifeless_s: so long after its last word a job that an edge3 worker has counts as lifeless.
         """
-        condition = unwanted(is_wanted, others={*living} - {owner}, team=team)
+        others = {*living} - {owner}
+        condition = unwanted(is_wanted, others=others, team=team, lifeless_s=lifeless_s)
         with self._database.read() as connection:
             found = connection.execute(sa.select(edge_job.c.dag_id).where(condition).limit(1)).first()
         if found is None:

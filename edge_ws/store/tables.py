@@ -237,9 +237,9 @@ worker = sa.Table(
     sa.Column("local_queues", sa.JSON(none_as_null=True)),
     # So often the gateway that has its connection writes `seen_at`; an older release's are NULL.
     sa.Column("heartbeat_s", sa.Double),
-    # One life of its daemon, the one whose place that took, and how often the two have taken turns.
+    # One life of its daemon, those before it (the last one first), and how often any of them has come back.
     sa.Column("life", sa.String(36)),
-    sa.Column("former_life", sa.String(36)),
+    sa.Column("former_lives", sa.JSON(none_as_null=True)),
     sa.Column("returns", sa.Integer, nullable=False, server_default=sa.text("0")),
     # Number of the last request of the worker's own host that was taken in.
     sa.Column("asked_number", sa.Integer, nullable=False, server_default=sa.text("0")),

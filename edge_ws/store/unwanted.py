@@ -17,9 +17,6 @@ from edge_ws.store.live import KEY_COLUMNS, OPEN_STATES, QUEUED, REMOVED, REPORT
 from edge_ws.store.records import JobKey
 from edge_ws.store.tables import claim, edge_job, utc_now
 
-LEFT_S = 300.0
-"""A row of ours that an edge3 worker has is left alone for so long after its last word: after as long edge3's
-executor calls its own lifeless."""
 EDGE3_S = 3600.0
 """What edge3's executor has queued is its own to end for so long, which is how long it keeps what failed."""
 _END = UpdateMany(
@@ -36,7 +33,7 @@ _END = UpdateMany(
 
 
 def unwanted(
-    is_wanted: sa.ColumnElement[bool], *, others: Collection[int], team: str | None
+    is_wanted: sa.ColumnElement[bool], *, others: Collection[int], team: str | None, lifeless_s: float
 ) -> sa.ColumnElement[bool]:
     """Return the condition that nobody holds the row and nothing waits for it.
 
@@ -44,13 +41,15 @@ def unwanted(
         is_wanted: whether the row's task or callback waits for it, over the columns of `edge_job`.
         others: the living schedulers whose rows these are not to be.
         team: only rows of this team; None: of none.
+        lifeless_s: a row of ours that an edge3 worker has is left alone for so long after its last word, as
+            edge3's executor leaves its own.
     """
     c = edge_job.c
     # By this machine's clock, as edge3 writes these columns by its own.
     now = datetime.now(UTC)
     queued = c.state == sa.literal_column(f"'{QUEUED}'")
     claimed = sa.exists(sa.select(claim.c.id).where(held).correlate(edge_job))
-    left = sa.and_(c.state.in_(OPEN_STATES), c.last_update < now - timedelta(seconds=LEFT_S), ~claimed)
+    left = sa.and_(c.state.in_(OPEN_STATES), c.last_update < now - timedelta(seconds=lifeless_s), ~claimed)
     ours = sa.and_(c.edge_ws_owner.not_in(others), sa.or_(queued, left))
     edge3s = sa.and_(c.edge_ws_owner.is_(None), queued, c.queued_dttm < now - timedelta(seconds=EDGE3_S))
     return sa.and_(sa.or_(ours, edge3s), c.team_name.is_not_distinct_from(team), ~is_wanted)

@@ -282,7 +282,7 @@ class WorkerVerbs:
                 "returns": returns,
             }
             if before is not None and said.life != before.life:
-                values["former_life"] = before.life
+                values["former_lives"] = twins.former_lives(before)
             if said.inventory.revision > (before.wish_revision if before is not None else 0):
                 # It knows wishes that this database does not, such as a restored one: the numbers go on from
                 # there, and it is told what is wished now.

@@ -16,7 +16,7 @@ def _columns() -> tuple[tuple[str, sa.Column], ...]:
     return (
         ("edge_ws_gateway", sa.Column("heartbeat_s", sa.Double)),
         ("edge_ws_worker", sa.Column("heartbeat_s", sa.Double)),
-        ("edge_ws_worker", sa.Column("former_life", sa.String(36))),
+        ("edge_ws_worker", sa.Column("former_lives", sa.JSON(none_as_null=True))),
         ("edge_ws_worker", sa.Column("returns", sa.Integer, nullable=False, server_default=sa.text("0"))),
     )
 

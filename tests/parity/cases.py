@@ -88,7 +88,7 @@ def acts(count: int, seed: int = 1) -> list[Case]:
     return [Case("acts", Act(kinds[index % len(kinds)], phase)) for index, phase in enumerate(phases)]
 
 
-OURS = ["ends", "slow_callbacks", "listened", "values", "logs", "shapes"]
+OURS = ["ends", "slow_callbacks", "listened", "values", "logs", "shapes", "links"]
 SHORT_EXAMPLES = ["example_bash_operator", "example_setup_teardown_taskflow", "example_xcom"]
 CONFIGURED: dict[str, dict[str, Any]] = {
     "example_trigger_target_dag": {"message": "Hello World"},

@@ -210,6 +210,8 @@ class Run:
         where = path if index < 0 else f"{path}/{index}"
         tries = self._api.get(f"{where}/tries")["task_instances"]
         facts = {f"{name} tries": [f"ended {task['state']}", *task_facts(tries)]}
+        for what, link in self._api.get(f"{path}/links", map_index=index)["extra_links"].items():
+            facts[f"{name} link {what}"] = [self._normalise(str(link).replace(self._site.url, "SITE"))]
         for one in tries:
             if number := one["try_number"]:
                 log = self._api.get(f"{path}/logs/{number}", map_index=index, full_content="true")["content"]

@@ -36,7 +36,18 @@ SLOTS = TOGETHER * 2 * cases.ACTED_ON
 """Of both executors together: the tasks of `acts` keep theirs until all of them have begun."""
 HASH_SEED = "0"
 """Some operators log sets, and leave them in XComs: both sides' have the same order."""
-OUR_DAGS = ["ends", "slow_callbacks", "listened", "retried", "values", "logs", "shapes", "acts"]
+OUR_DAGS = [
+    "ends",
+    "slow_callbacks",
+    "listened",
+    "retried",
+    "values",
+    "logs",
+    "shapes",
+    "acts",
+    "links",
+    "linked",
+]
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(7200 if LONG else 900)]
 

@@ -593,16 +593,25 @@ class TestNobodys:
         assert executor.event_buffer == {}
 
     @pytest.mark.parametrize("state", ["restarting", "running"])
+    @pytest.mark.parametrize("lifeless_s", [300, 900])
     def test_what_an_edge3_worker_had_and_left(
-        self, centre: Centre, executor: EdgeWsExecutor, clock: Clock, state: str
+        self,
+        centre: Centre,
+        clock: Clock,
+        state: str,
+        lifeless_s: int,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        monkeypatch.setenv("AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT", str(lifeless_s))
+        executor = make_executor(clock)
         ti = queued(centre, executor)
         centre.set_task(ti, state="failed")
-        now = datetime.now(UTC)
-        centre.set_row(key_of(ti), state=state, edge_worker="e1", last_update=now - timedelta(minutes=4))
+        now, silence = datetime.now(UTC), timedelta(seconds=lifeless_s)
+        last = now - silence + timedelta(minutes=1)
+        centre.set_row(key_of(ti), state=state, edge_worker="e1", last_update=last)
         self.look_again(executor, clock)
         assert centre.rows()[key_of(ti)].state == state
-        centre.set_row(key_of(ti), last_update=now - timedelta(minutes=6))
+        centre.set_row(key_of(ti), last_update=now - silence - timedelta(minutes=1))
         self.look_again(executor, clock)
         assert centre.rows()[key_of(ti)].state == "removed"
         assert executor.running == set()

@@ -152,7 +152,8 @@ class Airflow:
         row, now = self._store.rows.get(ti.key), self._world.now
         if row is None or row.state != "queued" or self.is_wanted(row):
             return
-        if not any(one.alive and one.began_at < now - LEFT_WITHIN_S / 2 for one in self.schedulers):
+        is_watched = any(one.alive and one.began_at < now - LEFT_WITHIN_S / 2 for one in self.schedulers)
+        if not is_watched or any(one.dying and one.owner == row.owner for one in self.schedulers):
             self._world.at(LEFT_WITHIN_S, self._has_left, ti)
         elif now - row.updated_at > LEFT_WITHIN_S / 2:
             raise Violation(f"nothing waits for {ti.id}, and its row stays queued")

@@ -57,11 +57,13 @@ from edge_ws.store.records import (
     WishRecord,
 )
 from edge_ws.store.report_verbs import ClaimReport, Outcome
-from edge_ws.store.unwanted import EDGE3_S, LEFT_S
+from edge_ws.store.unwanted import EDGE3_S
+from tests.simulation.world import Violation
 
 OPEN = ("restarting", "running")
 SEEN_S = 45.0
 LOST_S = 600.0
+LIFELESS_S = 300.0
 NOTHING_WISHED = WishRecord(revision=0, concurrency=None, queues=None)
 
 
@@ -174,7 +176,7 @@ class Worker:
     asked: int = 0
     local_concurrency: int = 0
     life: LifeId | None = None
-    former_life: LifeId | None = None
+    former_lives: set[LifeId] = field(default_factory=set)
     returns: int = 0
 
 
@@ -202,6 +204,8 @@ class ModelStore:
         self.claims: dict[ClaimId, Claim] = {}
         self.workers: dict[WorkerName, Worker] = {}
         self.purged: dict[ClaimId, Claim] = {}
+        self.left_behind: set[ClaimId] = set()
+        """Given up since their worker's name had been another machine's for so long."""
 
     # The live predicate
 
@@ -330,7 +334,7 @@ class ModelStore:
             else:
                 claim = self.claims.get(row.claim) if row.claim is not None else None
                 held = rules.spares_the_held and claim is not None and self._held(claim) is not None
-                left = row.state in OPEN and row.updated_at < now - LEFT_S and not held
+                left = row.state in OPEN and row.updated_at < now - LIFELESS_S and not held
                 theirs = row.owner not in others and (queued or left)
             if theirs and not (rules.spares_the_wanted and is_wanted(row)):
                 found.append(row.key)
@@ -344,6 +348,9 @@ class ModelStore:
             found = set(found) & set(self.unwanted(owner, living, is_wanted))
         ended = [row for key in found if (row := self.rows.get(key)) is not None]
         for row in ended:
+            claim = self.claims.get(row.claim) if row.claim is not None else None
+            if claim is not None and self._held(claim):
+                raise Violation(f"{claim.id} holds the row of {row.key.task_id}, which is ended as unwanted")
             row.owner = REPORTED
             row.claim = None
             self._set(row, state="removed")
@@ -399,7 +406,9 @@ class ModelStore:
         row = before or Worker(site, None, "", now)
         row.returns = returns
         if said.life != row.life:
-            row.life, row.former_life = said.life, row.life
+            if row.life is not None:
+                row.former_lives.add(row.life)
+            row.life = said.life
         row.site, row.gateway, row.connection, row.seen_at = site, said.gateway, f"k{self._connections}", now
         if before is not None and before.site != site:
             row.asked = 0
@@ -422,7 +431,7 @@ class ModelStore:
         if said.life == before.life:
             return before.returns
         is_here = before.gateway is not None and before.seen_at > self._now() - SEEN_S
-        comes_back = said.life == before.former_life or not rules.only_former_lives_return
+        comes_back = said.life in before.former_lives or not rules.only_former_lives_return
         return before.returns + 1 if is_here and comes_back else 0
 
     @staticmethod
@@ -791,6 +800,8 @@ class ModelStore:
         found = self._unmoved(one)
         if found is not None:
             self._end(*found, one.result or "lost", "failed" if failed else "removed", detail)
+            if one.site_left:
+                self.left_behind.add(one.claim)
         return found is not None
 
     def _unmoved(self, one: OpenClaim) -> tuple[Claim, Row] | None:

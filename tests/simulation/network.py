@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import Frame, Log
 from edge_ws.protocol.ids import LifeId, SiteId, WorkerName
+from edge_ws.store.records import RETURNS
 from tests.simulation.world import Violation, World
 
 MANY, MANY_WITHIN_S = 5, 60.0
@@ -223,7 +224,8 @@ class Network:
             return
         lives.append((self.world.now, life))
         lately = [one for at, one in lives if at > self.world.now - MANY_WITHIN_S]
-        if len(lately) > 1 + len(set(lately)) + MANY:
+        # A new life may be let in, come back and be warned before another one is refused.
+        if len(lately) > 1 + RETURNS * len(set(lately)) + MANY:
             raise Violation(f"the daemons of {site} take each other's place for ever: {lately}")
 
     def welcomed(self, wire: Wire) -> None:

@@ -591,7 +591,9 @@ class Scenario:
         for site in self.sites:
             for process in site.processes.values():
                 claim = self.store.claims.get(process.claim)
-                if claim is not None and claim.result == "lost" and process.has_ended:
+                if claim is None or claim.id in self.store.left_behind:
+                    continue
+                if claim.result == "lost" and process.has_ended:
                     raise Violation(f"{claim.id} had ended, and is lost: {claim.detail}")
 
     def _check_logs(self) -> None:

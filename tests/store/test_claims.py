@@ -557,7 +557,7 @@ def test_a_round_that_edge3_queued_and_nothing_waits_for_is_not_the_old_claims(
     claim_id = worker.start(job)
     # edge3's executor queues the row again and knows no claims.
     change_job(engine, job.key, state="queued")
-    assert store.end_unwanted(OWNER, {OWNER}, sa.false()) == [job.key]
+    assert store.end_unwanted(OWNER, {OWNER}, sa.false(), lifeless_s=300) == [job.key]
     row = job_row(engine, job.key)
     assert (row.state, row.edge_ws_claim) == ("removed", None)
     assert worker.finish(claim_id) is Verdict.STALE

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from edge_ws.errors import ConflictError
+from edge_ws.errors import ConflictError, UnreachableError
 from edge_ws.protocol.ids import ClaimId
 from edge_ws.protocol.states import Phase
+from edge_ws.store import database
 from edge_ws.store.records import Claimed, NewJob, Registered, Verdict
 from edge_ws.store.store import Store
-from edge_ws.store.tables import claim, edge_job
+from edge_ws.store.tables import claim, edge_job, edge_worker
 from tests.support.rows import FakeWorker, change_job, claim_row, end_leases, enqueue, job_row, new_job
 from tests.support.waiting import wait_until
 from tests.support.workers import register_worker
@@ -155,3 +156,25 @@ def test_two_first_registrations_at_once_are_a_conflict_at_the_worst(engine: sa.
     assert len(conflicts) < 4
     assert all("new is being registered by another connection" in one for one in conflicts)
     assert [found.name for found in store.workers()] == ["new"]
+
+
+def test_a_process_that_is_frozen_amid_a_transaction_does_not_keep_its_rows(
+    engine: sa.Engine,
+    store: Store,
+    worker: FakeWorker,
+    connected: Registered,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(database, "IDLE_S", 0.5)
+
+    def freeze() -> None:
+        with store._database.write() as connection:
+            connection.execute(sa.select(edge_worker).with_for_update())
+            # Another gateway meets the worker, which has come to it.
+            assert worker.register().connection != connected.connection
+            connection.execute(edge_worker.update().values(state="offline"))
+
+    with pytest.raises(UnreachableError, match=r"the database .* failed: "):
+        freeze()
+    with engine.connect() as connection:
+        assert connection.scalar(sa.select(edge_worker.c.state)) == "idle"

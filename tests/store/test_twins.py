@@ -55,6 +55,16 @@ def test_two_daemons_that_take_turns_are_told_of_each_other(site: Site) -> None:
     assert site.connects("b", "box-b").connection, "who has the name keeps it"
 
 
+def test_of_many_copies_of_one_image_one_keeps_the_name(site: Site) -> None:
+    copies = [f"box-{number}" for number in range(5)]
+    told = [site.connects(copy, copy).twin for copy in (*copies, *copies[:2])]
+    assert told == [None] * 6 + ["box-0, process 7"]
+    for copy in (*copies[2:], *copies[2:], copies[0]):
+        with pytest.raises(RefusedError, match=r"a copy of it, at the same time \(box-1, process 7\)"):
+            site.connects(copy, copy)
+    assert site.connects(copies[1], copies[1]).connection
+
+
 def test_restarts_are_no_twins(site: Site) -> None:
     for number in range(3 * RETURNS):
         assert site.connects(f"life-{number}", "box").twin is None

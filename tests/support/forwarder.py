@@ -22,11 +22,21 @@ class Forwarder:
     def __init__(self, targets: Sequence[int]) -> None:
         self._targets = list(targets)
         self._next = 0
+        self._is_closed = False
         self._links: set[_Link] = set()
         self._loop = asyncio.new_event_loop()
         self.port = 0
 
     # Called from other threads
+
+    def close_line(self) -> None:
+        """Break all links, and let no new one come about."""
+        self._is_closed = True
+        self.cut()
+
+    def open_line(self) -> None:
+        """Let links come about again."""
+        self._is_closed = False
 
     def cut(self) -> int:
         """Break all links at once; return how many there were."""
@@ -60,6 +70,10 @@ class Forwarder:
             writer.transport.abort()
             return
         back, forth = opened
+        if self._is_closed:
+            writer.transport.abort()
+            forth.transport.abort()
+            return
         link = _Link(writer, forth, asyncio.Event())
         link.flows.set()
         self._links.add(link)
@@ -120,4 +134,5 @@ def forwarding(targets: Sequence[int]) -> Iterator[Forwarder]:
         yield forwarder
     finally:
         forwarder.stop()
-        thread.join()
+        thread.join(30)
+        assert not thread.is_alive(), "the forwarder does not end"

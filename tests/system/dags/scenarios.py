@@ -20,6 +20,7 @@ from airflow.sdk import (
     task,
     task_group,
 )
+from airflow.sdk.exceptions import AirflowFailException
 
 NOTES = Path(os.environ.get("SITE_NOTES", "/nonexistent"))
 """Where tasks leave what a test looks at."""
@@ -270,3 +271,33 @@ lasting()
 late()
 strange()
 elsewhere()
+
+
+@dag(schedule=None)
+def cut():
+    def runs(ti):
+        # Appended: a second run of the same try would show.
+        with (NOTES / f"cut-{ti.task_id}-{ti.try_number}").open("a") as file:
+            file.write("ran\n")
+        while not (NOTES / "cut-off").exists():
+            time.sleep(0.1)
+
+    class Ends(BaseOperator):
+        def execute(self, context):
+            ti = context["ti"]
+            runs(ti)
+            if ti.task_id == "retried" and ti.try_number == 1:
+                raise RuntimeError("the press is jammed")
+            if ti.task_id == "failed":
+                raise AirflowFailException("the press is broken")
+            if ti.task_id == "deferred":
+                self.defer(trigger=DateTimeTrigger(moment=datetime.now(UTC)), method_name="resume")
+
+        def resume(self, context, event=None):
+            print("after the deferral")
+
+    for name in ("succeeded", "failed", "retried", "deferred"):
+        Ends(task_id=name, queue="cut", retries=1, retry_delay=timedelta(0))
+
+
+cut()
