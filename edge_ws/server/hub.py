@@ -78,6 +78,8 @@ class Link:
         self.noted: Standing | None = None
         """As the database knows it."""
         self.cancelled: frozenset[ClaimId] = frozenset()
+        self.doubted: frozenset[ClaimId] = frozenset()
+        """Claims whose tasks are over for long, and that the worker was asked for."""
         self.dead_hosts: frozenset[HostId] = frozenset()
         """Hosts of the worker whose death is recorded."""
         self.not_before = 0.0
@@ -178,6 +180,7 @@ class Link:
     def drop(self, claim: ClaimId) -> bool:
         """Note that the claim is over; return whether it held slots."""
         self.cancelled -= {claim}
+        self.doubted -= {claim}
         slots = self._slots.pop(claim, None)
         if slots is None:
             return False

@@ -15,7 +15,7 @@ from typing import NoReturn
 import anyio
 
 from edge_ws.errors import EdgeWsError, UnreachableError
-from edge_ws.protocol.frames import Cancel, Refusal, Refused
+from edge_ws.protocol.frames import Cancel, Query, Refusal, Refused
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.protocol.session import Close, CloseCode
 from edge_ws.protocol.states import Phase
@@ -41,6 +41,9 @@ unless a log is being uploaded: then there is nothing left to stop."""
 LEFT_S = 120.0
 """A task that is over and whose worker's name is another machine's now is given up after so long: if its
 process still ran, Airflow's answer to its heartbeat has ended it."""
+DOUBT_S = 30.0
+"""A worker whose task has been over for so long is asked whether it has the job at all: another daemon may
+have had it, with a copy of the state directory, that is gone."""
 PURGE_EVERY_S = 60.0
 DELETED = "deleted"
 """Stands for the state of a task that the centre does not know at all."""
@@ -239,7 +242,10 @@ class Reaper:
             ended_for_s = now - self._ended_since.get(one.claim, now)
             if state in _SAID_BY_OTHERS and ended_for_s < SETTLE_S:
                 pause_s = SETTLE_S
-            await self._act(one, state, judge(one, state, ended_for_s))
+            action = judge(one, state, ended_for_s)
+            if action is Action.LEAVE and ended_for_s >= DOUBT_S and not one.site_left:
+                self._ask(one)
+            await self._act(one, state, action)
         return pause_s
 
     async def _act(self, one: OpenClaim, state: str | None, action: Action) -> None:
@@ -259,6 +265,13 @@ class Reaper:
         link = self._hub.get(one.worker)
         if link is not None:
             self._hub.release(link, one.claim)
+
+    def _ask(self, one: OpenClaim) -> None:
+        """Ask the worker once a connection."""
+        link = self._hub.get(one.worker)
+        if link is not None and one.claim not in link.doubted:
+            link.doubted |= {one.claim}
+            link.send(Query(claim=one.claim))
 
     def _cancel(self, one: OpenClaim, state: str | None) -> None:
         """Tell the worker once a connection; the one that holds the connection does it."""

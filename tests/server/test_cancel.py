@@ -7,8 +7,9 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from edge_ws.protocol.frames import Accept, Ack, Cancel, Finished, Go, Offer, Started
+from edge_ws.protocol.frames import Accept, Ack, Cancel, Finished, Go, Offer, PhaseIs, Query, Started
 from edge_ws.protocol.ids import ClaimId
+from edge_ws.server import reaper
 from edge_ws.server.ports import ARCHIVED, RESTARTING
 from edge_ws.server.reaper import LOOK_S, SETTLE_S
 from edge_ws.store.store import Store
@@ -73,6 +74,33 @@ async def test_a_task_that_has_told_its_end_itself_may_run_its_callbacks(
         gateway.tasks.known["ti-1"] = state
         with pytest.raises(TimeoutError):
             await peer.expect(Cancel, within_s=2 * LOOK_S + SETTLE_S)
+
+
+@pytest.mark.parametrize(("known", "row"), [("started", "running"), ("unknown", "removed")])
+async def test_a_worker_is_asked_for_a_job_whose_task_has_long_been_over(
+    engine: sa.Engine,
+    store: Store,
+    gateway: RunningGateway,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    known: str,
+    row: str,
+) -> None:
+    """A daemon with a copy of its state directory may have had it, and be gone."""
+    monkeypatch.setattr(reaper, "DOUBT_S", 0.3)
+    async with connected(gateway, make_token(store)) as peer:
+        job = new_job(ti_id="ti-1")
+        enqueue(engine, job)
+        claim = await run_to_started(peer)
+        gateway.tasks.known["ti-1"] = "success"
+        assert await peer.expect(Query, within_s=3.0) == Query(claim=claim)
+        await peer.send(PhaseIs(claim=claim, phase=known, host=peer.host if known == "started" else None))
+        if row == "removed":
+            await until(lambda: job_row(engine, job.key).state == row)
+        # Once, whatever it says.
+        with pytest.raises(TimeoutError):
+            await peer.expect(Query, within_s=2 * LOOK_S)
+        assert job_row(engine, job.key).state == row
 
 
 async def test_a_task_that_fails_by_itself_is_not_cancelled(
