@@ -155,8 +155,11 @@ class Normaliser:
 def channel(event: Mapping[str, Any]) -> str:
     """Return the stream that a log line came by: only within one is the order of lines certain.
 
-    The task's own loggers, its stdout and stderr, and its supervisor reach the log file by different ways.
+    The task's own loggers, its stdout and stderr, and its supervisor reach the log file by different ways; the
+    triggerer writes a file of its own, which Airflow merges with it.
     """
+    if event.get("filename") == "triggerer_job_runner.py":
+        return "triggerer"
     logger = str(event.get("logger") or "")
     if logger in {"task.stdout", "task.stderr"}:
         return logger.removeprefix("task.")

@@ -71,8 +71,9 @@ def test_a_log_found_in_two_places_is_found() -> None:
 
 def test_lines_of_different_channels_may_come_in_any_order() -> None:
     task, out = LOG[0], LOG[1]
-    assert channel(task) != channel(out)
-    assert differences(seen(task, out), seen(out, task)) == []
+    trigger = {"event": "trigger completed", "filename": "triggerer_job_runner.py"}
+    assert len({channel(task), channel(out), channel(trigger)}) == 3
+    assert differences(seen(task, out, trigger), seen(trigger, out, task)) == []
 
 
 def test_one_lost_line_of_many_is_found_and_quickly() -> None:
