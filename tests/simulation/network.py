@@ -228,6 +228,10 @@ class Network:
         if len(lately) > 1 + RETURNS * len(set(lately)) + MANY:
             raise Violation(f"the daemons of {site} take each other's place for ever: {lately}")
 
+    def forget_lives(self, site: SiteId) -> None:
+        """Begin to count anew how often daemons of the site take each other's place."""
+        self._lives.pop(site, None)
+
     def welcomed(self, wire: Wire) -> None:
         """Hear that a worker is let in: of two machines with its name the living one keeps the name."""
         wire.is_welcome = True

@@ -209,6 +209,8 @@ class Scenario:
         if wires:
             wire = self.world.rng.choice(wires)
             self.world.note("a connection of %s is cut", wire.worker)
+            # Whose connection breaks off loses its place to the other, and is not driven out.
+            self.network.forget_lives(wire.site)
             wire.cut()
         elif self.network.requests:
             request = self.world.rng.choice(self.network.requests)
