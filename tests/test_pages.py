@@ -8,8 +8,7 @@ import shlex
 import pytest
 
 from edge_ws import errors
-from edge_ws.cli.parsers import build
-from edge_ws.cli.run import INTERRUPTED
+from edge_ws.cli.main import INTERRUPTED, build
 from edge_ws.cli.verb import Side, Verb, leaves
 from edge_ws.cli.verbs import VERBS
 from edge_ws.provider.info import OPTIONS

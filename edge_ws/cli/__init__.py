@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge_ws.cli.parsers import PROGRAM, build
-from edge_ws.cli.run import run
+from edge_ws.cli.main import PROGRAM, build, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:

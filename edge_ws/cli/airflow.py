@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from edge_ws.cli.run import run
+from edge_ws.cli.main import run
 from edge_ws.cli.verb import Argument, Group, Side, Verb
 from edge_ws.cli.verbs import VERBS
 

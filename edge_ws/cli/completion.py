@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
+from edge_ws.cli.main import PROGRAM
 from edge_ws.cli.output import tell
-from edge_ws.cli.parsers import PROGRAM
 from edge_ws.cli.verb import Argument, Group, Verb, leaves
 from edge_ws.cli.verbs import VERBS
 

@@ -10,7 +10,7 @@ import os
 from edge_ws.cli.output import printable
 from edge_ws.worker.config import resolve, this_machine
 from edge_ws.worker.doctor.checks import examine
-from edge_ws.worker.doctor.visit import Found, Status, Visit
+from edge_ws.worker.doctor.context import Context, Found, Status
 
 _SHOWN = {Status.OK: "OK", Status.WARNING: "WARN", Status.FAILED: "FAIL", Status.SKIPPED: "skip"}
 
@@ -18,13 +18,13 @@ _SHOWN = {Status.OK: "OK", Status.WARNING: "WARN", Status.FAILED: "FAIL", Status
 def run(arguments: argparse.Namespace) -> int:
     """Print a line for each check; return 1 if one failed."""
     resolved = resolve(vars(arguments), os.environ, this_machine())
-    visit = Visit(config=resolved.config, environ=dict(os.environ), is_quick=arguments.quick)
-    return asyncio.run(_run(visit, as_json=arguments.output == "json"))
+    context = Context(config=resolved.config, environ=dict(os.environ), is_quick=arguments.quick)
+    return asyncio.run(_run(context, as_json=arguments.output == "json"))
 
 
-async def _run(visit: Visit, *, as_json: bool) -> int:
+async def _run(context: Context, *, as_json: bool) -> int:
     told = []
-    async for name, found in examine(visit):
+    async for name, found in examine(context):
         told.append((name, found))
         if not as_json:
             # At once: some take their time.

@@ -21,8 +21,8 @@ from edge_ws.errors import EdgeWsError, TimedOutError, UnreachableError, UsageEr
 from edge_ws.faults import REPORT
 from edge_ws.worker.config import Place, find_state_dir, this_machine
 from edge_ws.worker.control import Condition, ask
+from edge_ws.worker.job_names import read, title
 from edge_ws.worker.state import daemon_of, held_beside
-from edge_ws.worker.subject import read, title
 from edge_ws.worker.wishes import COMMENT_LENGTH
 
 _LOOK_S = 0.1

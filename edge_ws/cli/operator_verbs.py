@@ -111,7 +111,7 @@ def _reads(name: str, what: str, description: str, *arguments: Argument, output:
         help=what,
         description=description,
         side=Side.CENTRE,
-        implementation=f"edge_ws.cli.look:{name.replace('-', '_')}",
+        implementation=f"edge_ws.cli.operate:{name.replace('-', '_')}",
         extra="server",
         works_bare="url",
         arguments=(*arguments, output, *_WAY),

@@ -1,4 +1,4 @@
-"""Rows as a table, plain columns, JSON or YAML, and the way to stdout. Knows not what the rows are about."""
+"""Rows as a table, plain columns, JSON or YAML: which columns, in which order, how many."""
 
 from __future__ import annotations
 
@@ -6,9 +6,154 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from argparse import (
+    Namespace,
+)
+from collections.abc import (
+    Mapping,
+    Sequence,
+)
+from dataclasses import (
+    dataclass,
+)
 
-from edge_ws.errors import EdgeWsError
+from edge_ws.errors import (
+    EdgeWsError,
+    UsageError,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the arguments ask for."""
+
+    columns: tuple[str, ...] | None = None
+    """None: the usual ones."""
+    sort: str | None = None
+    reverse: bool = False
+    limit: int | None = None
+
+
+def wanted(arguments: Namespace, *, limit: int | None) -> Wanted:
+    """Return what the arguments ask for; `limit`: the most rows, None for all.
+
+    Raises:
+        UsageError: there is nothing between two commas, or the limit is below 1.
+    """
+    columns = None
+    if arguments.columns is not None:
+        columns = tuple(one.strip() for one in arguments.columns.split(","))
+        if not all(columns):
+            raise UsageError(f"--columns: {arguments.columns!r} has an empty name")
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit: {limit} is less than 1")
+    return Wanted(columns=columns, sort=arguments.sort, reverse=arguments.reverse, limit=limit)
+
+
+def arrange(rows: Sequence[Row], asked: Wanted) -> list[Row]:
+    """Return the rows that are asked for in their order, with the columns that are asked for.
+
+    Raises:
+        UsageError: there is no such column.
+    """
+    if not rows:
+        return []
+    for flag, names in (("--columns", asked.columns or ()), ("--sort", (asked.sort,) if asked.sort else ())):
+        if unknown := next((name for name in names if name not in rows[0]), None):
+            raise UsageError(f"{flag}: there is no column {unknown}; there are {', '.join(rows[0])}")
+    found = list(rows)
+    if asked.sort is not None:
+        column = asked.sort
+        there = [row for row in found if row[column] is not None]
+        there.sort(key=lambda row: _key(row[column]), reverse=asked.reverse)
+        # What is not known is neither least nor most.
+        found = [*there, *(row for row in found if row[column] is None)]
+    elif asked.reverse:
+        found.reverse()
+    return [_only(row, asked.columns) for row in found[: asked.limit]]
+
+
+def _key(value: object) -> tuple[float, str]:
+    # Numbers before texts: a column has one kind of value, but for what an older gateway sends.
+    if isinstance(value, int | float):
+        return float(value), ""
+    return 0.0, ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _only(row: Row, columns: Sequence[str] | None) -> Row:
+    return row if columns is None else {name: row[name] for name in columns}
+
+
+def usual(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
+    """Return the rows with the usual columns only, as far as they have them."""
+    return [{name: row[name] for name in columns if name in row} for row in rows]
+
+
+def fit(cells: Sequence[Sequence[str]], width: int, gap: int) -> int:
+    """Return how many columns, from the left, fit the width; at least one.
+
+    Args:
+        cells: the lines of the table, with its head.
+        width: characters of the terminal.
+        gap: characters between two columns.
+    """
+    used = 0
+    for index in range(len(cells[0])):
+        used += max(len(line[index]) for line in cells) + (gap if index else 0)
+        if used > width:
+            return max(1, index)
+    return len(cells[0])
+
+
+def worker_summary(rows: Sequence[Mapping[str, object]], queues_waiting: int | None) -> str:
+    """Return in one line how the workers are: each is counted once.
+
+    Args:
+        rows: the workers, as `list-workers` has them.
+        queues_waiting: how many queues hold jobs that wait; None: nobody knows.
+    """
+    total = len(rows)
+    away = [row for row in rows if not row.get("connected", True)]
+    offline = sum(str(row.get("state")).startswith("offline") for row in away)
+    here = [row for row in rows if row.get("connected", True)]
+    maintained = sum("maintenance" in str(row.get("state")) for row in here)
+    others = [row for row in here if "maintenance" not in str(row.get("state"))]
+    idle_codes = [str(row.get("no_jobs_code")) for row in others if not row.get("takes_jobs", True)]
+    connected = f"{len(others)} connected"
+    if idle_codes:
+        codes = ", ".join(sorted(set(idle_codes)))
+        connected += (
+            f" ({len(idle_codes)} of them take{'s' if len(idle_codes) == 1 else ''} no jobs: {codes})"
+        )
+    counts = [connected]
+    for number, words in (
+        (offline, "offline"),
+        (len(away) - offline, "not heard of"),
+        (maintained, "in maintenance"),
+    ):
+        if number:
+            counts.append(f"{number} {words}")
+    said = f"{total} worker{'' if total == 1 else 's'}: {', '.join(counts)}"
+    if queues_waiting is None:
+        return said
+    waits = f"{queues_waiting} queue{' waits' if queues_waiting == 1 else 's wait'}"
+    return f"{said}; {waits if queues_waiting else 'no queue waits'}"
+
+
+def queue_summary(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return in one line how the queues are."""
+    waiting = [row for row in rows if row.get("queued")]
+    stuck = [row for row in waiting if not row.get("workers")]
+    said = f"{len(rows)} queue{'' if len(rows) == 1 else 's'}: {len(waiting)} with jobs that wait"
+    return f"{said}, {len(stuck)} of them without a worker that takes jobs" if stuck else said
+
+
+def job_summary(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return in one line how the jobs are."""
+    states = [str(row.get("state")) for row in rows]
+    counts = ", ".join(f"{states.count(one)} {one}" for one in dict.fromkeys(states))
+    return f"{len(rows)} job{'' if len(rows) == 1 else 's'}: {counts}"
+
 
 Row = Mapping[str, object]
 """Column -> a string, number, truth value, list of strings, or None."""

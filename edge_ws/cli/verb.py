@@ -1,6 +1,6 @@
 """What a verb is, as data: its name, its arguments, what implements it, where it runs and what it needs.
 
-Builds nothing and runs nothing: `parsers` makes argparse's parser of it, `airflow` Airflow's commands.
+Builds nothing and runs nothing: `main` makes argparse's parser of it, `airflow` Airflow's commands.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edge_ws.demo import paste
-from edge_ws.demo import place as places
-from edge_ws.demo.parts import Part, Parts
-from edge_ws.demo.place import DAG, QUEUE, WORKER, Place
+from edge_ws.demo import sandbox
+from edge_ws.demo import sandbox as places
+from edge_ws.demo.processes import Part, Parts
+from edge_ws.demo.sandbox import DAG, QUEUE, WORKER, Place
 from edge_ws.demo.screen import DONE, Screen
 from edge_ws.demo.watch import CommitWatch, OfferLog, RunWatch, Task
 
@@ -240,7 +240,7 @@ def _kept(place: Place) -> str:
     return "\n".join(
         (
             f"\nAirflow: {place.url} (nobody has to log in). In another shell:\n",
-            *paste.lines(place, os.environ, sys.argv[0], sys.executable),
+            *sandbox.lines(place, os.environ, sys.argv[0], sys.executable),
             "\nCtrl-C ends all processes; what they have written stays.",
         )
     )

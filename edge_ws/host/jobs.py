@@ -138,7 +138,7 @@ class Job:
         return {"outcome": self.outcome, "owed": self.owed, "handed_over": self.is_handed_over}
 
 
-class Surroundings(Protocol):
+class HostLoop(Protocol):
     """What the jobs need of the host they are in."""
 
     def emit(self, event: dict[str, object]) -> None:
@@ -160,7 +160,7 @@ class Surroundings(Protocol):
 class Jobs:
     """All jobs that a daemon has not yet told this host to forget."""
 
-    def __init__(self, *, worker: str, supervisor_s: float, host: Surroundings, faults: Faults) -> None:
+    def __init__(self, *, worker: str, supervisor_s: float, host: HostLoop, faults: Faults) -> None:
         """`supervisor_s`: how long the supervisor of a killed task may take to report and leave."""
         self._worker = worker
         self._supervisor_s = supervisor_s

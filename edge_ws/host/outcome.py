@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from edge_ws.host import task_log
-from edge_ws.host.patience import Patience
+from edge_ws.host.execution_api import Patience
 
 _STATE = re.compile(r"(?:^|/)task-instances/[^/]+/state$")
 _HEARTBEAT = re.compile(r"(?:^|/)task-instances/[^/]+/heartbeat$")

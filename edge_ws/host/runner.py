@@ -1,7 +1,7 @@
 """Airflow on a worker: load it, read a workload, run it.
 
 What a new Airflow release may move is here and in the modules that it calls (`bundles`, `outcome`,
-`patience`, `sdk_client`, `site_settings`, `supervision`, `task_log`). Knows no socket, journal or other job:
+`execution_api`, `site_settings`, `supervision`, `task_log`). Knows no socket, journal or other job:
 `run` is called in a process of its own that ends afterwards, so it may patch Airflow there. Imports Airflow
 only when called.
 """
@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import orjson
 
 from edge_ws import airflow_versions
-from edge_ws.host import bundles, outcome, sdk_client, site_settings, task_log
-from edge_ws.host.patience import LONGEST_PAUSE_S, PATIENCE_S, Patience
+from edge_ws.host import bundles, execution_api, outcome, site_settings, task_log
+from edge_ws.host.execution_api import LONGEST_PAUSE_S, PATIENCE_S, Patience
 from edge_ws.host.sentences import how_it_ended, one_line, shortened
 from edge_ws.host.supervision import Supervision
 from edge_ws.streams import LossyFile
@@ -126,7 +126,7 @@ def preload() -> str:
         for name in ("DAG", "BaseOperator", "task", "Variable", "XComArg"):
             getattr(importlib.import_module("airflow.sdk"), name)
     _workload_reader()
-    sdk_client.load_trust()
+    execution_api.load_trust()
     gc.collect()
     # What is loaded now is never collected in a child either, so its pages stay shared.
     gc.freeze()
@@ -281,8 +281,8 @@ def run(
         if fault := bundles.fault_of(workload, worker):
             return Outcome(not_started=fault, fault="host")
         _start_exporters()
-        sdk_client.renew_trust()
-        sdk_client.use_proxy(proxy)
+        execution_api.renew_trust()
+        execution_api.use_proxy(proxy)
         task_log.lose_rather_than_fail(start.keep_log)
         _watch_start(report, start, supervision)
         ends = _watch_end(outcome.Noted(report, workload.log_path), patience)

@@ -26,12 +26,12 @@ from typing import Any
 from edge_ws import streams
 from edge_ws.errors import EdgeWsError, MissingExtraError
 from edge_ws.host import bundles, hostname, leftovers, runner
+from edge_ws.host.bundles import Sweeper
 from edge_ws.host.connection import Connection, value_of
 from edge_ws.host.faults import Faults
 from edge_ws.host.jobs import GRACE_S, Jobs
 from edge_ws.host.journal import Journal
 from edge_ws.host.sentences import one_line
-from edge_ws.host.sweeper import Sweeper
 from edge_ws.processes import thread_count
 
 IDLE_S = 600.0

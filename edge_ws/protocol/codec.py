@@ -19,17 +19,19 @@ import orjson
 
 from edge_ws.errors import LocalProtocolError, RemoteProtocolError
 from edge_ws.protocol import frames
-from edge_ws.protocol.frames import Frame, ServerFrame, WorkerFrame
-from edge_ws.protocol.ids import WorkerName
-from edge_ws.protocol.limits import (
+from edge_ws.protocol.frames import (
     ID_LENGTH,
     LOG_CHUNK,
     MAX_DEPTH,
     MAX_FRAME,
     MESSAGE_GOAL,
     NAME_LENGTH,
+    Frame,
+    ServerFrame,
     Within,
+    WorkerFrame,
 )
+from edge_ws.protocol.ids import WorkerName
 
 _Read = Callable[[object, str], object]
 _T = typing.TypeVar("_T")

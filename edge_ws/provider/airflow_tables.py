@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from edge_ws.store.ages import age_s
+from edge_ws.store.live import age_s
 
 STUCK = "stuck in queued reschedule"
 """The event that Airflow logs when it queues a task again that nobody took (scheduler_job_runner.py)."""

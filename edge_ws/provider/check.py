@@ -1,4 +1,4 @@
-"""Looks at all that edge-ws needs at the centre, and says of each thing whether it is there or what to do.
+"""`edge-ws check`: looks at everything that edge-ws needs at the centre, and says what to do.
 
 Changes nothing, prints nothing. One finding never hides another: what cannot be looked at says so.
 """
@@ -9,21 +9,227 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import (
+    Callable,
+    Iterator,
+    Sequence,
+)
+from dataclasses import (
+    dataclass,
+)
+from datetime import (
+    UTC,
+    datetime,
+)
+from enum import (
+    Enum,
+)
+from typing import (
+    Any,
+)
 
 import httpx2
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import (
+    Engine,
+)
 
-from edge_ws.errors import EdgeWsError, UsageError
-from edge_ws.protocol import http
-from edge_ws.provider import check_fleet, compat
-from edge_ws.provider.config import Conf, edge3_beat_s, gateway_settings, listen_url, serves_gateway
-from edge_ws.provider.finding import Finding, Verdict, not_checked, ok, warning, wrong
-from edge_ws.store import schema
-from edge_ws.store.database import shown_url
-from edge_ws.store.records import SEEN_BEATS
-from edge_ws.store.store import Store
+from edge_ws.errors import (
+    EdgeWsError,
+    UsageError,
+)
+from edge_ws.protocol import (
+    http,
+)
+from edge_ws.provider import (
+    compat,
+)
+from edge_ws.provider.config import (
+    Conf,
+    edge3_beat_s,
+    gateway_settings,
+    listen_url,
+    serves_gateway,
+)
+from edge_ws.server.eligibility import (
+    Fit,
+    Reason,
+    fits,
+    is_here,
+    lasted,
+    no_jobs,
+)
+from edge_ws.store import (
+    schema,
+)
+from edge_ws.store.database import (
+    shown_url,
+)
+from edge_ws.store.records import (
+    SEEN_BEATS,
+    TokenRecord,
+)
+from edge_ws.store.store import (
+    Store,
+)
+from edge_ws.store.view_records import (
+    Backlog,
+    JobView,
+    WorkerView,
+)
+
+
+class Verdict(Enum):
+    """Of one thing that was looked at."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """It works, but not as it could."""
+    WRONG = "wrong"
+    NOT_CHECKED = "not checked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What there is to say about one thing."""
+
+    check: str
+    verdict: Verdict
+    says: str
+    do: str = ""
+
+    def told(self) -> str:
+        """Return it as a line."""
+        word = self.verdict.value
+        shown = word.upper() if self.verdict is Verdict.WRONG else word
+        return f"{shown:<11}  {self.check:<13}  {self.says}{'; ' + self.do if self.do else ''}"
+
+    def as_row(self) -> dict[str, str]:
+        """Return it for JSON."""
+        return {"check": self.check, "verdict": self.verdict.value, "says": self.says, "do": self.do}
+
+
+def ok(check: str, says: str) -> Finding:
+    """Return that all is well."""
+    return Finding(check=check, verdict=Verdict.OK, says=says)
+
+
+def warning(check: str, says: str, do: str) -> Finding:
+    """Return that it works, but not as it could."""
+    return Finding(check=check, verdict=Verdict.WARNING, says=says, do=do)
+
+
+def wrong(check: str, says: str, do: str = "") -> Finding:
+    """Return what is wrong, and what to do unless the sentence says it."""
+    return Finding(check=check, verdict=Verdict.WRONG, says=says, do=do)
+
+
+def not_checked(check: str, why: str) -> Finding:
+    """Return why it could not be looked at."""
+    return Finding(check=check, verdict=Verdict.NOT_CHECKED, says=why)
+
+
+SOON_S = 7 * 86_400.0
+"""Of a token that expires within so long is told."""
+NAMED = 3
+"""Workers, queues or tokens that are named; of the rest only the number is told."""
+_TAKES = frozenset({Reason.FREE, Reason.POLLS, Reason.FULL})
+_AS_WISHED = frozenset(
+    one.value for one in (Reason.MAINTENANCE, Reason.PAUSED, Reason.LEAVING, Reason.OFFLINE)
+)
+"""Reasons to take no jobs that somebody has wanted."""
+_LOOK = "look at it on its host: edge-ws status and edge-ws doctor"
+_RENEW = "make a new one (airflow edge-ws token create NAME) and put it into the worker's token file"
+
+
+def workers(known: Sequence[WorkerView]) -> Finding:
+    """Judge the fleet; who has said goodbye is no fault, nor who takes nothing because it was told so."""
+    if not known:
+        do = "make a token (airflow edge-ws token create NAME), and start edge-ws worker with it on its host"
+        return warning("workers", "none has connected yet", do)
+    faults = [
+        f"{one.name} {found.why}"
+        for one in known
+        if (found := no_jobs(one)) is not None and found.code not in _AS_WISHED
+    ]
+    here = sum(is_here(one) for one in known)
+    says = f"{here} of {len(known)} connected"
+    if not faults:
+        return ok("workers", says)
+    judge = warning if here else wrong
+    return judge("workers", f"{says}: {_told(faults)}", _LOOK)
+
+
+def queues(waiting: Sequence[Backlog], first: Sequence[JobView], known: Sequence[WorkerView]) -> Finding:
+    """Judge what waits.
+
+    Args:
+        waiting: the queues in which jobs wait.
+        first: of each of them the job that is next.
+        known: all workers.
+    """
+    if not waiting:
+        return ok("queues", "no job waits")
+    backlogs = {one.queue: one for one in waiting}
+    unserved = []
+    for job in first:
+        found = fits(job, known)
+        if not found or found[0].reason not in _TAKES:
+            unserved.append(f"{_waits(backlogs[job.queue])} and nobody takes them: {_nearest(found)}")
+    if unserved:
+        do = "airflow edge-ws show-job says of one job what keeps it and what to do"
+        return wrong("queues", _told(unserved), do)
+    return ok("queues", f"workers are there for all that waits: {_told([_waits(one) for one in waiting])}")
+
+
+def _waits(one: Backlog) -> str:
+    oldest = "" if one.oldest_wait_s is None else f", the oldest for {lasted(one.oldest_wait_s)}"
+    return f"queue {one.queue}: {one.queued} job(s) wait{oldest}"
+
+
+def _nearest(found: Sequence[Fit]) -> str:
+    if not found:
+        return "no worker has connected yet"
+    if not found[0].serves:
+        return "no worker serves that queue"
+    serving = [f"{one.worker.name} {one.why}" for one in found if one.serves]
+    return _told(serving)
+
+
+def tokens(known: Sequence[TokenRecord], fleet: Sequence[WorkerView], now: float) -> Finding:
+    """Judge the tokens by which workers come; `now` is the database's time."""
+    good = [one for one in known if one.revoked_at is None]
+    limited = [(one, one.expires_at) for one in good if one.expires_at is not None]
+    expired = [
+        f"{one.name} expired {_day(at)}, and {_told(users)} came by it"
+        for one, at in limited
+        if at <= now and (users := _users(one, fleet))
+    ]
+    if expired:
+        return wrong("tokens", _told(expired), _RENEW)
+    soon = [f"{one.name} expires {_day(at)}" for one, at in limited if now < at <= now + SOON_S]
+    if soon:
+        return warning("tokens", _told(soon), _RENEW)
+    valid = len(good) - sum(at <= now for _, at in limited)
+    return ok("tokens", f"{valid} valid, and none expires within {lasted(SOON_S)}")
+
+
+def _users(one: TokenRecord, fleet: Sequence[WorkerView]) -> list[str]:
+    return [
+        worker.name
+        for worker in fleet
+        if worker.token is not None
+        and (worker.token.name, worker.token.expires_at) == (one.name, one.expires_at)
+    ]
+
+
+def _told(several: Sequence[str]) -> str:
+    more = f"; and {len(several) - NAMED} more" if len(several) > NAMED else ""
+    return "; ".join(several[:NAMED]) + more
+
+
+def _day(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).date().isoformat()
+
 
 EXECUTOR = "edge_ws.provider.executor.EdgeWsExecutor"
 HEARD_WITHIN_S = 5.0
@@ -56,9 +262,9 @@ def look(engine: Engine, conf: Conf) -> Iterator[Finding]:
         ("clock", lambda: clock(store.clock)),
         ("wake-up", lambda: _wake_up(store, engine.dialect.name)),
         ("gateways", lambda: _gateways(store, conf)),
-        ("workers", lambda: check_fleet.workers(store.workers())),
+        ("workers", lambda: workers(store.workers())),
         ("queues", lambda: _queues(store)),
-        ("tokens", lambda: check_fleet.tokens(store.tokens(), store.workers(), store.clock())),
+        ("tokens", lambda: tokens(store.tokens(), store.workers(), store.clock())),
     ):
         yield _said(name, verb) if tables.verdict is Verdict.OK else not_checked(name, "see tables")
     base_url = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
@@ -154,7 +360,7 @@ def _queues(store: Store) -> Finding:
     """Judge each queue in which something waits by the job that is next in it."""
     waiting = [one for one in store.backlogs() if one.queued]
     first = [job for one in waiting for job in store.jobs(1, queue=one.queue, state="queued")]
-    return check_fleet.queues(waiting, first, store.workers())
+    return queues(waiting, first, store.workers())
 
 
 # Through the network

@@ -20,7 +20,7 @@ from airflow.ti_deps.dependencies_deps import SCHEDULER_QUEUED_DEPS
 from sqlalchemy.orm import Session
 
 from edge_ws.provider.airflow_tables import Named
-from edge_ws.server.scene import Code, Unmet
+from edge_ws.server.diagnosis import Code, Unmet
 
 _CODES = {
     "Dag Not Paused": Code.DAG_PAUSED,

@@ -22,8 +22,8 @@ from edge_ws.provider.config import ExecutorSettings, executor_settings
 from edge_ws.provider.ports import AirflowFinishedLogs
 from edge_ws.provider.verdict import Outcome
 from edge_ws.provider.wanted import is_wanted
-from edge_ws.server.scene import NO_GATEWAY_ADVICE
-from edge_ws.server.seats import lasted
+from edge_ws.server.diagnosis import NO_GATEWAY_ADVICE
+from edge_ws.server.eligibility import lasted
 from edge_ws.store import schema
 from edge_ws.store.database import Database, first_line
 from edge_ws.store.records import EndedJob, JobKey, RunningLog

@@ -1,7 +1,7 @@
 """Airflow's plugin: mounts the gateway in the api-server, if the configuration says so.
 
 Every Airflow process imports this, each task's too: of ours it imports no more than the errors. Only an
-api-server asks for `fastapi_apps` (and `airflow plugins`, to print them), and only then `shell` is imported.
+api-server asks for `fastapi_apps` (and `airflow plugins`, to print them), and only then `mount` is imported.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class EdgeWsPlugin(AirflowPlugin):
         gunicorn asks in the process from which it forks its workers.
         """
         try:
-            from edge_ws.provider.shell import mounts  # noqa: PLC0415 - see the module's docstring
+            from edge_ws.provider.mount import mounts  # noqa: PLC0415 - see the module's docstring
         except EdgeWsError as error:
             log.error("edge-ws serves no gateway: %s", error)  # noqa: TRY400 - a sentence, no traceback
             return []

@@ -28,18 +28,17 @@ from starlette.types import ASGIApp
 
 from edge_ws.cli.remote import is_base_url
 from edge_ws.errors import EdgeWsError, UsageError
+from edge_ws.protocol.frames import MAX_FRAME
 from edge_ws.protocol.http import PREFIX
-from edge_ws.protocol.limits import MAX_FRAME
 from edge_ws.provider.airflow_setup import load_engine
 from edge_ws.provider.config import Conf, api_certificate, api_path
 from edge_ws.server import relay
 from edge_ws.server.answers import refusal
-from edge_ws.server.processes import Processes
 from edge_ws.server.relay import Relay
-from edge_ws.server.web import BelowPath, DrainingServer
+from edge_ws.server.uvicorn_server import BelowPath, DrainingServer, Processes
 
 if TYPE_CHECKING:
-    from edge_ws.provider.door import Door
+    from edge_ws.provider.mount import Door
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +218,7 @@ def serve(options: ServerOptions, listener: socket.socket, *, is_child: bool) ->
     _log_to_stderr()
     _log_less()
     # Takes a second: Airflow's executors, models and tokens.
-    from edge_ws.provider.door import Door, make_gateway  # noqa: PLC0415
+    from edge_ws.provider.mount import Door, make_gateway  # noqa: PLC0415
 
     door = Door(make_gateway)
     onward = Relay(options.airflow_url) if options.airflow_url else None

@@ -20,7 +20,7 @@ from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError, UsageErr
 from edge_ws.server import answers
 from edge_ws.server.admin import OPERATIONS, Kind, Operation, perform
 from edge_ws.server.ports import Tasks, User, Users
-from edge_ws.server.work import Desk
+from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ class Admin:
         self._users = users
         self._tasks = tasks
         # Users are the centre's business, which may be slow; workers never wait for either.
-        self._door = Desk(threads=2)
-        self._desk = Desk(threads=2)
+        self._door = ThreadLimit(threads=2)
+        self._threads = ThreadLimit(threads=2)
 
     async def answer(self, request: Request) -> Response:
         """Answer one request."""
@@ -90,7 +90,7 @@ class Admin:
         if operation.changes:
             # As JSON: nothing that was sent can look like a line of the log.
             log.info("%s wishes: %s %s", json.dumps(user.name), name, json.dumps(given))
-        result = await self._desk.run(perform, self._store, name, given, user=user.name, tasks=self._tasks)
+        result = await self._threads.run(perform, self._store, name, given, user=user.name, tasks=self._tasks)
         return JSONResponse(result, headers={"cache-control": "no-store"})
 
 

@@ -1,45 +1,167 @@
-"""The gateway as a value: a Starlette app and the loops behind it, joined from a store and three ports."""
+"""The gateway as a value: a Starlette app, the loops behind it, and how it drains."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from typing import NoReturn
+from collections.abc import (
+    AsyncIterator,
+)
+from contextlib import (
+    asynccontextmanager,
+)
+from datetime import (
+    UTC,
+    datetime,
+)
+from typing import (
+    NoReturn,
+)
 
 import anyio
 import anyio.to_thread
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket
+from starlette.applications import (
+    Starlette,
+)
+from starlette.requests import (
+    Request,
+)
+from starlette.responses import (
+    JSONResponse,
+    Response,
+)
+from starlette.routing import (
+    Route,
+    WebSocketRoute,
+)
+from starlette.websockets import (
+    WebSocket,
+)
 
-from edge_ws.errors import UnreachableError
-from edge_ws.protocol import http
-from edge_ws.protocol.frames import Refusal, Stale
-from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, GatewayId, new_id
-from edge_ws.server.admin_routes import Admin
-from edge_ws.server.answers import refusal, refuse_worker
-from edge_ws.server.config import GatewaySettings
-from edge_ws.server.dispatcher import Dispatcher
-from edge_ws.server.drain import send_away
-from edge_ws.server.hub import Hub
-from edge_ws.server.longpoll import Polls
-from edge_ws.server.ports import FinishedLogs, Tasks, TaskStates, TaskTokens, Users
-from edge_ws.server.reaper import Reaper
-from edge_ws.server.reports import Reports
-from edge_ws.server.running_logs import RunningLogs
-from edge_ws.server.websocket import WebSockets
-from edge_ws.server.whoami import WhoAmI
-from edge_ws.server.workers import Workers
-from edge_ws.store.store import Store
-from edge_ws.store.wakeup import Changes
+from edge_ws.errors import (
+    UnreachableError,
+)
+from edge_ws.protocol import (
+    http,
+)
+from edge_ws.protocol.frames import (
+    Drain,
+    Refusal,
+    Stale,
+)
+from edge_ws.protocol.ids import (
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    GatewayId,
+    new_id,
+)
+from edge_ws.protocol.session import (
+    Close,
+    CloseCode,
+)
+from edge_ws.server.admin_routes import (
+    Admin,
+)
+from edge_ws.server.answers import (
+    refusal,
+    refuse_worker,
+)
+from edge_ws.server.auth import (
+    WhoAmI,
+)
+from edge_ws.server.config import (
+    GatewaySettings,
+)
+from edge_ws.server.dispatcher import (
+    Dispatcher,
+)
+from edge_ws.server.hub import (
+    Hub,
+    Link,
+)
+from edge_ws.server.longpoll import (
+    PollLink,
+    Polls,
+)
+from edge_ws.server.ports import (
+    FinishedLogs,
+    Tasks,
+    TaskStates,
+    TaskTokens,
+    Users,
+)
+from edge_ws.server.reaper import (
+    Reaper,
+)
+from edge_ws.server.reports import (
+    Reports,
+)
+from edge_ws.server.running_logs import (
+    RunningLogs,
+)
+from edge_ws.server.websocket import (
+    WebSockets,
+)
+from edge_ws.server.workers import (
+    Workers,
+)
+from edge_ws.store.store import (
+    Store,
+)
+from edge_ws.store.watch import (
+    Changes,
+)
 
 log = logging.getLogger(__name__)
+
+AWAY_PER_S = 100.0
+"""Workers sent away each second; all at once would crowd the gateways that they come to."""
+LOOK_S = 0.1
+CLOSE_WITHIN_S = 2.0
+"""For the last connections, once they are told to close."""
+POLLS_AGAIN_S = 1.0
+"""A worker that polls is here again within this time, or has left."""
+
+
+async def send_away(hub: Hub, within_s: float) -> None:
+    """Tell each worker when to connect anew; return when all have left, or `within_s` is over."""
+    told: set[Link] = set()
+    # A worker needs time to open the new connection: the last one's turn comes by half of it.
+    per_s = max(AWAY_PER_S, 2.0 * len(hub) / max(within_s, 0.1))
+    begun = anyio.current_time()
+    log.info("Draining; workers to be sent elsewhere: %d", len(hub))
+    with anyio.move_on_after(within_s):
+        while True:
+            # Anew each time: one may just have been let in.
+            for link in [one for one in hub.links() if one not in told]:
+                turn_s = len(told) / per_s - (anyio.current_time() - begun)
+                link.send(Drain(come_back_s=max(0.0, turn_s)))
+                told.add(link)
+            if not _connected(hub):
+                log.info("Drained in %.1f s", anyio.current_time() - begun)
+                return
+            await anyio.sleep(LOOK_S)
+    left = _connected(hub)
+    log.warning("Not drained within %g s; workers whose connections are closed: %d", within_s, len(left))
+    for link in left:
+        link.close(Close(CloseCode.GOING_AWAY, "the gateway is leaving"))
+    with anyio.move_on_after(CLOSE_WITHIN_S):
+        while True:
+            if not _connected(hub):
+                return
+            await anyio.sleep(LOOK_S)
+
+
+def _connected(hub: Hub) -> list[Link]:
+    """Return those that have not left yet; a worker that polls just comes no more."""
+    now = anyio.current_time()
+    return [
+        link
+        for link in hub.links()
+        if not isinstance(link, PollLink) or link.is_waited_on or now - link.heard_at < POLLS_AGAIN_S
+    ]
+
 
 TOKENS_PAUSE_S = 0.5
 """Between two looks at tokens, however often something tells of changes."""

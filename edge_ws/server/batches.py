@@ -14,7 +14,7 @@ from typing import Generic, NoReturn, TypeVar
 import anyio
 
 from edge_ws.errors import ConflictError, UnreachableError
-from edge_ws.server.work import Desk
+from edge_ws.server.threads import ThreadLimit
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Batches(Generic[Item, Answer]):
         self._answer = answer
         self._most = most
         self._writers = writers
-        self._desk = Desk(threads=writers)
+        self._threads = ThreadLimit(threads=writers)
         self._items: deque[Item] = deque()
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -90,7 +90,7 @@ class Batches(Generic[Item, Answer]):
     async def _write_some(self, batch: list[Item]) -> None:
         """Write a batch; one that fails is halved, until the one bad item is alone and left out."""
         try:
-            answers = await self._desk.run(self._write, batch)
+            answers = await self._threads.run(self._write, batch)
         except UnreachableError:
             raise
         except Exception:

@@ -13,7 +13,7 @@ RESERVE_AFTER_S = 60.0
 
 
 def choose(jobs: Iterable[Candidate], capacities: Sequence[Capacity]) -> list[Assignment]:
-    """Seat the jobs, in their order, each on the least loaded worker that serves it.
+    """Assign the jobs, in their order, each on the least loaded worker that serves it.
 
     Args:
         jobs: queued jobs; callbacks are taken first, else the order given is kept (the store's: by

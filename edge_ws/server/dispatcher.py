@@ -19,10 +19,10 @@ from edge_ws.server.backlog import Backlog
 from edge_ws.server.choose import choose
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import REPEAT_S, Hub, wish_frame
-from edge_ws.server.work import Desk
+from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.records import Assignment, Candidate, Capacity, Claimed
 from edge_ws.store.store import Store
-from edge_ws.store.wakeup import Changes
+from edge_ws.store.watch import Changes
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Dispatcher:
         self._hub = hub
         self._settings = settings
         self._gateway = gateway
-        self._desk = Desk(threads=1)
+        self._threads = ThreadLimit(threads=1)
         self._wake = anyio.Event()
         self._backlog = Backlog()
         self._wished: set[WorkerName] = set()
@@ -158,7 +158,7 @@ class Dispatcher:
         if not links:
             return
         sent = {name: link.wish.revision for name, link in links.items()}
-        for name, new in (await self._desk.run(self._store.new_wishes, sent)).items():
+        for name, new in (await self._threads.run(self._store.new_wishes, sent)).items():
             link, now = links[name], anyio.current_time()
             for claim in new.taken_back:
                 link.send(Stale(claim=claim))
@@ -192,7 +192,7 @@ class Dispatcher:
         # What waits beyond what is free is read only where the first ones suit nobody.
         free = sum(one.free for one in capacities)
         window = WINDOW if self._wide else min(WINDOW, free + BEYOND_FREE)
-        jobs, others, chosen, claimed = await self._desk.run(self._claim, capacities, asked, window)
+        jobs, others, chosen, claimed = await self._threads.run(self._claim, capacities, asked, window)
         self._offer(claimed)
         gone = {one.key for one in claimed}
         self._backlog.left(job.queue for job in jobs if job.key not in gone)

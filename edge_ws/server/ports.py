@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from edge_ws.server.scene import AirflowTask
+from edge_ws.server.diagnosis import AirflowTask
 
 RESTARTING = "restarting"
 """The state of a task that was cleared while it ran: what runs of it is to end."""

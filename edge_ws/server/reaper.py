@@ -22,7 +22,7 @@ from edge_ws.protocol.states import Phase
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub
 from edge_ws.server.ports import RESTARTING, FinishedLogs, TaskStates
-from edge_ws.server.work import Desk
+from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.records import LogToStore, OpenClaim
 from edge_ws.store.store import Store
 
@@ -143,7 +143,7 @@ class Reaper:
         self._gateway = gateway
         self._task_states = task_states
         self._finished_logs = finished_logs
-        self._desk = Desk(threads=1)
+        self._threads = ThreadLimit(threads=1)
         self._ended_since: dict[ClaimId, float] = {}
         self._asks_for_tokens = asks_for_tokens
         self._ended = anyio.Event()
@@ -191,7 +191,7 @@ class Reaper:
         pause_s = LOOK_S
         holding = self._hub.holding()
         if whole or holding:
-            if await self._desk.run(self._store.expire_offers):
+            if await self._threads.run(self._store.expire_offers):
                 self._hub.capacity_changed()
             pause_s = await self._settle_claims(now, None if whole else holding)
         if self._asks_for_tokens():
@@ -200,11 +200,11 @@ class Reaper:
             self._repaired_at = now
             await self.close_refused()
             await self._forget_closed(holding)
-            await self._desk.run(self._store.repair)
-            await self._desk.run(self._store.mark_silent)
+            await self._threads.run(self._store.repair)
+            await self._threads.run(self._store.mark_silent)
         if now - self._purged_at >= PURGE_EVERY_S:
             self._purged_at = now
-            await self._desk.run(self._store.purge, self._settings.keep_ended_s)
+            await self._threads.run(self._store.purge, self._settings.keep_ended_s)
             await self._forget_workers()
         return pause_s
 
@@ -212,7 +212,7 @@ class Reaper:
         """Forget who has been away for long."""
         away_s = self._settings.keep_offline_workers_s
         if away_s:
-            for name in await self._desk.run(self._store.forget_workers, away_s):
+            for name in await self._threads.run(self._store.forget_workers, away_s):
                 log.info("Worker %s is forgotten: no gateway has seen it for %g days", name, away_s / 86_400)
 
     async def _forget_closed(self, holding: list[WorkerName]) -> None:
@@ -221,16 +221,16 @@ class Reaper:
         noted = [(link, set(link.slots)) for name in holding if (link := self._hub.get(name)) is not None]
         if not noted:
             return
-        alive = await self._desk.run(self._store.open_ids, holding)
+        alive = await self._threads.run(self._store.open_ids, holding)
         for link, claims in noted:
             for claim in claims - alive:
                 self._hub.release(link, claim)
 
     async def _settle_claims(self, now: float, holding: list[WorkerName] | None) -> float:
         """Judge the claims; return the seconds until they are to be judged again."""
-        claims = await self._desk.run(self._store.unsettled, holding)
+        claims = await self._threads.run(self._store.unsettled, holding)
         asked = {one.subject for one in claims if not one.is_callback}
-        states = await self._desk.run(self._task_states.states, asked) if asked else {}
+        states = await self._threads.run(self._task_states.states, asked) if asked else {}
         over = {one.claim for one in claims if states.get(one.subject, DELETED) not in {"running", "queued"}}
         if holding is None:
             self._ended_since = {one: since for one, since in self._ended_since.items() if one in over}
@@ -257,11 +257,11 @@ class Reaper:
                 self._cancel(one, state)
                 return
             case Action.REQUEUE:
-                await self._desk.run(self._store.requeue, one, detail)
+                await self._threads.run(self._store.requeue, one, detail)
             case Action.FAIL:
-                await self._desk.run(self._store.give_up, one, one.result or detail, failed=True)
+                await self._threads.run(self._store.give_up, one, one.result or detail, failed=True)
             case Action.REMOVE:
-                await self._desk.run(self._store.give_up, one, detail, failed=False)
+                await self._threads.run(self._store.give_up, one, detail, failed=False)
         link = self._hub.get(one.worker)
         if link is not None:
             self._hub.release(link, one.claim)
@@ -289,7 +289,7 @@ class Reaper:
         ids = {link.principal.token_id for link in self._hub.links()} - {None}
         if not ids:
             return
-        refused = await self._desk.run(self._store.refused_tokens, [one for one in ids if one is not None])
+        refused = await self._threads.run(self._store.refused_tokens, [one for one in ids if one is not None])
         for link in self._hub.links():
             if link.principal.token_id in refused:
                 sentence = "revoked or expired"
@@ -323,10 +323,10 @@ class Reaper:
         heard = [link for link in self._hub.links() if link.is_heard(now)]
         ids = [link.connection_id for link in heard]
         beat_s = self._settings.timers.heartbeat_s
-        await self._desk.run(
+        await self._threads.run(
             self._store.announce, self._gateway, self._settings.hostname, os.getpid(), beat_s
         )
-        known = await self._desk.run(self._store.beat, ids)
+        known = await self._threads.run(self._store.beat, ids)
         for link in heard:
             if link.connection_id not in known:
                 link.close(Close(CloseCode.REPLACED, "another connection of this worker took over"))
@@ -338,7 +338,7 @@ class Reaper:
         while True:
             self._ended = anyio.Event()
             try:
-                await self._desk.run(self.move_logs)
+                await self._threads.run(self.move_logs)
             except UnreachableError as error:
                 log.warning("Moving logs waits: %s", error)
             # Where jobs end one after another, this asks no more often.

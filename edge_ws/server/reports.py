@@ -43,7 +43,7 @@ from edge_ws.server.batches import Batches
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import REFUSED_PAUSE_S, REPEAT_S, Hub, Link, Standing, wish_frame
 from edge_ws.server.ports import TaskTokens
-from edge_ws.server.work import Desk
+from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.records import Accepted, OpenClaim, Owing, Room, Verdict
 from edge_ws.store.report_verbs import MANY, ClaimReport, Outcome
 from edge_ws.store.store import Store
@@ -76,7 +76,7 @@ LOGS_AT_ONCE = 64
 
 
 class Reports:
-    """The desk at which workers' statements are taken.
+    """Where workers' statements are taken and written.
 
     Reports of all workers that arrive together commit together; so do log chunks, in a lane of their own.
     """
@@ -110,7 +110,7 @@ class Reports:
         self._on_ended = on_ended
         self._on_unsettled = on_unsettled
         self._on_log = on_log
-        self._desk = Desk(threads=1)
+        self._threads = ThreadLimit(threads=1)
         self._reports = Batches(self._write_reports, self._answer_reports, MANY, writers=WRITERS)
         self._logs = Batches(self._write_logs, self._answer_logs, LOGS_AT_ONCE)
         self._others = Batches(self._write_others, self._answer_others, 1)
@@ -324,7 +324,7 @@ class Reports:
         buried: set[ClaimId] = set()
         for host in link.inventory.dead_hosts:
             told = _ended(link.inventory)
-            ended = await self._desk.run(self._store.host_dead, link.principal, host, told)
+            ended = await self._threads.run(self._store.host_dead, link.principal, host, told)
             self._buried(link, host, ended, link)
             buried |= set(ended)
         known = {one.claim: one for one in open_claims}
@@ -333,7 +333,7 @@ class Reports:
             if claim_id not in known:
                 link.send(Stale(claim=claim_id))
             elif held.phase is Phase.STARTED and known[claim_id].phase is not Phase.STARTED:
-                await self._desk.run(self._store.started, link.principal, claim_id, held.host)
+                await self._threads.run(self._store.started, link.principal, claim_id, held.host)
         for claim_id in known.keys() - stated.keys() - buried:
             # Another site's answer proves nothing: this machine took the name over, and the other one may
             # be at it still.

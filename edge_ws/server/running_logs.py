@@ -16,7 +16,7 @@ import anyio
 from edge_ws.errors import EdgeWsError, UnreachableError
 from edge_ws.protocol.ids import ClaimId
 from edge_ws.server.ports import FinishedLogs
-from edge_ws.server.work import Desk
+from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.records import LogToShow
 from edge_ws.store.store import Store
 
@@ -36,7 +36,7 @@ class RunningLogs:
         self._finished_logs = finished_logs
         self._look_s = look_s
         # A thread of its own: a folder that hangs delays nothing else.
-        self._desk = Desk(threads=1)
+        self._threads = ThreadLimit(threads=1)
         self._grown: set[ClaimId] = set()
         self._copies: dict[ClaimId, str] = {}
         """Every claim that may have a copy here, with its log's path."""
@@ -64,7 +64,7 @@ class RunningLogs:
                 looked_at = anyio.current_time()
                 grown |= self._copies.keys()
             try:
-                await self._desk.run(self.copy, grown)
+                await self._threads.run(self.copy, grown)
             except UnreachableError as error:
                 log.warning("Logs of running jobs wait: %s", error)
                 self._grown |= grown

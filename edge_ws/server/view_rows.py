@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from edge_ws.server.scene import AirflowTask, Scene, Why
-from edge_ws.server.seats import Seat, free_slots, is_here, no_jobs, takes_jobs
+from edge_ws.server.diagnosis import AirflowTask, JobFacts, Why
+from edge_ws.server.eligibility import Fit, free_slots, is_here, no_jobs, takes_jobs
 from edge_ws.store.records import GatewayRecord, JobKey
 from edge_ws.store.view_records import Backlog, ClaimView, JobView, WorkerView
 
@@ -42,9 +42,9 @@ def job_row(job: JobView) -> Row:
     }
 
 
-def shown_job(scene: Scene, verdict: Why) -> Row:
+def shown_job(facts: JobFacts, verdict: Why) -> Row:
     """Return a job with its verdict and all that it rests on."""
-    job, claim = scene.job, scene.job.held_by
+    job, claim = facts.job, facts.job.held_by
     return {
         "code": verdict.code.value,
         "verdict": verdict.sentence,
@@ -53,17 +53,17 @@ def shown_job(scene: Scene, verdict: Why) -> Row:
         "executor": _executor(job),
         "reported": _reported(job),
         "claim": claim.id if claim is not None else None,
-        "offered_at": _utc(scene.now - claim.offered_s) if claim is not None else None,
-        "lease_until": _utc(scene.now + claim.lease_s)
+        "offered_at": _utc(facts.now - claim.offered_s) if claim is not None else None,
+        "lease_until": _utc(facts.now + claim.lease_s)
         if claim is not None and claim.lease_s is not None
         else None,
-        **_in_airflow(scene.task),
-        "last_log_line": scene.log.line or None,
-        "first_queued_s": _tenths(scene.first_s) if job.state == "queued" else None,
-        "jobs_before_it": scene.ahead,
+        **_in_airflow(facts.task),
+        "last_log_line": facts.log.line or None,
+        "first_queued_s": _tenths(facts.first_s) if job.state == "queued" else None,
+        "jobs_before_it": facts.ahead,
         "workers": [_seat_row(one) for one in verdict.seats[:SHOWN_SEATS]],
-        "claims": [_claim_row(one, scene.now) for one in scene.history],
-        "gateways": [_gateway_row(one) for one in scene.gateways],
+        "claims": [_claim_row(one, facts.now) for one in facts.history],
+        "gateways": [_gateway_row(one) for one in facts.gateways],
     }
 
 
@@ -137,7 +137,7 @@ def _claim_row(claim: ClaimView, now: float) -> Row:
     }
 
 
-def _seat_row(seat: Seat) -> Row:
+def _seat_row(seat: Fit) -> Row:
     return {
         "worker": seat.worker.name,
         "kind": _kind(seat.worker),

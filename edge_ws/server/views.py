@@ -10,9 +10,9 @@ from collections.abc import Collection
 from edge_ws.errors import UsageError
 from edge_ws.protocol.ids import CALLBACK_DAG_ID
 from edge_ws.protocol.states import Phase
+from edge_ws.server.diagnosis import AirflowTask, JobFacts
 from edge_ws.server.log_end import log_end
 from edge_ws.server.ports import Tasks
-from edge_ws.server.scene import AirflowTask, Scene
 from edge_ws.server.view_rows import (
     Row,
     absent_row,
@@ -155,7 +155,7 @@ def show_job(  # noqa: PLR0917 - a task is named by so many
         task = None if tasks is None else tasks.look_up(dag_id, run_id, task_id, map_index, try_number)
         return absent_row(key, task, why_absent(task, dag_id, try_number))
     history, ahead = store.history(job, HISTORY)
-    scene = Scene(
+    facts = JobFacts(
         task=_task_of(job, tasks),
         log=log_end(_end_of_log(store, job, tasks)),
         job=job,
@@ -165,7 +165,7 @@ def show_job(  # noqa: PLR0917 - a task is named by so many
         gateways=store.gateways(),
         now=store.clock(),
     )
-    return shown_job(scene, why(scene))
+    return shown_job(facts, why(facts))
 
 
 def _task_of(job: JobView, tasks: Tasks | None) -> AirflowTask | None:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from edge_ws.errors import UsageError
 from edge_ws.protocol.ids import CALLBACK_DAG_ID
 from edge_ws.protocol.states import Phase
-from edge_ws.server.scene import NO_GATEWAY_ADVICE, SLOW_S, AirflowTask, Code, Scene, Why
-from edge_ws.server.seats import is_here, lasted
+from edge_ws.server.diagnosis import NO_GATEWAY_ADVICE, SLOW_S, AirflowTask, Code, JobFacts, Why
+from edge_ws.server.eligibility import is_here, lasted
 from edge_ws.server.why_queued import why_queued
 from edge_ws.server.why_task import AIRFLOWS_TURN, OVER, of_task, state_told
 from edge_ws.store.view_records import ClaimView
@@ -18,41 +18,41 @@ _LACKS = ("Dag not found", "No module named", "ModuleNotFoundError", "ImportErro
 """Signs in a log that the host is not set up as the task wants it."""
 
 
-def why(scene: Scene) -> Why:
+def why(facts: JobFacts) -> Why:
     """Return why the job is where it is."""
-    job = scene.job
+    job = facts.job
     claim = job.held_by
     if claim is not None:
-        return _claimed(scene, claim)
+        return _claimed(facts, claim)
     if job.state == "queued":
-        return why_queued(scene)
+        return why_queued(facts)
     if job.state in {"restarting", "running"}:
-        return _foreign(scene)
-    return _ended(scene)
+        return _foreign(facts)
+    return _ended(facts)
 
 
 # In a worker's hands
 
 
-def _claimed(scene: Scene, claim: ClaimView) -> Why:
+def _claimed(facts: JobFacts, claim: ClaimView) -> Why:
     if claim.result is not None:
         return _known_end(claim)
     if claim.phase is Phase.OFFERED:
-        return _offered(scene, claim)
+        return _offered(facts, claim)
     if claim.phase is Phase.ACCEPTED:
-        return _accepted(scene, claim)
-    name, away = claim.worker, _away(scene, claim.worker)
+        return _accepted(facts, claim)
+    name, away = claim.worker, _away(facts, claim.worker)
     return Why(
         code=Code.RUNNING,
         sentence=f"Runs on worker {name}, to which it was offered {lasted(claim.offered_s)} ago."
-        f"{_unwanted(scene)}{away}",
+        f"{_unwanted(facts)}{away}",
         advice=f"Look at {name} on its host: edge-ws status." if away else "",
     )
 
 
-def _unwanted(scene: Scene) -> str:
+def _unwanted(facts: JobFacts) -> str:
     """Return what to add if Airflow has another state for the task than that of one that runs."""
-    task, number = scene.task, scene.job.key.try_number
+    task, number = facts.task, facts.job.key.try_number
     if task is None or task.try_number < number:
         return ""
     if task.try_number > number:
@@ -67,9 +67,9 @@ def _unwanted(scene: Scene) -> str:
     )
 
 
-def _away(scene: Scene, name: str) -> str:
+def _away(facts: JobFacts, name: str) -> str:
     """Return what to add if the worker is not heard of; a task does not end by that."""
-    worker = scene.worker(name)
+    worker = facts.worker(name)
     if worker is not None and is_here(worker):
         return ""
     seen_s = worker.seen_s if worker is not None else None
@@ -80,9 +80,9 @@ def _away(scene: Scene, name: str) -> str:
     )
 
 
-def _offered(scene: Scene, claim: ClaimView) -> Why:
+def _offered(facts: JobFacts, claim: ClaimView) -> Why:
     left_s = claim.lease_s or 0.0
-    until = _moment(scene.now + left_s)
+    until = _moment(facts.now + left_s)
     offered = f"Offered to worker {claim.worker} {lasted(claim.offered_s)} ago"
     if left_s > 0:
         return Why(
@@ -90,7 +90,7 @@ def _offered(scene: Scene, claim: ClaimView) -> Why:
             sentence=f"{offered}; it has until {until} ({lasted(left_s)}) to accept it,"
             " else it is offered again.",
         )
-    if not scene.has_gateway:
+    if not facts.has_gateway:
         return Why(
             code=Code.NO_GATEWAY,
             sentence=f"{offered}, until {until}; it was not accepted, and no gateway is alive to take"
@@ -103,18 +103,18 @@ def _offered(scene: Scene, claim: ClaimView) -> Why:
     )
 
 
-def _accepted(scene: Scene, claim: ClaimView) -> Why:
+def _accepted(facts: JobFacts, claim: ClaimView) -> Why:
     left_s = claim.lease_s or 0.0
     begun = f"Accepted by worker {claim.worker}, to which it was offered {lasted(claim.offered_s)} ago"
-    away = _away(scene, claim.worker)
+    away = _away(facts, claim.worker)
     if left_s > 0:
-        waits = f"its start is waited for until {_moment(scene.now + left_s)} ({lasted(left_s)})"
+        waits = f"its start is waited for until {_moment(facts.now + left_s)} ({lasted(left_s)})"
     else:
         waits = (
             "its start was not heard of in time: it goes back to the queue if Airflow still has the task"
             " as queued"
         )
-    return Why(code=Code.ACCEPTED, sentence=f"{begun}; {waits}.{_unwanted(scene)}{away}")
+    return Why(code=Code.ACCEPTED, sentence=f"{begun}; {waits}.{_unwanted(facts)}{away}")
 
 
 def _known_end(claim: ClaimView) -> Why:
@@ -132,98 +132,98 @@ def _known_end(claim: ClaimView) -> Why:
     )
 
 
-def _foreign(scene: Scene) -> Why:
-    job = scene.job
+def _foreign(facts: JobFacts) -> Why:
+    job = facts.job
     written = "" if job.updated_s is None else f", written {lasted(job.updated_s)} ago"
     if job.worker is None:
         return Why(
             code=Code.UNCLAIMED,
             sentence=f"The row's state is {job.state}{written}, but it names no worker: a gateway puts it"
             " back into the queue.",
-            advice="" if scene.has_gateway else NO_GATEWAY_ADVICE,
+            advice="" if facts.has_gateway else NO_GATEWAY_ADVICE,
         )
     if job.state == "restarting":
         return Why(
             code=Code.EDGE3_FETCHED,
             sentence=f"Fetched by edge3 worker {job.worker}{written}; it has not said yet that the job runs.",
         )
-    runs = f"Runs on edge3 worker {job.worker}{written}.{_unwanted(scene)}"
+    runs = f"Runs on edge3 worker {job.worker}{written}.{_unwanted(facts)}"
     return Why(code=Code.EDGE3_RUNNING, sentence=runs)
 
 
 # Over
 
 
-def _ended(scene: Scene) -> Why:
+def _ended(facts: JobFacts) -> Why:
     """Judge by the task's own state where that is known: the row only tells that a process has ended."""
-    job, task = scene.job, scene.task
+    job, task = facts.job, facts.task
     if job.state == "removed" and job.reported and not job.was_claimed:
-        return _left_queue(scene)
+        return _left_queue(facts)
     if task is None or task.try_number < job.key.try_number:
-        return _ended_here(scene)
+        return _ended_here(facts)
     if task.try_number > job.key.try_number:
-        return _earlier_try(scene, task)
+        return _earlier_try(facts, task)
     if task.state in OVER:
-        return _task_is_over(scene, task)
+        return _task_is_over(facts, task)
     if task.state in AIRFLOWS_TURN:
-        return _goes_on(scene, task)
-    return _not_settled(scene, task)
+        return _goes_on(facts, task)
+    return _not_settled(facts, task)
 
 
-def _where_and_when(scene: Scene) -> str:
-    job = scene.job
+def _where_and_when(facts: JobFacts) -> str:
+    job = facts.job
     where = f" on worker {job.worker}" if job.worker else ""
-    return where + ("" if job.updated_s is None else f" {lasted(job.updated_s)} ago") + _detail(scene)
+    return where + ("" if job.updated_s is None else f" {lasted(job.updated_s)} ago") + _detail(facts)
 
 
-def _detail(scene: Scene) -> str:
-    job = scene.job
+def _detail(facts: JobFacts) -> str:
+    job = facts.job
     return f" ({job.claim.detail})" if job.claim is not None and job.was_claimed and job.claim.detail else ""
 
 
-def _log_told(scene: Scene) -> str:
-    return f' Its log says: "{scene.log.line}".' if scene.log.line else ""
+def _log_told(facts: JobFacts) -> str:
+    return f' Its log says: "{facts.log.line}".' if facts.log.line else ""
 
 
-def _is_lacking(scene: Scene) -> bool:
-    return any(sign in scene.log.line for sign in _LACKS)
+def _is_lacking(facts: JobFacts) -> bool:
+    return any(sign in facts.log.line for sign in _LACKS)
 
 
-def _log_advice(scene: Scene) -> str:
+def _log_advice(facts: JobFacts) -> str:
     """Return what to do about what the log says."""
-    if _is_lacking(scene):
+    if _is_lacking(facts):
         return (
-            f"The host of {scene.job.worker} lacks something that the task needs: compare its DAG files and"
+            f"The host of {facts.job.worker} lacks something that the task needs: compare its DAG files and"
             " its installed packages with the centre's."
         )
     return "See the task's log in Airflow."
 
 
-def _unreported(scene: Scene) -> tuple[str, str]:
+def _unreported(facts: JobFacts) -> tuple[str, str]:
     """Return what to add, and to advise, while the scheduler has not taken note of the end."""
-    if scene.job.owner is None:
+    if facts.job.owner is None:
         return "", ""
-    told = f"; the scheduler (job {scene.job.owner}) has not taken note yet"
-    if (scene.job.updated_s or 0.0) <= SLOW_S:
+    told = f"; the scheduler (job {facts.job.owner}) has not taken note yet"
+    if (facts.job.updated_s or 0.0) <= SLOW_S:
         return told, ""
     return told, "See the scheduler's log: is it alive, and is edge-ws in its [core] executor?"
 
 
-def _ended_here(scene: Scene) -> Why:
+def _ended_here(facts: JobFacts) -> Why:
     """Judge by the row alone: of a callback, say, or of a task that Airflow has forgotten."""
-    job = scene.job
+    job = facts.job
     code = {"success": Code.SUCCESS, "failed": Code.FAILED}.get(job.state, Code.REMOVED)
-    unreported, advice = _unreported(scene)
+    unreported, advice = _unreported(facts)
     reported = "; the scheduler has taken note" if job.reported else ""
     said = f"Ended as {job.state}" if code is not Code.REMOVED else f"Over, as {job.state}"
-    log_told = "" if code is Code.SUCCESS else _log_told(scene)
-    sentence = f"{said}{_where_and_when(scene)}{unreported or reported}.{log_told}"
+    log_told = "" if code is Code.SUCCESS else _log_told(facts)
+    sentence = f"{said}{_where_and_when(facts)}{unreported or reported}.{log_told}"
     return Why(code=code, sentence=sentence, advice=advice)
 
 
-def _left_queue(scene: Scene) -> Why:
+def _left_queue(facts: JobFacts) -> Why:
     """Tell of a row that the executor has ended, for nothing waited for it; see `store.unwanted`."""
-    job, task, number = scene.job, scene.task, scene.job.key.try_number
+    job, task, number = facts.job, facts.task, facts.job.key.try_number
     ago = "" if job.updated_s is None else f" {lasted(job.updated_s)} ago"
     left = f"its row left the queue{ago}, without having run"
     when = "while it was queued"
@@ -249,48 +249,48 @@ def _left_queue(scene: Scene) -> Why:
     return Why(code=Code.LEFT_QUEUE, sentence=sentence)
 
 
-def _earlier_try(scene: Scene, task: AirflowTask) -> Why:
-    job = scene.job
+def _earlier_try(facts: JobFacts, task: AirflowTask) -> Why:
+    job = facts.job
     ended = task.past_state or job.state
     now = f"the task is at try {task.try_number} now, which is {state_told(task.state)}"
     code = OVER.get(ended, Code.OVER)
-    log_told = "" if code is Code.SUCCESS else _log_told(scene)
-    sentence = f"Try {job.key.try_number} ended as {ended}{_where_and_when(scene)}; {now}.{log_told}"
+    log_told = "" if code is Code.SUCCESS else _log_told(facts)
+    sentence = f"Try {job.key.try_number} ended as {ended}{_where_and_when(facts)}; {now}.{log_told}"
     return Why(code=code, sentence=sentence)
 
 
-def _task_is_over(scene: Scene, task: AirflowTask) -> Why:
+def _task_is_over(facts: JobFacts, task: AirflowTask) -> Why:
     state = task.state or ""
     code = OVER[state]
-    unreported, advice = _unreported(scene)
-    sentence = f"The task ended as {state}{_where_and_when(scene)}{unreported}."
+    unreported, advice = _unreported(facts)
+    sentence = f"The task ended as {state}{_where_and_when(facts)}{unreported}."
     if code is Code.FAILED:
-        sentence, advice = f"{sentence}{_log_told(scene)}", advice or _log_advice(scene)
+        sentence, advice = f"{sentence}{_log_told(facts)}", advice or _log_advice(facts)
     return Why(code=code, sentence=sentence, advice=advice)
 
 
-def _goes_on(scene: Scene, task: AirflowTask) -> Why:
+def _goes_on(facts: JobFacts, task: AirflowTask) -> Why:
     """Tell of a process that has ended and a task that has not."""
-    turn = of_task(task, scene.job.key.dag_id)
-    number = scene.job.key.try_number
+    turn = of_task(task, facts.job.key.dag_id)
+    number = facts.job.key.try_number
     if task.state == "up_for_retry":
-        begun = f"Try {number} failed{_where_and_when(scene)}.{_log_told(scene)}"
-        return replace(turn, sentence=f"{begun} {turn.sentence}", advice=_log_advice(scene))
+        begun = f"Try {number} failed{_where_and_when(facts)}.{_log_told(facts)}"
+        return replace(turn, sentence=f"{begun} {turn.sentence}", advice=_log_advice(facts))
     # A round that ended as it should has nothing to say.
-    log_told = _log_told(scene) if scene.log.is_error else ""
-    what = f"Its last round{_where_and_when(scene)} is over.{log_told}"
+    log_told = _log_told(facts) if facts.log.is_error else ""
+    what = f"Its last round{_where_and_when(facts)} is over.{log_told}"
     if task.state in {None, "scheduled"}:
-        what = f"What ran{_where_and_when(scene)} is over, and the task is to run again.{log_told}"
-    advice = _log_advice(scene) if log_told and _is_lacking(scene) else turn.advice
+        what = f"What ran{_where_and_when(facts)} is over, and the task is to run again.{log_told}"
+    advice = _log_advice(facts) if log_told and _is_lacking(facts) else turn.advice
     return replace(turn, sentence=f"{what} {turn.sentence}", advice=advice)
 
 
-def _not_settled(scene: Scene, task: AirflowTask) -> Why:
-    unreported, advice = _unreported(scene)
+def _not_settled(facts: JobFacts, task: AirflowTask) -> Why:
+    unreported, advice = _unreported(facts)
     return Why(
         code=Code.NOT_SETTLED,
-        sentence=f"Its process ended{_where_and_when(scene)}, and Airflow has the task as {task.state}"
-        f" still{unreported}: the scheduler settles that within seconds.{_log_told(scene)}",
+        sentence=f"Its process ended{_where_and_when(facts)}, and Airflow has the task as {task.state}"
+        f" still{unreported}: the scheduler settles that within seconds.{_log_told(facts)}",
         advice=advice,
     )
 

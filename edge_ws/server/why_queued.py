@@ -9,8 +9,17 @@ import shlex
 from collections.abc import Sequence
 
 from edge_ws.protocol.ids import is_queue_name
-from edge_ws.server.scene import NO_GATEWAY_ADVICE, SLOW_S, Code, Scene, Why
-from edge_ws.server.seats import Reason, Seat, could_serve, is_here, lasted, queues_told, seats, slots_told
+from edge_ws.server.diagnosis import NO_GATEWAY_ADVICE, SLOW_S, Code, JobFacts, Why
+from edge_ws.server.eligibility import (
+    Fit,
+    Reason,
+    could_serve,
+    fits,
+    is_here,
+    lasted,
+    queues_told,
+    slots_told,
+)
 from edge_ws.server.why_task import state_told
 from edge_ws.store.view_records import ClaimView
 
@@ -63,38 +72,38 @@ _ADVICE = {
 }
 
 
-def why_queued(scene: Scene) -> Why:
+def why_queued(facts: JobFacts) -> Why:
     """Return what keeps the job from running, with every worker's reason."""
-    job = scene.job
-    if (unwanted := _not_wanted(scene)) is not None:
+    job = facts.job
+    if (unwanted := _not_wanted(facts)) is not None:
         return unwanted
-    found = seats(job, scene.workers)
+    found = fits(job, facts.workers)
     serving = [one for one in found if one.serves]
     # Workers of other queues matter only where nobody serves the job's own.
     shown = tuple(serving or found)
-    since = _since(scene)
-    if not scene.has_gateway and not any(_needs_no_gateway(one) for one in serving):
-        return _no_gateway(scene, since, shown, is_served=bool(serving))
+    since = _since(facts)
+    if not facts.has_gateway and not any(_needs_no_gateway(one) for one in serving):
+        return _no_gateway(facts, since, shown, is_served=bool(serving))
     if not serving:
-        return _unserved(scene, since, shown)
+        return _unserved(facts, since, shown)
     code = _CODES[serving[0].reason]
-    last = _not_taken(scene)
+    last = _not_taken(facts)
     if code is Code.ABOUT_TO_BE_OFFERED:
-        return _not_taken_why(since, last, shown) if last else _about_to_be_offered(scene, since, shown)
+        return _not_taken_why(since, last, shown) if last else _about_to_be_offered(facts, since, shown)
     words = {"queue": job.queue, "slots": slots_told(job.slots)}
-    head = _full_head(scene, serving) if code is Code.ALL_FULL else _HEADS[code].format(**words)
+    head = _full_head(facts, serving) if code is Code.ALL_FULL else _HEADS[code].format(**words)
     advice = _ADVICE.get(code, "")
     return Why(
         code=code,
-        sentence=f"{since}: {head}: {_told(serving)}{_ahead(scene)}.",
+        sentence=f"{since}: {head}: {_told(serving)}{_ahead(facts)}.",
         advice=advice.format(name=serving[0].worker.name, queue=job.queue, slots=job.slots),
         seats=shown,
     )
 
 
-def _not_wanted(scene: Scene) -> Why | None:
+def _not_wanted(facts: JobFacts) -> Why | None:
     """Return the verdict on a row whose task Airflow does not have as queued any more, None if it has."""
-    task, job = scene.task, scene.job
+    task, job = facts.task, facts.job
     if task is None or task.try_number < job.key.try_number:
         return None
     if task.try_number > job.key.try_number:
@@ -105,17 +114,17 @@ def _not_wanted(scene: Scene) -> Why | None:
         what = state_told(task.state)
     return Why(
         code=Code.NOT_WANTED,
-        sentence=f"{_since(scene)}, but in Airflow the task is {what}: nobody is offered this job any more.",
+        sentence=f"{_since(facts)}, but in Airflow the task is {what}: nobody is offered this job any more.",
         advice="If the row stays, see the log of the scheduler, whose executor ends such rows.",
     )
 
 
-def _since(scene: Scene) -> str:
+def _since(facts: JobFacts) -> str:
     """Return for how long the job has waited: in this round, and since it was first queued."""
-    job, task = scene.job, scene.task
+    job, task = facts.job, facts.task
     said = "Queued" if job.waited_s is None else f"Queued for {lasted(job.waited_s)}"
-    if scene.first_s > (job.waited_s or 0.0) + 1.0:
-        said = f"{said} in this round, and first queued more than {lasted(scene.first_s)} ago"
+    if facts.first_s > (job.waited_s or 0.0) + 1.0:
+        said = f"{said} in this round, and first queued more than {lasted(facts.first_s)} ago"
     if task is not None and task.requeues:
         times = "once" if task.requeues == 1 else f"{task.requeues} times"
         said = f"{said} (Airflow has queued it again {times}, as nobody took it in time)"
@@ -124,45 +133,45 @@ def _since(scene: Scene) -> str:
     return f"{said}, in a paused DAG, which stops no queued task" if task and task.dag_paused else said
 
 
-def _needs_no_gateway(one: Seat) -> bool:
+def _needs_no_gateway(one: Fit) -> bool:
     return not one.worker.is_ours and one.reason in {Reason.POLLS, Reason.FULL}
 
 
-def _told(serving: Sequence[Seat]) -> str:
+def _told(serving: Sequence[Fit]) -> str:
     more = f"; and {len(serving) - SHOWN} more" if len(serving) > SHOWN else ""
     return "; ".join(f"{one.worker.name} {one.why}" for one in serving[:SHOWN]) + more
 
 
-def _ahead(scene: Scene) -> str:
-    if not scene.ahead:
+def _ahead(facts: JobFacts) -> str:
+    if not facts.ahead:
         return ""
-    jobs = "1 job of the queue goes" if scene.ahead == 1 else f"{scene.ahead} jobs of the queue go"
+    jobs = "1 job of the queue goes" if facts.ahead == 1 else f"{facts.ahead} jobs of the queue go"
     return f"; {jobs} before it"
 
 
-def _full_head(scene: Scene, serving: Sequence[Seat]) -> str:
-    queue = scene.job.queue
+def _full_head(facts: JobFacts, serving: Sequence[Fit]) -> str:
+    queue = facts.job.queue
     full = [one.worker for one in serving if one.reason is Reason.FULL]
     busy, slots = sum(one.busy for one in full), sum(one.concurrency or 0 for one in full)
     if len(full) == 1:
-        has = "is full" if scene.job.slots == 1 else f"has not {slots_told(scene.job.slots)} free"
+        has = "is full" if facts.job.slots == 1 else f"has not {slots_told(facts.job.slots)} free"
         return f"the only worker that takes jobs of queue {queue} now {has}"
-    if scene.job.slots == 1:
+    if facts.job.slots == 1:
         return f"all workers that take jobs of queue {queue} now are full ({busy} of {slots} slots busy)"
     return (
-        f"no worker that takes jobs of queue {queue} now has {slots_told(scene.job.slots)} free"
+        f"no worker that takes jobs of queue {queue} now has {slots_told(facts.job.slots)} free"
         f" ({busy} of {slots} busy)"
     )
 
 
-def _no_gateway(scene: Scene, since: str, shown: tuple[Seat, ...], *, is_served: bool) -> Why:
-    last = min(scene.gateways, key=lambda one: one.seen_s, default=None)
+def _no_gateway(facts: JobFacts, since: str, shown: tuple[Fit, ...], *, is_served: bool) -> Why:
+    last = min(facts.gateways, key=lambda one: one.seen_s, default=None)
     seen = (
         f"the last one, on {last.hostname}, was seen {lasted(last.seen_s)} ago"
         if last is not None
         else "none is known"
     )
-    besides = "" if is_served else f"; and no worker is known that serves queue {scene.job.queue}"
+    besides = "" if is_served else f"; and no worker is known that serves queue {facts.job.queue}"
     return Why(
         code=Code.NO_GATEWAY,
         sentence=f"{since}: no gateway is alive, so nobody hands jobs out; {seen}{besides}.",
@@ -171,8 +180,8 @@ def _no_gateway(scene: Scene, since: str, shown: tuple[Seat, ...], *, is_served:
     )
 
 
-def _unserved(scene: Scene, since: str, shown: tuple[Seat, ...]) -> Why:
-    queue = scene.job.queue
+def _unserved(facts: JobFacts, since: str, shown: tuple[Fit, ...]) -> Why:
+    queue = facts.job.queue
     names = {name for one in shown for name in one.worker.queues or ()}
     if not shown:
         others = "no worker has ever connected"
@@ -183,41 +192,41 @@ def _unserved(scene: Scene, since: str, shown: tuple[Seat, ...]) -> Why:
     return Why(
         code=Code.NO_WORKER_SERVES_QUEUE,
         sentence=f"{since}: no worker serves queue {queue}; {others}.",
-        advice=_who_serves(scene, shown),
+        advice=_who_serves(facts, shown),
         seats=shown,
     )
 
 
-def _who_serves(scene: Scene, shown: tuple[Seat, ...]) -> str:
+def _who_serves(facts: JobFacts, shown: tuple[Fit, ...]) -> str:
     """Return what to do about a queue that nobody serves."""
-    queue = scene.job.queue
+    queue = facts.job.queue
     if not is_queue_name(queue):
         return "Correct the task's queue: no worker can serve one with a comma or spaces around it."
     quoted = shlex.quote(queue)
-    return f"Start a worker with -q {quoted}{_who_could(scene, shown)}; or correct the task's queue."
+    return f"Start a worker with -q {quoted}{_who_could(facts, shown)}; or correct the task's queue."
 
 
-def _who_could(scene: Scene, shown: tuple[Seat, ...]) -> str:
+def _who_could(facts: JobFacts, shown: tuple[Fit, ...]) -> str:
     """Return which worker can be given the job's queue, so that it takes the job then."""
-    could = [one.worker for one in shown if could_serve(scene.job, one.worker)]
+    could = [one.worker for one in shown if could_serve(facts.job, one.worker)]
     if not could:
         none = "; no known worker could serve it, by its token, team or slots" if shown else ""
         return f" and a token that admits it (edge-ws token create){none}"
     # Where not every one will do, one that is here is named.
     name = "WORKER" if len(could) == len(shown) else min(could, key=lambda one: not is_here(one)).name
-    return f", or: edge-ws add-worker-queues -H {name} -q {shlex.quote(scene.job.queue)}"
+    return f", or: edge-ws add-worker-queues -H {name} -q {shlex.quote(facts.job.queue)}"
 
 
-def _not_taken(scene: Scene) -> ClaimView | None:
+def _not_taken(facts: JobFacts) -> ClaimView | None:
     """Return the last offer of this round if it came back."""
-    last = next(iter(scene.history), None)
-    waited_s = scene.job.waited_s
+    last = next(iter(facts.history), None)
+    waited_s = facts.job.waited_s
     if last is None or last.ended_s is None or waited_s is None or last.offered_s > waited_s:
         return None
     return last
 
 
-def _not_taken_why(since: str, last: ClaimView, shown: tuple[Seat, ...]) -> Why:
+def _not_taken_why(since: str, last: ClaimView, shown: tuple[Fit, ...]) -> Why:
     how = "refused it" if last.result == "refused" else "did not take it"
     detail = f" ({last.detail})" if last.detail else ""
     return Why(
@@ -229,16 +238,16 @@ def _not_taken_why(since: str, last: ClaimView, shown: tuple[Seat, ...]) -> Why:
     )
 
 
-def _about_to_be_offered(scene: Scene, since: str, shown: tuple[Seat, ...]) -> Why:
+def _about_to_be_offered(facts: JobFacts, since: str, shown: tuple[Fit, ...]) -> Why:
     free = [one for one in shown if one.reason is Reason.FREE]
-    is_slow = (scene.job.waited_s or 0.0) > SLOW_S and not scene.ahead
+    is_slow = (facts.job.waited_s or 0.0) > SLOW_S and not facts.ahead
     advice = (
         "It should not take so long. Either a wider job that has waited longer keeps these slots"
         " (edge-ws list-jobs), or a gateway does not work: see its log."
     )
     return Why(
         code=Code.ABOUT_TO_BE_OFFERED,
-        sentence=f"{since}: about to be offered: {_told(free)}{_ahead(scene)}.",
+        sentence=f"{since}: about to be offered: {_told(free)}{_ahead(facts)}.",
         advice=advice if is_slow else "",
         seats=shown,
     )

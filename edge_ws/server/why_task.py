@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from edge_ws.server.scene import AirflowTask, Code, Unmet, Why
+from edge_ws.server.diagnosis import AirflowTask, Code, Unmet, Why
 
 AIRFLOWS_TURN = frozenset(
     {None, "scheduled", "up_for_retry", "up_for_reschedule", "deferred", "awaiting_input"}

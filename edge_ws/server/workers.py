@@ -29,7 +29,7 @@ from edge_ws.server.answers import refuse_worker
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub, Link, wish_frame
 from edge_ws.server.reports import Answers, Reports, in_force, standing, steady
-from edge_ws.server.work import Desk
+from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.records import Principal, Registered, Registration, Room
 from edge_ws.store.store import Store
 
@@ -56,7 +56,7 @@ class Workers:
         self._reports = reports
         self._settings = settings
         self._gateway = gateway
-        self._desk = Desk(threads=2)
+        self._threads = ThreadLimit(threads=2)
         self._greeting: set[object] = set()
         """Connections that are being let in."""
         self._refused_at: dict[tuple[str, str], float] = {}
@@ -86,7 +86,7 @@ class Workers:
         """
         secret, worker = headers.get(TOKEN_HEADER), headers.get(WORKER_HEADER)
         try:
-            return await self._desk.run(auth.authenticate, self._store, secret, worker)
+            return await self._threads.run(auth.authenticate, self._store, secret, worker)
         except TokenRefusedError as error:
             self._tell_refused(worker or "", error)
             raise
@@ -117,7 +117,7 @@ class Workers:
         queues = hello.queues
         if queues is None and link.principal.queues is not None:
             queues = tuple(sorted(link.principal.queues))
-        registered = await self._desk.run(
+        registered = await self._threads.run(
             self._store.register,
             link.principal,
             Registration(
@@ -176,7 +176,7 @@ class Workers:
     async def forget_ended(self, link: Link) -> None:
         """Give back the slots of claims that ended without a word to this gateway."""
         noted = list(link.slots)
-        alive = await self._desk.run(self._store.open_ids, [link.name])
+        alive = await self._threads.run(self._store.open_ids, [link.name])
         for claim in noted:
             if claim not in alive:
                 self._hub.release(link, claim)
@@ -190,7 +190,7 @@ class Workers:
     async def disconnected(self, principal: Principal, connection_id: str, left: Bye | None) -> None:
         """Record the end of a connection, here or at another gateway; `left`: the worker's goodbye."""
         try:
-            if await self._desk.run(self._store.disconnected, principal, connection_id, left=left):
+            if await self._threads.run(self._store.disconnected, principal, connection_id, left=left):
                 log.info("Worker %s %s", principal.worker, "left" if left else "is disconnected")
         except UnreachableError as error:
             log.warning("The end of %s's connection is not recorded: %s", principal.worker, error)

@@ -15,6 +15,7 @@ from edge_ws.protocol.ids import CALLBACK_DAG_ID
 from edge_ws.protocol.states import Phase
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database
+from edge_ws.store.leftovers import end_them, unwanted
 from edge_ws.store.live import (
     FAILED,
     KEY_COLUMNS,
@@ -32,7 +33,6 @@ from edge_ws.store.live import (
 )
 from edge_ws.store.records import EndedJob, JobKey, NewJob
 from edge_ws.store.tables import claim, edge_job, utc_now
-from edge_ws.store.unwanted import end_them, unwanted
 
 NOT_STARTED = "not_started"
 """The result of a claim under which nothing ran: what the task's state says is another process's doing."""

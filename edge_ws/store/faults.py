@@ -14,8 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from edge_ws.protocol.ids import WorkerName
-from edge_ws.store.ages import age_s
-from edge_ws.store.live import KEY_COLUMNS, OPEN_STATES, QUEUED, is_job
+from edge_ws.store.live import KEY_COLUMNS, OPEN_STATES, QUEUED, age_s, is_job
 from edge_ws.store.records import JobKey
 from edge_ws.store.tables import edge_job, edge_worker, epoch_now, fault, silent_after_s, token, worker
 from edge_ws.store.wishes import split_queues

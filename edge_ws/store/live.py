@@ -1,4 +1,4 @@
-"""The live predicate, in one place: every verb on a claim goes through it.
+"""The live predicate, and how old something is, each in one place: every verb on a claim goes through them.
 
 A claim is live iff its row still carries it and its worker and the row is restarting or running. An end
 state written past an open claim (edge3's PATCH knows no claims) is put back first; `queued` never is: it is
@@ -7,16 +7,69 @@ a new round, and makes the old claim stale.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import (
+    Sequence,
+)
+from typing import (
+    Any,
+)
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import (
+    Connection,
+    Row,
+)
+from sqlalchemy.ext.compiler import (
+    compiles,
+)
+from sqlalchemy.sql.compiler import (
+    SQLCompiler,
+)
+from sqlalchemy.sql.functions import (
+    FunctionElement,
+)
 
-from edge_ws.protocol.ids import ClaimId, WorkerName
-from edge_ws.protocol.states import Phase
-from edge_ws.store.records import JobKey
-from edge_ws.store.tables import claim, edge_job, utc_now
+from edge_ws.protocol.ids import (
+    ClaimId,
+    WorkerName,
+)
+from edge_ws.protocol.states import (
+    Phase,
+)
+from edge_ws.store.records import (
+    JobKey,
+)
+from edge_ws.store.tables import (
+    claim,
+    edge_job,
+    utc_now,
+)
+
+
+class age_s(FunctionElement[float]):  # noqa: N801 - used as a SQL function
+    """Seconds since that time by the database's clock; NULL for none."""
+
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(age_s, "postgresql")
+def _age_postgresql(element: age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401
+    return (
+        f"CAST(extract(epoch FROM clock_timestamp() - {compiler.process(element.clauses, **kw)}) AS float8)"
+    )
+
+
+@compiles(age_s, "sqlite")
+def _age_sqlite(element: age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401
+    return f"((julianday('now') - julianday({compiler.process(element.clauses, **kw)})) * 86400.0)"
+
+
+@compiles(age_s, "mysql")
+def _age_mysql(element: age_s, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401
+    time = compiler.process(element.clauses, **kw)
+    return f"(timestampdiff(microsecond, {time}, utc_timestamp(6)) / 1e6)"
+
 
 QUEUED = "queued"
 CLAIMED = "restarting"

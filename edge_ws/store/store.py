@@ -16,15 +16,13 @@ from edge_ws.store.admin_verbs import AdminVerbs
 from edge_ws.store.database import Database
 from edge_ws.store.executor_verbs import ExecutorVerbs
 from edge_ws.store.gateway_verbs import GatewayVerbs
-from edge_ws.store.listen import ListenWatch
-from edge_ws.store.liveness_verbs import LivenessVerbs
+from edge_ws.store.liveness_verbs import LivenessVerbs, RetentionVerbs
 from edge_ws.store.log_verbs import LogVerbs
 from edge_ws.store.operator_verbs import OperatorVerbs
 from edge_ws.store.records import EDGE3_BEAT_S, EDGE3_BEATS
 from edge_ws.store.report_verbs import ReportVerbs
-from edge_ws.store.retention_verbs import RetentionVerbs
 from edge_ws.store.view_verbs import ViewVerbs
-from edge_ws.store.wakeup import Changes, ChangeWatch, DataVersionWatch
+from edge_ws.store.watch import Changes, ChangeWatch, DataVersionWatch, ListenWatch
 from edge_ws.store.worker_verbs import WorkerVerbs
 
 

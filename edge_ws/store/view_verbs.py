@@ -15,10 +15,19 @@ from sqlalchemy.engine import Connection
 
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.protocol.states import Phase
-from edge_ws.store.ages import age_s
 from edge_ws.store.database import Database
 from edge_ws.store.faults import faults_of
-from edge_ws.store.live import CLAIMED, KEY_COLUMNS, OPEN_STATES, QUEUED, REPORTED, RUNNING, key_of, same_job
+from edge_ws.store.live import (
+    CLAIMED,
+    KEY_COLUMNS,
+    OPEN_STATES,
+    QUEUED,
+    REPORTED,
+    RUNNING,
+    age_s,
+    key_of,
+    same_job,
+)
 from edge_ws.store.records import JobKey
 from edge_ws.store.tables import (
     claim,

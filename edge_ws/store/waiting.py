@@ -13,10 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from edge_ws.store.ages import age_s
 from edge_ws.store.bulk import one_of, place_of, rows_of
 from edge_ws.store.faults import failed_on
-from edge_ws.store.live import KEY_COLUMNS, key_columns
+from edge_ws.store.live import KEY_COLUMNS, age_s, key_columns
 from edge_ws.store.records import Candidate, JobKey
 from edge_ws.store.tables import edge_job
 

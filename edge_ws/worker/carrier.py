@@ -25,8 +25,8 @@ from edge_ws.worker.actions import (
     StopLog,
     TailLog,
 )
-from edge_ws.worker.diary import Diary
 from edge_ws.worker.host_client import Hosts
+from edge_ws.worker.job_log import JobLog
 from edge_ws.worker.jobs import Jobs
 from edge_ws.worker.logs import Logs, log_line
 from edge_ws.worker.network import ExecutionApi
@@ -44,7 +44,7 @@ class Carrier:
     hosts: Hosts
     deliveries: Deliveries
     execution_api: ExecutionApi
-    diary: Diary
+    job_log: JobLog
     jobs: Jobs
     cancel_grace_s: Callable[[], float]
     """As the gateway last dictated."""
@@ -56,7 +56,7 @@ class Carrier:
                 self.send(action.frame)
             case Keep():
                 self.outbox.save(action.record)
-                self.diary.kept(action.record)
+                self.job_log.kept(action.record)
             case KeepDead():
                 self.outbox.save_dead(action.hosts)
             case TailLog():
@@ -84,12 +84,12 @@ class Carrier:
                 grace_s = self.cancel_grace_s() if action.grace_s is None else action.grace_s
                 self.hosts.cancel(action.claim, grace_s, action.reason, look=look)
                 if (job := self.jobs.get(action.claim)) is not None:
-                    self.diary.stopping(job, action.reason)
+                    self.job_log.stopping(job, action.reason)
             case Forget():
                 self.hosts.forget(action.claim)
                 self.logs.drop(action.claim)
                 self.outbox.drop(action.claim)
                 self.deliveries.forget(action.claim)
-                self.diary.forgotten(action.claim)
+                self.job_log.forgotten(action.claim)
             case _:
                 assert_never(action)

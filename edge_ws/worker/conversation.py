@@ -47,7 +47,7 @@ class End(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class Callbacks:
     """What a conversation calls; all on the event loop."""
 
     hello: Callable[[], Hello]
@@ -59,7 +59,7 @@ class Spoken:
 class Conversation:
     """The worker's side of one connection."""
 
-    def __init__(self, transport: Transport, spoken: Spoken) -> None:
+    def __init__(self, transport: Transport, spoken: Callbacks) -> None:
         self.transport = transport
         self.opened_at = anyio.current_time()
         self.ready_at: float | None = None

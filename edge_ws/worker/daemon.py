@@ -38,18 +38,16 @@ from edge_ws.protocol.frames import (
     WorkerFrame,
 )
 from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, ClaimId, LifeId, new_id
-from edge_ws.worker import condition, network, sysinfo
+from edge_ws.worker import network, status, sysinfo
 from edge_ws.worker.carrier import Carrier
-from edge_ws.worker.choice import AUTO
 from edge_ws.worker.config import WorkerConfig, read_token
 from edge_ws.worker.control import Condition, ControlServer
 from edge_ws.worker.conversation import flat
-from edge_ws.worker.departure import Departure, Patience
-from edge_ws.worker.diary import Diary, left_behind
 from edge_ws.worker.disk import DiskWatch
-from edge_ws.worker.fitness import Fitness
+from edge_ws.worker.drain import Patience, WorkerDrain
 from edge_ws.worker.host_client import HostEvent, HostFailed, HostGone, Hosts, HostSettings, HostUp, Prepared
 from edge_ws.worker.host_news import JobEvent, about_job, ends, host_up
+from edge_ws.worker.job_log import JobLog, left_behind
 from edge_ws.worker.jobs import (
     Action,
     Drop,
@@ -60,9 +58,10 @@ from edge_ws.worker.logs import Logs, log_size
 from edge_ws.worker.message_limits import MessageLimits
 from edge_ws.worker.outbox import Outbox
 from edge_ws.worker.outcomes import Deliveries
-from edge_ws.worker.readiness import NO_JOB_HOST, STARTING, Hindrances, Reason, Told, why_no_jobs
+from edge_ws.worker.readiness import NO_JOB_HOST, STARTING, Fitness, Hindrances, Reason, Told, why_no_jobs
 from edge_ws.worker.slots import Slots
 from edge_ws.worker.state import StateDirectory
+from edge_ws.worker.transport_choice import AUTO
 from edge_ws.worker.transports.base import Transport
 from edge_ws.worker.transports.longpoll import LongPollTransport
 from edge_ws.worker.transports.websocket import WebSocketTransport
@@ -91,7 +90,7 @@ class Daemon:
         self._jobs = Jobs(self._slots)
         self._faults = state.faults
         self._outbox = Outbox(state.path / "outbox", self._faults)
-        self._diary = Diary()
+        self._job_log = JobLog()
         self._retiring = False
         self._told = Standing()
         self._pending: list[WorkerFrame] = []
@@ -103,7 +102,7 @@ class Daemon:
         self._fitness = Fitness(self._hindrances, self._jobs, self._stand)
         self._disk = DiskWatch(state.path, self._hindrances, self._stand)
         self._patience = Patience(config.drain_timeout_s, config.drain_kill_grace_s)
-        self._departure = Departure(self._patience, self)
+        self._worker_drain = WorkerDrain(self._patience, self)
         self._running: anyio.CancelScope | None = None
         # What the user tells Airflow itself comes first.
         for_hosts = sysinfo.with_identity({**network.task_environment(config), **environment}, state.path)
@@ -140,7 +139,7 @@ class Daemon:
             hosts=self._hosts,
             deliveries=self._deliveries,
             execution_api=self._execution_api,
-            diary=self._diary,
+            job_log=self._job_log,
             jobs=self._jobs,
             cancel_grace_s=lambda: self._timers.cancel_grace_s,
         )
@@ -290,7 +289,7 @@ class Daemon:
 
     def condition(self) -> Condition:
         """Return how the worker is; see `control.Controlled`."""
-        parts = condition.Parts(
+        parts = status.Parts(
             config=self._config,
             wishes=self._wishes,
             jobs=self._jobs,
@@ -301,7 +300,7 @@ class Daemon:
             no_jobs=self._why_no_jobs(),
             faults=self._faults,
         )
-        return condition.describe(parts)
+        return status.describe(parts)
 
     def ask_maintenance(self, *, wanted: bool, comment: str) -> None:
         """Begin or end maintenance; see `control.Controlled`."""
@@ -319,24 +318,24 @@ class Daemon:
     def stop_now(self, reason: str) -> None:
         """Likewise, and stop what runs now."""
         self.drain(reason)
-        self._departure.hurry(reason)
+        self._worker_drain.hurry(reason)
 
     def stop_jobs(self, reason: str) -> None:
-        """Stop what runs and drop what waits; see `departure.Leaver`."""
+        """Stop what runs and drop what waits; see `departure.Drainable`."""
         self._do(self._jobs.stop(reason, self._patience.kill_grace_s))
 
     @property
     def runs_anything(self) -> bool:
-        """Whether a job's process may be there; see `departure.Leaver`."""
+        """Whether a job's process may be there; see `departure.Drainable`."""
         return self._jobs.have_processes
 
     @property
     def runs_tasks(self) -> bool:
-        """Whether a task has begun and not ended; see `departure.Leaver`."""
+        """Whether a task has begun and not ended; see `departure.Drainable`."""
         return self._jobs.have_tasks
 
     def go(self) -> None:
-        """Leave now; see `departure.Leaver`."""
+        """Leave now; see `departure.Drainable`."""
         if self._wishes.leaving and not self.runs_tasks:
             # What still waits for its token waits in vain.
             self.stop_jobs("this worker leaves")
@@ -362,7 +361,7 @@ class Daemon:
             log.info("maintenance has ended")
         if self._told.leaving and not told.leaving:
             log.info("%s: draining, %d jobs to finish", wishes.leaving, len(self._jobs))
-            self._departure.begin()
+            self._worker_drain.begin()
         self._do(self._jobs.give_back("this worker takes nothing new now"))
         if self._told != told:
             self._link.send(self.status())
@@ -382,9 +381,9 @@ class Daemon:
             case HostUp():
                 self._hindrances.end(NO_JOB_HOST)
                 self._do(host_up(self._jobs, event, self._hosts.alive))
-                if self._departure.stopping:
+                if self._worker_drain.stopping:
                     # Before, this host could not be told.
-                    self.stop_jobs(self._departure.stopping)
+                    self.stop_jobs(self._worker_drain.stopping)
                 self._stand()
             case HostGone() if self._retiring:
                 return
@@ -446,11 +445,11 @@ class Daemon:
                     ("the watch over the job hosts", self._hosts.run),
                     ("the delivery of logs", self._logs.run),
                     ("the delivery of outcomes", self._deliveries.run),
-                    ("the clock of the drain", self._departure.run),
+                    ("the clock of the drain", self._worker_drain.run),
                     ("the watch over this host's fitness", self._fitness.run),
                     ("the watch over its disks", self._disk.run),
                     ("the local socket", control.run),
-                    ("the watch for signals", self._departure.heed_signals),
+                    ("the watch for signals", self._worker_drain.heed_signals),
                     ("the repetition of reports", self._say_again),
                 ):
                     tasks.start_soon(self._faults.keep, what, loop)

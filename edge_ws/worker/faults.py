@@ -14,7 +14,7 @@ import anyio
 
 from edge_ws.errors import EdgeWsError
 from edge_ws.faults import Tally, place_of, visible
-from edge_ws.protocol.limits import Count, Sentence
+from edge_ws.protocol.frames import Count, Sentence
 
 log = logging.getLogger("edge_ws.worker")
 

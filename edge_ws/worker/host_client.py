@@ -24,7 +24,7 @@ from edge_ws.protocol.codec import reader
 from edge_ws.protocol.ids import ClaimId, HostId, new_id
 from edge_ws.worker import host_process
 from edge_ws.worker.faults import Faults, FaultTold
-from edge_ws.worker.files import make_folder
+from edge_ws.worker.host_connection import HostConnection
 from edge_ws.worker.host_events import (
     Dropped,
     HostEvent,
@@ -41,8 +41,8 @@ from edge_ws.worker.host_events import (
     PrepareRefused,
     read_job,
 )
-from edge_ws.worker.host_life import Life
 from edge_ws.worker.host_process import HostFiles, Journal
+from edge_ws.worker.state import make_folder
 
 __all__ = [
     "Dropped",
@@ -88,8 +88,8 @@ class Hosts:
         self._settings = settings
         self._take = on_event
         self._faults = faults or Faults()
-        self._lives: dict[HostId, Life] = {}
-        self._claims: dict[ClaimId, Life] = {}
+        self._lives: dict[HostId, HostConnection] = {}
+        self._claims: dict[ClaimId, HostConnection] = {}
         self.task_settings: Mapping[str, str] = {}
         """The centre's for tasks, by `section.option`; they hold where the site has set none of its own."""
         self._retiring = False
@@ -168,7 +168,7 @@ class Hosts:
                 tasks.start_soon(self._attend, found)
             delay_s = 0.0
             while not self._retiring:
-                life: Life | None = adopted or self._launch()
+                life: HostConnection | None = adopted or self._launch()
                 if life is not None:
                     if life is not adopted:
                         tasks.start_soon(self._attend, life)
@@ -198,7 +198,7 @@ class Hosts:
             while self._lives:  # noqa: ASYNC110 - any of several tasks buries them
                 await anyio.sleep(_LOOK_S)
 
-    def _find(self) -> Life | None:
+    def _find(self) -> HostConnection | None:
         """Learn once of the hosts that another daemon has left; return the one that new jobs may go to."""
         if self._found:
             return next((life for life in self._lives.values() if life.wanted), None)
@@ -221,7 +221,7 @@ class Hosts:
                 journal = Journal()
             fits = journal.fingerprint == self._settings.fingerprint and not journal.closed
             patience_s = self._settings.ping_timeout_s if journal.ready else self._settings.start_timeout_s
-            life = self._lives[host] = Life(
+            life = self._lives[host] = HostConnection(
                 files,
                 child=None,
                 wanted=fits and adopted is None and not self._retiring,
@@ -233,7 +233,7 @@ class Hosts:
                 life.retire()
         return adopted
 
-    def _launch(self) -> Life | None:
+    def _launch(self) -> HostConnection | None:
         settings = self._settings
         files = HostFiles(settings.directory, HostId(new_id()))
         try:
@@ -247,13 +247,13 @@ class Hosts:
         except OSError as error:
             self._on_event(HostFailed(f"{settings.python} cannot be started: {error.strerror}"))
             return None
-        life = Life(files, child=child, wanted=True, patience_s=settings.start_timeout_s)
+        life = HostConnection(files, child=child, wanted=True, patience_s=settings.start_timeout_s)
         self._lives[files.host] = life
         return life
 
     # One host's life
 
-    async def _attend(self, life: Life) -> None:
+    async def _attend(self, life: HostConnection) -> None:
         """Stay with a host until it is dead, then bury it."""
         life.attended = True
         try:
@@ -265,7 +265,7 @@ class Hosts:
         finally:
             life.attended = False
 
-    async def _attend_once(self, life: Life) -> None:
+    async def _attend_once(self, life: HostConnection) -> None:
         give_up = time.monotonic() + life.patience_s
         while life.lives():
             if await self._converse(life):
@@ -275,7 +275,7 @@ class Hosts:
             await anyio.sleep(_LOOK_S)
         await self._bury(life)
 
-    async def _converse(self, life: Life) -> bool:
+    async def _converse(self, life: HostConnection) -> bool:
         """Talk with the host until the connection ends; tell whether there was any."""
         try:
             stream = await life.connect()
@@ -286,7 +286,7 @@ class Hosts:
             return False
         async with stream, anyio.create_task_group() as tasks:
 
-            async def until_the_end(part: Callable[[Life, ByteStream], Any]) -> None:
+            async def until_the_end(part: Callable[[HostConnection, ByteStream], Any]) -> None:
                 with contextlib.suppress(
                     anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream
                 ):
@@ -298,11 +298,11 @@ class Hosts:
             tasks.start_soon(until_the_end, self._watch)
         return True
 
-    async def _write(self, life: Life, stream: ByteStream) -> None:
+    async def _write(self, life: HostConnection, stream: ByteStream) -> None:
         await stream.send(b'{"op": "hello"}\n')
         await life.send_all(stream)
 
-    async def _read(self, life: Life, stream: ByteStream) -> None:
+    async def _read(self, life: HostConnection, stream: ByteStream) -> None:
         unread, is_skipping = bytearray(), False
         async for data in stream:
             unread += data
@@ -317,7 +317,7 @@ class Hosts:
                     self._odd(life, f"a line of more than {_LONGEST_LINE} bytes")
                 unread, is_skipping = bytearray(), True
 
-    async def _watch(self, life: Life, _stream: ByteStream) -> None:
+    async def _watch(self, life: HostConnection, _stream: ByteStream) -> None:
         """Ping the host, and kill it if it does not answer."""
         settings = self._settings
         if not await life.in_time(lambda: life.ready_since is not None, life.patience_s):
@@ -331,7 +331,7 @@ class Hosts:
         log.error("job host %s has not answered for %g s; it is killed", life.host, settings.ping_timeout_s)
         life.kill()
 
-    async def _bury(self, life: Life) -> None:
+    async def _bury(self, life: HostConnection) -> None:
         """Clear up after a dead host, and tell the daemon."""
         journal = host_process.read_journal(life.files, self._faults)
         with anyio.move_on_after(_BURIAL_S):
@@ -349,7 +349,7 @@ class Hosts:
         # Last: should this daemon end before, the next one reads them.
         host_process.remove(life.files, keep_log=not left)
 
-    def _ends(self, life: Life, journal: Journal, *, left: bool) -> Iterator[HostEvent]:
+    def _ends(self, life: HostConnection, journal: Journal, *, left: bool) -> Iterator[HostEvent]:
         for claim in sorted(life.preparing):
             yield PrepareRefused(claim, "the job host died before the job was ready")
         if life.launched and life.ready_since is None:
@@ -362,7 +362,7 @@ class Hosts:
 
     # What a host tells
 
-    def _hear(self, life: Life, line: bytes) -> None:
+    def _hear(self, life: HostConnection, line: bytes) -> None:
         told: Any = None
         try:
             told = json.loads(line)
@@ -377,11 +377,11 @@ class Hosts:
         if event is not None:
             self._on_event(event)
 
-    def _odd(self, life: Life, error: str) -> None:
+    def _odd(self, life: HostConnection, error: str) -> None:
         what, place = "what a job host says", f"job host {life.host}"
         self._faults.odd(what, place, f"not understood: {error}", "it is ignored; please report it")
 
-    def _read_event(self, life: Life, told: dict[str, Any]) -> HostEvent | None:
+    def _read_event(self, life: HostConnection, told: dict[str, Any]) -> HostEvent | None:
         match told["ev"]:
             case "hello":
                 return self._hello(life, told)
@@ -399,11 +399,11 @@ class Hosts:
                 return event
         return None
 
-    def _jobs_of(self, life: Life, told: Iterable[object]) -> list[HostJob]:
+    def _jobs_of(self, life: HostConnection, told: Iterable[object]) -> list[HostJob]:
         read = (read_job(one, lambda error: self._odd(life, error)) for one in told)
         return [job for job in read if job is not None]
 
-    def _hello(self, life: Life, told: dict[str, Any]) -> HostEvent | None:
+    def _hello(self, life: HostConnection, told: dict[str, Any]) -> HostEvent | None:
         greeting = _HELLO(told, "hello")
         if not greeting.ready:
             return None

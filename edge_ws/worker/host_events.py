@@ -9,8 +9,8 @@ from pathlib import Path
 
 from edge_ws.errors import RemoteProtocolError
 from edge_ws.protocol.codec import reader
+from edge_ws.protocol.frames import Code, Sentence
 from edge_ws.protocol.ids import ClaimId, HostId
-from edge_ws.protocol.limits import Code, Sentence
 from edge_ws.worker.outcomes import Call
 
 

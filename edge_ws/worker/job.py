@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from edge_ws.protocol.frames import Accept, Finished, NotStarted, Started, WorkerFrame
 from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
+from edge_ws.worker.job_names import JobName
 from edge_ws.worker.outbox import Record
 from edge_ws.worker.outcomes import Call
-from edge_ws.worker.subject import Subject
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class Job:
 
     claim: ClaimId
     slots: int
-    subject: Subject | None = None
+    subject: JobName | None = None
     phase: Phase = Phase.OFFERED
     host: HostId | None = None
     log_path: str | None = None

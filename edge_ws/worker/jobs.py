@@ -38,10 +38,10 @@ from edge_ws.worker.actions import (
     TailLog,
 )
 from edge_ws.worker.job import Job
+from edge_ws.worker.job_names import of_payload
 from edge_ws.worker.outbox import Record
 from edge_ws.worker.outcomes import Call, Fate
 from edge_ws.worker.slots import Slots
-from edge_ws.worker.subject import of_payload
 
 __all__ = [
     "Action",

@@ -16,14 +16,32 @@ import anyio
 from anyio.abc import TaskGroup
 
 from edge_ws.errors import EdgeWsError, RefusedError, Unreachable, UnreachableError, UsageError
-from edge_ws.protocol.frames import Bye, Drain, Hello, ServerFrame, Status, Welcome, WorkerFrame
+from edge_ws.protocol.frames import (
+    LOG_CHUNK,
+    MAX_FRAME,
+    Bye,
+    Drain,
+    Hello,
+    ServerFrame,
+    Status,
+    Welcome,
+    WorkerFrame,
+)
 from edge_ws.protocol.ids import WorkerName
-from edge_ws.protocol.limits import LOG_CHUNK, MAX_FRAME
-from edge_ws.worker.choice import AUTO, LONGPOLL, WEBSOCKET, Choice, Mode
-from edge_ws.worker.conversation import Conversation, Spoken
+from edge_ws.worker.conversation import Callbacks, Conversation
 from edge_ws.worker.faults import Faults
-from edge_ws.worker.pauses import COME_BACK, READY_RESETS_S, Pauses, refusal_of
 from edge_ws.worker.steadiness import Steadiness
+from edge_ws.worker.transport_choice import (
+    AUTO,
+    COME_BACK,
+    LONGPOLL,
+    READY_RESETS_S,
+    WEBSOCKET,
+    Choice,
+    Mode,
+    Pauses,
+    refusal_of,
+)
 from edge_ws.worker.transports.base import Transport
 
 log = logging.getLogger(__name__)
@@ -37,7 +55,7 @@ TOKEN_LOOK_S = 1.0
 _SAME_FOR_ALL = frozenset({Unreachable.TLS, Unreachable.NO_ANSWER, Unreachable.FOREIGN, Unreachable.SILENT})
 
 
-class Served(Protocol):
+class LinkOwner(Protocol):
     """What the link asks of the daemon."""
 
     def hello(self) -> Hello:
@@ -64,7 +82,7 @@ class Link:
         self,
         worker: WorkerName,
         transports: Sequence[Transport],
-        served: Served,
+        served: LinkOwner,
         *,
         read_token: Callable[[], str],
         proven: bool,
@@ -97,7 +115,7 @@ class Link:
         """The token that was last shown to a gateway; empty: there was none to show."""
         self._choice = Choice(AUTO if len(transports) > 1 else transports[0].name, 0.0)
         self.steadiness = Steadiness()
-        self._spoken = Spoken(served.hello, served.status, self._welcomed, self._heard)
+        self._spoken = Callbacks(served.hello, served.status, self._welcomed, self._heard)
         self._current: Conversation | None = None
         self._open: set[Conversation] = set()
         """The current one, those that are being opened, and those that are retired."""

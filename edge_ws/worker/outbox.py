@@ -20,14 +20,14 @@ import orjson
 
 from edge_ws.errors import UsageError
 from edge_ws.protocol.codec import reader
+from edge_ws.protocol.frames import Code, Count, Sentence, Size
 from edge_ws.protocol.ids import ClaimId, HostId
-from edge_ws.protocol.limits import Code, Count, Sentence, Size
 from edge_ws.protocol.states import Phase
 from edge_ws.streams import open_to_write
 from edge_ws.worker.faults import Faults
-from edge_ws.worker.files import make_folder, read_if_sound, write_durably
+from edge_ws.worker.job_names import JobName, read
 from edge_ws.worker.outcomes import Call
-from edge_ws.worker.subject import Subject, read
+from edge_ws.worker.state import make_folder, read_if_sound, write_durably
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Record:
     """Whose fault that is; see `ids.HOST`."""
     stale: bool = False
     """The server wants to hear no more of it; its process runs on and holds its slots."""
-    subject: Subject | None = None
+    subject: JobName | None = None
     """For people; an older release writes none."""
     outcome: Sentence = ""
     """The state that Airflow was told, or is to be told, that the task has come to."""

@@ -15,7 +15,7 @@ from sqlalchemy.engine.reflection import Inspector
 
 from edge_ws.errors import SchemaError
 from edge_ws.store.database import shown_url
-from edge_ws.store.shape import differences
+from edge_ws.store.schema import differences
 
 revision = "0001"
 down_revision = None

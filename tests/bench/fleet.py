@@ -41,7 +41,7 @@ from edge_ws.protocol.frames import (
 )
 from edge_ws.protocol.ids import PROTOCOL, ClaimId, HostId, SiteId, WorkerName, new_id
 from edge_ws.protocol.states import Phase
-from edge_ws.worker.pauses import READY_RESETS_S, Pauses
+from edge_ws.worker.transport_choice import READY_RESETS_S, Pauses
 from tests.bench.control import obey, raise_file_limit, until
 
 LOOK_S = 0.5

@@ -6,7 +6,7 @@ from argparse import Namespace
 
 import pytest
 
-from edge_ws.cli.listing import (
+from edge_ws.cli.output import (
     Wanted,
     arrange,
     fit,

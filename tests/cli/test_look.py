@@ -19,7 +19,7 @@ ROWS = [
 _CODE = """
 import json, sys
 from argparse import Namespace
-from edge_ws.cli.look import _show
+from edge_ws.cli.operate import _show
 columns = sys.argv[2] or None
 arguments = Namespace(output="table", columns=columns)
 _show(json.loads(sys.argv[1]), arguments, {"queues": "all"}, "nothing", "2 workers")

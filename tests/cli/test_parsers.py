@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge_ws.cli import main
-from edge_ws.cli.parsers import build
+from edge_ws.cli.main import build
 from edge_ws.cli.verb import Side, leaves
 from edge_ws.cli.verbs import VERBS
 from tests.support.programs import clean_environment, run_edge_ws

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from edge_ws.cli import main
-from edge_ws.cli.run import INTERRUPTED
+from edge_ws.cli.main import INTERRUPTED
 from tests.support.certificates import Authority
 from tests.support.entrances import Entrance, open_entrance, server_context
 from tests.support.http import http_server

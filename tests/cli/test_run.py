@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from edge_ws import errors
-from edge_ws.cli.run import INTERRUPTED, require, run
+from edge_ws.cli.main import INTERRUPTED, require, run
 from edge_ws.cli.verb import Side, Verb
 from tests.support.programs import PACKAGE, clean_environment, run_python, start_python
 from tests.support.waiting import wait_until
@@ -94,7 +94,7 @@ def test_extras_that_are_here_are_found_without_importing_them(tmp_path: Path) -
     require("server")
     done = run_python(
         "-c",
-        "import sys; from edge_ws.cli.run import require; require('worker'); require('server');"
+        "import sys; from edge_ws.cli.main import require; require('worker'); require('server');"
         "print([m for m in sys.modules if m.split('.')[0] in ('airflow', 'sqlalchemy', 'alembic')])",
         environment=clean_environment(tmp_path),
     )
@@ -196,7 +196,7 @@ def test_a_reader_that_leaves_is_no_traceback(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_a_sentence(tmp_path: Path, to: str, part: str, size: int) -> None:
     program = (
         "import sys; from argparse import Namespace; from edge_ws.cli.output import tell\n"
-        "from edge_ws.cli.run import run; from edge_ws.cli.verb import Side, Verb\n"
+        "from edge_ws.cli.main import run; from edge_ws.cli.verb import Side, Verb\n"
         "verb = Verb(name='do', help='', side=Side.ANYWHERE, implementation='tests.support.verbs:do')\n"
         f"sys.exit(run(verb, Namespace(what=lambda: tell({size} * 'x')), 'prog'))"
     )
@@ -208,7 +208,7 @@ def test_what_cannot_be_written_is_a_sentence(tmp_path: Path, to: str, part: str
 def test_nor_is_what_a_verb_has_left_to_be_written(tmp_path: Path, to: str, code: int) -> None:
     program = (
         "import sys; from argparse import Namespace\n"
-        "from edge_ws.cli.run import run; from edge_ws.cli.verb import Side, Verb\n"
+        "from edge_ws.cli.main import run; from edge_ws.cli.verb import Side, Verb\n"
         "verb = Verb(name='do', help='', side=Side.ANYWHERE, implementation='tests.support.verbs:do')\n"
         "sys.exit(run(verb, Namespace(what=lambda: print('x') or 0), 'prog'))"
     )
@@ -230,7 +230,7 @@ def _shell(folder: Path, program: str, to: str) -> subprocess.CompletedProcess[s
 
 def test_ctrl_c_ends_with_its_code(tmp_path: Path) -> None:
     program = (
-        "import signal, sys, time; from argparse import Namespace; from edge_ws.cli.run import run\n"
+        "import signal, sys, time; from argparse import Namespace; from edge_ws.cli.main import run\n"
         # A shell has its background jobs ignore it, and their children.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from edge_ws.cli.verb import Side, Verb\n"

@@ -7,7 +7,7 @@ from importlib import metadata
 
 import pytest
 
-from edge_ws.cli.run import require
+from edge_ws.cli.main import require
 from edge_ws.cli.verb import Side, Verb, leaves
 from edge_ws.cli.verbs import VERBS
 from edge_ws.worker.settings import SETTINGS

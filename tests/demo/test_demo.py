@@ -18,7 +18,7 @@ from typing import Any, Self
 import psutil
 import pytest
 
-from edge_ws.demo.place import WORKER
+from edge_ws.demo.sandbox import WORKER
 from tests.support.programs import PACKAGE
 from tests.support.waiting import wait_until
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_ws.demo.paste import lines
-from edge_ws.demo.place import Place
+from edge_ws.demo.sandbox import Place, lines
 
 PLACE = Place(root=Path("/tmp/edge-ws-demo-abcdefgh"), port=65535)
 PROGRAM = "/home/somebody/edge-ws/.venv/bin/edge-ws"

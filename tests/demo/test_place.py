@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_ws.demo.place import Place, centre_environment, make_place, scrubbed, worker_environment
+from edge_ws.demo.sandbox import Place, centre_environment, make_place, scrubbed, worker_environment
 from edge_ws.errors import EdgeWsError
 
 EXPORTED = {

@@ -17,7 +17,7 @@ from tests.support.centre import SCHEDULER, Centre
 from tests.support.rows import FakeWorker
 
 
-class Scene:
+class JobFacts:
     """Both executors, one worker of ours, and a task that one of the executors has queued."""
 
     def __init__(self, centre: Centre, *, by: str) -> None:
@@ -80,7 +80,7 @@ class Scene:
 def test_a_late_report_of_an_edge3_worker_ends_nothing_of_ours(
     centre: Centre, late: TaskInstanceState
 ) -> None:
-    scene = Scene(centre, by="ours")
+    scene = JobFacts(centre, by="ours")
     claim = scene.start()
     scene.centre.set_task(scene.ti, state="running")
     scene.patch(late)
@@ -95,7 +95,7 @@ def test_a_late_report_of_an_edge3_worker_ends_nothing_of_ours(
 
 @pytest.mark.parametrize("by", ["ours", "theirs"])
 def test_a_task_is_revoked_by_edge3(centre: Centre, by: str) -> None:
-    scene = Scene(centre, by=by)
+    scene = JobFacts(centre, by=by)
     claim = scene.claim()
     scene.theirs.revoke_task(ti=scene.ti)
     assert scene.row() is None
@@ -105,7 +105,7 @@ def test_a_task_is_revoked_by_edge3(centre: Centre, by: str) -> None:
 
 def test_a_new_round_while_the_old_ones_report_is_on_its_way(centre: Centre) -> None:
     """edge3's executor overwrites the row, and leaves our claim in it."""
-    scene = Scene(centre, by="theirs")
+    scene = JobFacts(centre, by="theirs")
     old = scene.start()
     scene.queue()
     assert scene.row().edge_ws_claim == old
@@ -123,7 +123,7 @@ def test_a_new_round_goes_to_an_edge3_worker(centre: Centre) -> None:
     from airflow.providers.edge3.worker_api.datamodels import WorkerQueuesBody
     from airflow.providers.edge3.worker_api.routes import jobs
 
-    scene = Scene(centre, by="theirs")
+    scene = JobFacts(centre, by="theirs")
     old = scene.start()
     scene.queue()
     with create_session(scoped=False) as session:

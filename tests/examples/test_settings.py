@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edge_ws.cli.parsers import build
+from edge_ws.cli.main import build
 from edge_ws.provider.info import OPTIONS
 from edge_ws.resources import examples_dir
 from edge_ws.worker.config import Machine, resolve

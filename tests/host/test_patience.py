@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import tenacity
 
-from edge_ws.host.patience import Patience
+from edge_ws.host.execution_api import Patience
 
 
 class Clock:

@@ -33,15 +33,16 @@ REMOTE_TASK_LOG = Remote()
 
 _CA = """
 import json, os, sys
-from edge_ws.host import runner, sentences, sdk_client
+from edge_ws.host import runner, sentences
+from edge_ws.host import execution_api
 version = runner.preload()
 from airflow.sdk.api import client
 context = lambda: client.Client._get_ssl_context_cached(client.API_SSL_CA_FILE_PATH, client.API_SSL_CERT_PATH)
 first = context()
-sdk_client.renew_trust()
+execution_api.renew_trust()
 same = context() is first
 os.utime(client.API_SSL_CERT_PATH, (1, 1))
-sdk_client.renew_trust()
+execution_api.renew_trust()
 print(json.dumps({
     "version": version, "same": same, "renewed": context() is not first,
     "heartbeats": os.environ.get("AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS"),

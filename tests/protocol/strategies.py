@@ -9,9 +9,8 @@ from enum import Enum
 
 from hypothesis import strategies as st
 
-from edge_ws.protocol.frames import Frame, ServerFrame, WorkerFrame
+from edge_ws.protocol.frames import ID_LENGTH, NAME_LENGTH, Frame, ServerFrame, Within, WorkerFrame
 from edge_ws.protocol.ids import WorkerName
-from edge_ws.protocol.limits import ID_LENGTH, NAME_LENGTH, Within
 
 # A NUL or a lone surrogate does not come back as it went: test_codec looks at those.
 _TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)

@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from edge_ws.errors import LocalProtocolError, RemoteProtocolError
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import (
+    LOG_CHUNK,
+    MAX_DEPTH,
+    MAX_FRAME,
     Accept,
     Beat,
     Bye,
@@ -28,7 +31,6 @@ from edge_ws.protocol.frames import (
     WorkerFrame,
 )
 from edge_ws.protocol.ids import ClaimId, HostId
-from edge_ws.protocol.limits import LOG_CHUNK, MAX_DEPTH, MAX_FRAME
 from tests.protocol.strategies import FRAMES, objects, server_frames, worker_frames
 
 CLAIM = ClaimId("2f1d8e4a-6d0b-4a57-9f0e-0a3e6b1c7d55")

@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from edge_ws.protocol import codec, frames, limits
+from edge_ws.protocol import codec, frames
 from edge_ws.protocol.frames import Asked, Frame, Held, Inventory, Refusal, ServerFrame, Timers, WorkerFrame
 from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, WorkerName
 from edge_ws.protocol.session import FIRST_FRAME_S, SILENT_BEATS, CloseCode
@@ -20,12 +20,12 @@ from edge_ws.protocol.states import CLAIM_MOVES, CONNECTION_MOVES, Connection, P
 
 SPEC = (Path(frames.__file__).parent / "PROTOCOL.md").read_text()
 _WORDS: dict[object, str] = {
-    limits.Count: "count",
-    limits.Code: "code",
-    limits.Size: "size",
-    limits.Seconds: "seconds",
-    limits.Interval: "interval",
-    limits.LogBytes: "bytes",
+    frames.Count: "count",
+    frames.Code: "code",
+    frames.Size: "size",
+    frames.Seconds: "seconds",
+    frames.Interval: "interval",
+    frames.LogBytes: "bytes",
     str: "text",
     bool: "bool",
     dict[str, str]: "{text: text}",
@@ -147,15 +147,15 @@ def test_close_codes() -> None:
 
 def test_limits() -> None:
     values = {row["limit"]: row["value"] for row in tables("## Limits")}
-    assert values["frame"] == f"{limits.MAX_FRAME} bytes"
-    assert values["depth"] == f"{limits.MAX_DEPTH} levels"
-    assert values["log chunk"] == f"{limits.LOG_CHUNK} bytes"
-    assert values["id"] == f"{limits.ID_LENGTH} characters"
-    assert values["name"] == f"{limits.NAME_LENGTH} characters"
-    for word, hint in (("count", limits.Count), ("code", limits.Code), ("size", limits.Size)):
+    assert values["frame"] == f"{frames.MAX_FRAME} bytes"
+    assert values["depth"] == f"{frames.MAX_DEPTH} levels"
+    assert values["log chunk"] == f"{frames.LOG_CHUNK} bytes"
+    assert values["id"] == f"{frames.ID_LENGTH} characters"
+    assert values["name"] == f"{frames.NAME_LENGTH} characters"
+    for word, hint in (("count", frames.Count), ("code", frames.Code), ("size", frames.Size)):
         within = typing.get_args(hint)[1]
         assert values[word] == f"{within.least} to {within.most}"
-    for word, hint in (("seconds", limits.Seconds), ("interval", limits.Interval)):
+    for word, hint in (("seconds", frames.Seconds), ("interval", frames.Interval)):
         within = typing.get_args(hint)[1]
         assert values[word] == f"{within.least:g} to {within.most:.0f} s"
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from edge_ws.errors import UsageError
-from edge_ws.provider.admin import TokenRequest, parse_expires, token_request, token_rows
+from edge_ws.provider.commands import TokenRequest, parse_expires, token_request, token_rows
 from edge_ws.store.records import TokenRecord
 
 # Tokens

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edge_ws.cli.run import run
+from edge_ws.cli.main import run
 from edge_ws.cli.verb import leaves
 from edge_ws.cli.verbs import VERBS
 from edge_ws.provider import check, compat

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from edge_ws.provider import check, check_fleet, compat
-from edge_ws.provider.finding import Finding, Verdict
+from edge_ws.provider import check, compat
+from edge_ws.provider.check import Finding, Verdict
 from edge_ws.store.store import Store
 from edge_ws.store.tables import epoch_now, token, worker
 from tests.support.centre import Centre
@@ -142,7 +142,7 @@ class TestTokens:
 
     @pytest.mark.usefixtures("_tokens")
     def test_one_that_expires_soon(self, centre: Centre) -> None:
-        self.let_expire(centre, "press", check_fleet.SOON_S - 60)
+        self.let_expire(centre, "press", check.SOON_S - 60)
         said = found(centre)["tokens"]
         assert said.verdict is Verdict.WARNING
         assert said.says.startswith("press expires ")

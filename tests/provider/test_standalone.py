@@ -24,10 +24,10 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from websockets.exceptions import ConnectionClosed
 
-from edge_ws.cli.parsers import build
+from edge_ws.cli.main import build
 from edge_ws.errors import UsageError
 from edge_ws.protocol.frames import Beat, Drain
-from edge_ws.provider.door import Door
+from edge_ws.provider.mount import Door
 from edge_ws.provider.standalone import ServerOptions, make_app, read_options
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_job

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from edge_ws.provider import compat
-from edge_ws.provider.door import make_gateway
+from edge_ws.provider.mount import make_gateway
 from edge_ws.provider.task_settings import TASK_SETTINGS, task_settings
 from tests.support.centre import Centre
 

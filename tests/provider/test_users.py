@@ -14,9 +14,8 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError
-from edge_ws.provider.door import Door, make_gateway
-from edge_ws.provider.shell import make_shell
-from edge_ws.provider.users import AirflowUsers
+from edge_ws.provider.mount import Door, make_gateway, make_shell
+from edge_ws.provider.ports import AirflowUsers
 from edge_ws.store.store import Store
 from tests.support.centre import Centre
 from tests.support.workers import register_worker
@@ -108,7 +107,7 @@ def test_an_auth_manager_that_fails_tells_no_stranger(
 ) -> None:
     # A role that this auth manager does not know makes it fail.
     with (
-        caplog.at_level(logging.ERROR, "edge_ws.provider.users"),
+        caplog.at_level(logging.ERROR, "edge_ws.provider.ports"),
         pytest.raises(EdgeWsError, match="auth manager failed") as caught,
     ):
         AirflowUsers().user(sign("emperor"))

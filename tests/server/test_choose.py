@@ -36,12 +36,12 @@ def worker(name: str, free: int = 1, queues: set[str] | None = None, **more: obj
     )
 
 
-def seats(jobs: list[Candidate], workers: list[Capacity]) -> dict[str, str]:
+def fits(jobs: list[Candidate], workers: list[Capacity]) -> dict[str, str]:
     return {one.key.task_id: one.worker for one in choose(jobs, workers)}
 
 
 def test_jobs_are_spread_over_the_least_loaded() -> None:
-    assert Counter(seats([job(str(n)) for n in range(4)], [worker("a", 3), worker("b", 3)]).values()) == {
+    assert Counter(fits([job(str(n)) for n in range(4)], [worker("a", 3), worker("b", 3)]).values()) == {
         "a": 2,
         "b": 2,
     }
@@ -49,7 +49,7 @@ def test_jobs_are_spread_over_the_least_loaded() -> None:
 
 def test_order_is_kept_and_callbacks_go_first() -> None:
     jobs = [job("1"), job("2"), job("cb", dag=CALLBACK_DAG_ID)]
-    assert list(seats(jobs, [worker("a", 2)])) == ["cb", "1"]
+    assert list(fits(jobs, [worker("a", 2)])) == ["cb", "1"]
 
 
 def test_queues_teams_and_credentials_are_respected() -> None:
@@ -59,16 +59,16 @@ def test_queues_teams_and_credentials_are_respected() -> None:
         worker("team", 9, {"q"}, team="t"),
     ]
     jobs = [job("1", "x"), job("2", "y"), job("3", "q"), job("4", "q", team="t"), job("5", "z")]
-    assert seats(jobs, workers) == {"1": "x-only", "2": "token", "4": "team"}
+    assert fits(jobs, workers) == {"1": "x-only", "2": "token", "4": "team"}
 
 
 def test_a_wide_job_reserves_a_worker_after_a_while() -> None:
     narrow = [job("narrow")]
-    assert seats([job("wide", slots=3), *narrow], [worker("a", 2)]) == {"narrow": "a"}
+    assert fits([job("wide", slots=3), *narrow], [worker("a", 2)]) == {"narrow": "a"}
     waiting = job("wide", slots=3, waited_s=RESERVE_AFTER_S)
-    assert seats([waiting, *narrow], [worker("a", 2)]) == {}
-    assert seats([waiting, *narrow], [worker("a", 2, concurrency=2)]) == {"narrow": "a"}
-    assert seats([waiting, *narrow], [worker("a", 2), worker("b", 1)]) == {"narrow": "b"}
+    assert fits([waiting, *narrow], [worker("a", 2)]) == {}
+    assert fits([waiting, *narrow], [worker("a", 2, concurrency=2)]) == {"narrow": "a"}
+    assert fits([waiting, *narrow], [worker("a", 2), worker("b", 1)]) == {"narrow": "b"}
 
 
 JOBS = st.lists(

@@ -10,7 +10,7 @@ import pytest
 from edge_ws.protocol.frames import Drain, Timers
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import CloseCode, ServerSession
-from edge_ws.server.drain import send_away
+from edge_ws.server.app import send_away
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.longpoll import PollLink
 from edge_ws.store.records import Principal

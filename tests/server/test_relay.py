@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response, S
 from starlette.routing import Route
 
 from edge_ws.server.relay import Relay
-from edge_ws.server.web import BelowPath
+from edge_ws.server.uvicorn_server import BelowPath
 from tests.support.http import http_server
 from tests.support.waiting import free_port, until, wait_until
 

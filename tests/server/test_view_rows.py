@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_ws.server.view_rows import served
-from tests.support.scenes import a_token, a_worker
+from tests.support.job_facts import a_token, a_worker
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from edge_ws.errors import UsageError
 from edge_ws.protocol.frames import Bye
 from edge_ws.protocol.ids import GatewayId
-from edge_ws.server.scene import AirflowTask
+from edge_ws.server.diagnosis import AirflowTask
 from edge_ws.server.views import list_jobs, list_queues, list_workers, show_job, show_worker
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, utc_now

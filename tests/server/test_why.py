@@ -9,12 +9,12 @@ import pytest
 from edge_ws.errors import UsageError
 from edge_ws.protocol.ids import CALLBACK_DAG_ID, WorkerName
 from edge_ws.protocol.states import Phase
+from edge_ws.server.diagnosis import AirflowTask, Code, JobFacts, Unmet
+from edge_ws.server.eligibility import Reason
 from edge_ws.server.log_end import LogEnd
-from edge_ws.server.scene import AirflowTask, Code, Scene, Unmet
-from edge_ws.server.seats import Reason
 from edge_ws.server.why import why, why_absent
 from edge_ws.store.records import Room
-from tests.support.scenes import GATEWAY, a_claim, a_job, a_scene, a_token, a_worker, an_edge3_worker
+from tests.support.job_facts import GATEWAY, a_claim, a_job, a_scene, a_token, a_worker, an_edge3_worker
 
 OFFLINE = {"state": "offline", "gateway": None, "seen_s": 7500.0}
 MAINTENANCE = {"state": "maintenance mode", "comment": "belt change"}
@@ -30,9 +30,9 @@ RESCHEDULE = (
 DEAD = replace(GATEWAY, seen_s=3600.0)
 
 
-def told(scene: Scene, code: Code, *parts: str) -> None:
+def told(facts: JobFacts, code: Code, *parts: str) -> None:
     """Check the code, and that the sentence or the advice has each part."""
-    found = why(scene)
+    found = why(facts)
     assert found.code is code, found
     text = f"{found.sentence} {found.advice}"
     for part in parts:
@@ -73,14 +73,14 @@ class TestQueued:
             Code.NO_WORKER_SERVES_QUEUE,
             "no worker serves queue gpu; no worker has ever connected",
         )
-        scene = a_scene(a_job(), a_worker(queues=("a",)), a_worker("w2", queues=("b", "a")))
+        facts = a_scene(a_job(), a_worker(queues=("a",)), a_worker("w2", queues=("b", "a")))
         told(
-            scene,
+            facts,
             Code.NO_WORKER_SERVES_QUEUE,
             "the 2 known workers serve only queues a, b",
             "edge-ws add-worker-queues -H WORKER -q gpu",
         )
-        assert [(one.worker.name, one.reason) for one in why(scene).seats] == [
+        assert [(one.worker.name, one.reason) for one in why(facts).seats] == [
             ("w1", Reason.OTHER_QUEUES),
             ("w2", Reason.OTHER_QUEUES),
         ]
@@ -176,9 +176,9 @@ class TestQueued:
         )
 
     def test_all_full(self) -> None:
-        scene = a_scene(a_job(), a_worker(**FULL), a_worker("w2", concurrency=2, taken=2), ahead=12)
+        facts = a_scene(a_job(), a_worker(**FULL), a_worker("w2", concurrency=2, taken=2), ahead=12)
         told(
-            scene,
+            facts,
             Code.ALL_FULL,
             "all workers that take jobs of queue gpu now are full (6 of 6 slots busy)",
             "w1 is full (4 of 4 slots busy); w2 is full (2 of 2 slots busy)",
@@ -239,7 +239,7 @@ class TestQueued:
         told(a_scene(a_job(), an_edge3_worker(team="blue")), Code.TEAM_EXCLUDES, "the job is of no team")
 
     def test_of_several_reasons_the_nearest_comes_first(self) -> None:
-        scene = a_scene(
+        facts = a_scene(
             a_job(),
             a_worker("a", team="blue"),
             a_worker("b", **OFFLINE),
@@ -247,22 +247,22 @@ class TestQueued:
             a_worker("d", **FULL),
             a_worker("e", queues=("other",)),
         )
-        found = why(scene)
+        found = why(facts)
         assert found.code is Code.ALL_FULL
         assert [one.worker.name for one in found.seats] == ["d", "c", "b", "a"]
         assert [one.reason.value for one in found.seats] == ["full", "maintenance", "offline", "team"]
 
     def test_many_workers_are_not_all_named(self) -> None:
-        scene = a_scene(a_job(), *(a_worker(f"w{number}", **FULL) for number in range(9)))
-        told(scene, Code.ALL_FULL, "w4 is full (4 of 4 slots busy); and 4 more")
-        assert len(why(scene).seats) == 9
+        facts = a_scene(a_job(), *(a_worker(f"w{number}", **FULL) for number in range(9)))
+        told(facts, Code.ALL_FULL, "w4 is full (4 of 4 slots busy); and 4 more")
+        assert len(why(facts).seats) == 9
 
     def test_about_to_be_offered(self) -> None:
-        scene = a_scene(a_job(waited_s=0.4), a_worker(taken=1), a_worker("w2", **FULL))
+        facts = a_scene(a_job(waited_s=0.4), a_worker(taken=1), a_worker("w2", **FULL))
         told(
-            scene, Code.ABOUT_TO_BE_OFFERED, "Queued for 0 s: about to be offered: w1 has 3 of 4 slots free."
+            facts, Code.ABOUT_TO_BE_OFFERED, "Queued for 0 s: about to be offered: w1 has 3 of 4 slots free."
         )
-        assert why(scene).advice == ""
+        assert why(facts).advice == ""
 
     def test_about_to_be_offered_for_too_long(self) -> None:
         told(a_scene(a_job(), a_worker()), Code.ABOUT_TO_BE_OFFERED, "It should not take so long")
@@ -295,7 +295,7 @@ class TestQueued:
 
 
 class TestInHand:
-    def running(self, **changes: object) -> Scene:
+    def running(self, **changes: object) -> JobFacts:
         claim = a_claim(Phase.STARTED, offered_s=300.0)
         return a_scene(a_job(state="running", worker="w1", claim=claim), a_worker(**changes))
 
@@ -346,8 +346,8 @@ class TestInHand:
         told(replace(self.running(), workers=()), Code.RUNNING, "w1 is known no more")
 
     def test_an_end_written_past_an_open_claim_is_no_end(self) -> None:
-        scene = self.running()
-        told(replace(scene, job=replace(scene.job, state="failed")), Code.RUNNING)
+        facts = self.running()
+        told(replace(facts, job=replace(facts.job, state="failed")), Code.RUNNING)
 
     def test_with_edge3s_worker(self) -> None:
         told(

@@ -23,28 +23,28 @@ from edge_ws.protocol.frames import (
 from edge_ws.protocol.ids import GatewayId, WorkerName
 from edge_ws.protocol.session import Close, ServerSession
 from edge_ws.protocol.states import Connection
+from edge_ws.server.app import send_away
 from edge_ws.server.auth import WORKER_HEADER
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.dispatcher import Dispatcher
-from edge_ws.server.drain import send_away
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.longpoll import PollLink, Polls
 from edge_ws.server.reaper import Reaper
 from edge_ws.server.reports import Answers, Reports
 from edge_ws.server.workers import Workers
 from edge_ws.store.records import Principal
-from edge_ws.store.wakeup import Changes
+from edge_ws.store.watch import Changes
 from tests.simulation.airflow import Airflow
-from tests.simulation.desk import Call, Desk, GoOn, Lane, settle
 from tests.simulation.model_store import ModelStore, Rules
 from tests.simulation.network import Answer, Carried, Network, Wire
+from tests.simulation.threads import Call, GoOn, Lane, ThreadLimit, settle
 from tests.simulation.world import Violation, World
 
 SETTINGS = GatewaySettings(hostname="g", keep_offline_workers_s=0.0)
 
 
 class SimReports(Reports):
-    """The real ones at a desk in virtual time."""
+    """The real ones with threads in virtual time."""
 
     def __init__(self, gateway: Gateway) -> None:
         super().__init__(
@@ -56,7 +56,7 @@ class SimReports(Reports):
             on_unsettled=gateway.look_soon,
             on_log=lambda _: None,
         )
-        self._desk = Desk(gateway)  # type: ignore[assignment]
+        self._threads = ThreadLimit(gateway)  # type: ignore[assignment]
         self._rules = gateway.rules
         self._reports = Lane(gateway, self._write_reports, self._answer_reports)  # type: ignore[assignment]
         self._others = Lane(gateway, self._write_others, self._answer_others, 1)  # type: ignore[assignment]
@@ -203,10 +203,10 @@ class Gateway:
         self.hub = Hub(self.capacity_changed, self.queues_served)
         self.reports = SimReports(self)
         self.workers = SimWorkers(store, self.hub, self.reports, SETTINGS, self.id)  # type: ignore[arg-type]
-        self.workers._desk = Desk(self)  # type: ignore[assignment]
+        self.workers._threads = ThreadLimit(self)  # type: ignore[assignment]
         self.polls = Polls(self.workers, self.hub, SETTINGS)
         self._dispatcher = Dispatcher(store, self.hub, SETTINGS, self.id)  # type: ignore[arg-type]
-        self._dispatcher._desk = Desk(self)  # type: ignore[assignment]
+        self._dispatcher._threads = ThreadLimit(self)  # type: ignore[assignment]
         self._reaper = Reaper(
             store,  # type: ignore[arg-type]
             self.hub,
@@ -216,7 +216,7 @@ class Gateway:
             finished_logs=None,  # type: ignore[arg-type]
             asks_for_tokens=lambda: False,
         )
-        self._reaper._desk = Desk(self)  # type: ignore[assignment]
+        self._reaper._threads = ThreadLimit(self)  # type: ignore[assignment]
         self.conversations: dict[Wire, _Conversation] = {}
         self.leaves = False
         """It sends its workers elsewhere."""

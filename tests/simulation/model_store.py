@@ -36,6 +36,7 @@ from edge_ws.protocol.ids import (
 )
 from edge_ws.protocol.states import Phase, phases_before
 from edge_ws.store.faults import Faults
+from edge_ws.store.leftovers import EDGE3_S
 from edge_ws.store.live import REPORTED
 from edge_ws.store.records import (
     RETURNS,
@@ -57,7 +58,6 @@ from edge_ws.store.records import (
     WishRecord,
 )
 from edge_ws.store.report_verbs import ClaimReport, Outcome
-from edge_ws.store.unwanted import EDGE3_S
 from tests.simulation.world import Violation
 
 OPEN = ("restarting", "running")

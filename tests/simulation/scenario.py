@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from edge_ws.protocol.frames import (
+    LOG_CHUNK,
     Accept,
     Ack,
     Finished,
@@ -20,11 +21,10 @@ from edge_ws.protocol.frames import (
     Started,
 )
 from edge_ws.protocol.ids import ClaimId, WorkerName
-from edge_ws.protocol.limits import LOG_CHUNK
 from edge_ws.protocol.states import Phase
 from edge_ws.store.records import RETURNS, JobKey
-from edge_ws.store.wakeup import Changes
-from edge_ws.worker.choice import AUTO, LONGPOLL, WEBSOCKET
+from edge_ws.store.watch import Changes
+from edge_ws.worker.transport_choice import AUTO, LONGPOLL, WEBSOCKET
 from tests.simulation.airflow import Airflow
 from tests.simulation.gateway import Gateway
 from tests.simulation.model_store import OPEN, SEEN_S, ModelStore, Row, Rules

@@ -14,8 +14,8 @@ import pytest
 
 from edge_ws.protocol.frames import Frame, Offer
 from edge_ws.protocol.ids import ClaimId, WorkerName
-from edge_ws.store.wakeup import Changes
-from edge_ws.worker.choice import LONGPOLL
+from edge_ws.store.watch import Changes
+from edge_ws.worker.transport_choice import LONGPOLL
 from tests.simulation.airflow import Airflow
 from tests.simulation.gateway import Gateway
 from tests.simulation.model_store import ModelStore, Rules

@@ -19,25 +19,23 @@ from edge_ws.protocol import codec
 from edge_ws.protocol.frames import Cancel, Refusal, ServerFrame, Timers, Welcome, WorkerFrame
 from edge_ws.protocol.ids import ClaimId, LifeId, WorkerName
 from edge_ws.worker import logs as real_logs
-from edge_ws.worker.choice import AUTO
 from edge_ws.worker.conversation import Conversation
 from edge_ws.worker.daemon import Daemon, JobEvent
-from edge_ws.worker.departure import Departure, Patience
-from edge_ws.worker.diary import Diary
 from edge_ws.worker.disk import DiskWatch
+from edge_ws.worker.drain import Patience, WorkerDrain
 from edge_ws.worker.faults import Faults
-from edge_ws.worker.fitness import Fitness
 from edge_ws.worker.host_events import Prepared
+from edge_ws.worker.job_log import JobLog
 from edge_ws.worker.jobs import Action, Jobs, Prepare
 from edge_ws.worker.link import Link
 from edge_ws.worker.logs import Logs
 from edge_ws.worker.outcomes import Call, Fate
-from edge_ws.worker.readiness import Hindrances, Told
+from edge_ws.worker.readiness import Fitness, Hindrances, Told
 from edge_ws.worker.slots import Slots
-from edge_ws.worker.transports.aside import Aside
+from edge_ws.worker.transport_choice import AUTO
 from edge_ws.worker.transports.base import Channel
 from edge_ws.worker.transports.longpoll import LongPollChannel, LongPollTransport
-from edge_ws.worker.transports.sizes import Sizes
+from edge_ws.worker.transports.sizes import Aside, Sizes
 from edge_ws.worker.transports.websocket import WebSocketChannel
 from edge_ws.worker.transports.websocket import _closed as closed
 from edge_ws.worker.wishes import Standing, Wishes
@@ -449,7 +447,7 @@ class SimDaemon(Daemon):
         self._execution_api = SimpleNamespace(url="", proxy=None)  # type: ignore[assignment]
         self._jobs = Jobs(self._slots)
         self._outbox = site.outbox  # type: ignore[assignment]
-        self._diary = Diary()
+        self._job_log = JobLog()
         self._retiring = self._controls = False
         self._told = Standing()
         self._faults = _NoFaults()
@@ -458,7 +456,7 @@ class SimDaemon(Daemon):
         self._fitness = Fitness(self._hindrances, self._jobs, self._stand)
         self._pending = []
         self._patience = Patience(0.0, 30.0)
-        self._departure = Departure(self._patience, self)
+        self._worker_drain = WorkerDrain(self._patience, self)
         self.link = self._link = SimLink(self)  # type: ignore[assignment]
         self._logs = SimLogs(self)
         self._deliveries = SimDeliveries(self)  # type: ignore[assignment]

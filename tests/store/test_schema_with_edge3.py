@@ -11,7 +11,7 @@ from alembic import command
 
 from edge_ws.errors import SchemaError
 from edge_ws.store import schema
-from edge_ws.store.shape import lost_aids
+from edge_ws.store.schema import lost_aids
 from edge_ws.store.tables import (
     EDGE3_HEAD,
     EDGE3_TABLES,

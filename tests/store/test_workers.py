@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from edge_ws.errors import RefusedError, UnreachableError
 from edge_ws.protocol.frames import Applied, Bye
 from edge_ws.protocol.ids import HOST, GatewayId, WorkerName, new_id
-from edge_ws.server.seats import is_here
+from edge_ws.server.eligibility import is_here
 from edge_ws.store.records import JobKey
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, utc_now, worker

@@ -1,4 +1,4 @@
-"""What the processes of `edge_ws.server.processes` do in tests: `python -m tests.support.children NAME`."""
+"""What the processes of `edge_ws.server.uvicorn_server` do in tests: `python -m tests.support.children NAME`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from edge_ws.server.processes import Processes
+from edge_ws.server.uvicorn_server import Processes
 
 HERE = Path()
 

@@ -26,7 +26,7 @@ from edge_ws.errors import UnreachableError
 from edge_ws.protocol.frames import Timers
 from edge_ws.server.app import Gateway
 from edge_ws.server.config import GatewaySettings
-from edge_ws.server.web import DrainingServer
+from edge_ws.server.uvicorn_server import DrainingServer
 from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from edge_ws.store.store import Store
 from edge_ws.worker.config import Machine, resolve
 from edge_ws.worker.doctor import centre, here, way
 from edge_ws.worker.doctor.checks import CHECKS, Check, examine
-from edge_ws.worker.doctor.visit import Found, Status, Visit, failed, ok
+from edge_ws.worker.doctor.context import Context, Found, Status, failed, ok
 from tests.support.addresses import black_hole, resolving
 from tests.support.breaker import Upgrades, breaking
 from tests.support.certificates import Authority
@@ -49,33 +49,33 @@ def gateway(store: Store) -> Iterator[RunningGateway]:
 
 
 @pytest.fixture
-def visit(store: Store, gateway: RunningGateway, tmp_path: Path) -> Visit:
+def context(store: Store, gateway: RunningGateway, tmp_path: Path) -> Context:
     """One in which all is well."""
-    return _visit(gateway.base_url, make_token(store), tmp_path)
+    return _context(gateway.base_url, make_token(store), tmp_path)
 
 
-def _visit(
+def _context(
     url: str, token: str, folder: Path, environ: dict[str, str] | None = None, **settings: object
-) -> Visit:
+) -> Context:
     flags = {name: value if isinstance(value, bool) else str(value) for name, value in settings.items()}
     machine = Machine(hostname="w1", is_root=False, default_file=folder / "worker.toml")
     told = {"url": url, "edge_hostname": "w1", "state_dir": str(folder / "state"), **flags}
     config = resolve(told, {"EDGE_WS_TOKEN": token, **(environ or {})}, machine).config
-    return Visit(config=config, environ=environ or {}, hold_s=0.5)
+    return Context(config=config, environ=environ or {}, hold_s=0.5)
 
 
-def _with(visit: Visit, **changes: object) -> Visit:
-    return replace(visit, config=replace(visit.config, **changes))
+def _with(context: Context, **changes: object) -> Context:
+    return replace(context, config=replace(context.config, **changes))
 
 
-async def _all(visit: Visit, checks: Sequence[Check] = OF_THE_WAY) -> dict[str, Found]:
-    return {name: found async for name, found in examine(visit, checks)}
+async def _all(context: Context, checks: Sequence[Check] = OF_THE_WAY) -> dict[str, Found]:
+    return {name: found async for name, found in examine(context, checks)}
 
 
-async def _until(visit: Visit, name: str) -> Found:
+async def _until(context: Context, name: str) -> Found:
     """Return what one check finds, and that all before it were well."""
     names = [check.name for check in OF_THE_WAY]
-    told = await _all(visit, OF_THE_WAY[: names.index(name) + 1])
+    told = await _all(context, OF_THE_WAY[: names.index(name) + 1])
     *before, _ = (found.status for found in told.values())
     assert set(before) <= {Status.OK}, told
     return told[name]
@@ -84,8 +84,8 @@ async def _until(visit: Visit, name: str) -> Found:
 # All is well
 
 
-async def test_all_is_well(visit: Visit) -> None:
-    told = await _all(visit)
+async def test_all_is_well(context: Context) -> None:
+    told = await _all(context)
     assert {name: found for name, found in told.items() if found.status is not Status.OK} == {}
     assert told["token"].detail == "taken for w1, queues all"
     assert told["tls"].detail == "not used: plain http"
@@ -95,15 +95,15 @@ async def test_all_is_well(visit: Visit) -> None:
 
 
 async def test_a_worker_of_that_name_is_not_disturbed(
-    visit: Visit, store: Store, gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+    context: Context, store: Store, gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with connected(gateway, visit.token or make_token(store, "w1")) as peer:
+    async with connected(gateway, context.token or make_token(store, "w1")) as peer:
         health = f"{gateway.base_url}/edge-ws/health"
         await until(lambda: httpx2.get(health, trust_env=False).json()["workers"] == 1)
         before = store.workers()
         caplog.set_level(logging.INFO)
         caplog.clear()
-        told = await _all(visit)
+        told = await _all(context)
         assert {found.status for found in told.values()} == {Status.OK}
         assert (await peer.connection.ping()) is not None
         assert store.workers()[0].state == before[0].state
@@ -122,8 +122,8 @@ async def test_through_tls_and_a_proxy(store: Store, gateway: RunningGateway, tm
     ):
         url = f"https://localhost:{tls.port}"
         for environ in ({"HTTPS_PROXY": f"http://me:geheim@127.0.0.1:{proxy.port}"}, {}):
-            visit = _visit(url, make_token(store), tmp_path, environ, ca_file=authority.file)
-            told = await _all(visit)
+            context = _context(url, make_token(store), tmp_path, environ, ca_file=authority.file)
+            told = await _all(context)
             others = {name: found for name, found in told.items() if found.status is not Status.OK}
             # The test's certificates are good for a day.
             assert set(others) == {"tls"}
@@ -136,20 +136,20 @@ async def test_through_tls_and_a_proxy(store: Store, gateway: RunningGateway, tm
 # What is wrong
 
 
-async def _sees(visit: Visit, name: str, status: Status, *parts: str) -> None:
-    found = await _until(visit, name)
+async def _sees(context: Context, name: str, status: Status, *parts: str) -> None:
+    found = await _until(context, name)
     assert found.status is status, found
     for part in parts:
         assert part in f"{found.detail} -> {found.advice}"
 
 
-async def test_a_limit_of_sizes_is_found(gateway: RunningGateway, visit: Visit) -> None:
-    assert (await _all(visit))["message_size"] == Found(Status.OK, "messages of 128 KiB pass")
+async def test_a_limit_of_sizes_is_found(gateway: RunningGateway, context: Context) -> None:
+    assert (await _all(context))["message_size"] == Found(Status.OK, "messages of 128 KiB pass")
     for verdict in (Verdict.TOO_LARGE, Verdict.RESET):
         with firewall(gateway.port, 20_000, verdict) as wall:
-            limited = _with(visit, url=wall.url)
+            limited = _with(context, url=wall.url)
             await way.settings(limited)
-            limited.token = visit.token
+            limited.token = context.token
             found = await centre.message_size(limited)
         assert found.status is Status.WARNING
         limits = [int(number) for number in re.findall(r"more than about (\d+) bytes", found.detail)]
@@ -159,27 +159,27 @@ async def test_a_limit_of_sizes_is_found(gateway: RunningGateway, visit: Visit) 
 
 @pytest.mark.parametrize("by_proxy", [False, True])
 async def test_the_dead_one_of_two_addresses_is_named(
-    gateway: RunningGateway, visit: Visit, monkeypatch: pytest.MonkeyPatch, by_proxy: bool
+    gateway: RunningGateway, context: Context, monkeypatch: pytest.MonkeyPatch, by_proxy: bool
 ) -> None:
     with black_hole(gateway.port) as dead:
         resolving(monkeypatch, {"two.test": [dead, "127.0.0.1"]})
         two = f"http://two.test:{gateway.port}"
-        half = _with(visit, proxy=two) if by_proxy else _with(visit, url=two, allow_insecure=True)
+        half = _with(context, proxy=two) if by_proxy else _with(context, url=two, allow_insecure=True)
         await way.settings(half)
         found = await way.tcp(half)
     assert found.status is Status.WARNING
     assert f"127.0.0.1 can be connected to, but not {dead} (no answer within 5 s)" in found.detail
 
 
-async def test_settings(visit: Visit, tmp_path: Path) -> None:
-    gone = _with(visit, ca_file=tmp_path / "gone.pem")
+async def test_settings(context: Context, tmp_path: Path) -> None:
+    gone = _with(context, ca_file=tmp_path / "gone.pem")
     told = await _all(gone)
     assert told["settings"].status is Status.FAILED
     assert "--ca-file: " in told["settings"].detail
     assert told["held_poll"] == Found(Status.SKIPPED, "needs token")
     assert (told["disk"].status, told["versions"].status) == (Status.OK, Status.OK)
 
-    plain = _visit("http://localhost.example.com", "t", tmp_path)
+    plain = _context("http://localhost.example.com", "t", tmp_path)
     assert "give an https URL, or allow it with --allow-insecure" in (await way.settings(plain)).advice
     allowed = _with(plain, allow_insecure=True)
     assert (await way.settings(allowed)).status is Status.WARNING
@@ -188,31 +188,33 @@ async def test_settings(visit: Visit, tmp_path: Path) -> None:
 async def test_names_and_ports(tmp_path: Path) -> None:
     url = "https://no-such-host.invalid"
     await _sees(
-        _visit(url, "t", tmp_path), "dns", Status.FAILED, "no-such-host.invalid cannot be found", "--url"
+        _context(url, "t", tmp_path), "dns", Status.FAILED, "no-such-host.invalid cannot be found", "--url"
     )
     url = f"https://127.0.0.1:{free_port()}"
-    await _sees(_visit(url, "t", tmp_path), "tcp", Status.FAILED, "Connection refused", "HTTPS_PROXY")
+    await _sees(_context(url, "t", tmp_path), "tcp", Status.FAILED, "Connection refused", "HTTPS_PROXY")
 
 
 async def test_proxies(gateway: RunningGateway, tmp_path: Path) -> None:
     with open_entrance(Entrance(credentials="me:geheim")) as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
-        visit = _visit("https://localhost", "t", tmp_path, proxy=url)
-        await _sees(visit, "proxy", Status.FAILED, "status 407", "--proxy http://user:password@")
+        context = _context("https://localhost", "t", tmp_path, proxy=url)
+        await _sees(context, "proxy", Status.FAILED, "status 407", "--proxy http://user:password@")
     with open_entrance(Entrance(refusal=b"HTTP/1.1 403 No\r\n\r\n")) as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
-        visit = _visit("https://localhost", "t", tmp_path, proxy=url)
-        await _sees(visit, "proxy", Status.FAILED, "status 403 -> have that allowed there")
-        visit = _visit(gateway.base_url, "t", tmp_path, proxy=url)
-        await _sees(visit, "proxy", Status.WARNING, "status 403", "long-poll does not")
+        context = _context("https://localhost", "t", tmp_path, proxy=url)
+        await _sees(context, "proxy", Status.FAILED, "status 403 -> have that allowed there")
+        context = _context(gateway.base_url, "t", tmp_path, proxy=url)
+        await _sees(context, "proxy", Status.WARNING, "status 403", "long-poll does not")
     with open_entrance(Entrance(refusal=b"220 mail\r\n\r\n")) as proxy:
-        visit = _visit("https://localhost", "t", tmp_path, proxy=f"http://127.0.0.1:{proxy.port}")
-        await _sees(visit, "proxy", Status.FAILED, "does not speak HTTP -> see --proxy")
-    visit = _visit("https://localhost", "t", tmp_path, proxy=f"http://127.0.0.1:{free_port()}")
-    await _sees(visit, "proxy", Status.FAILED, "cannot be reached: Connection refused -> see --proxy")
-    visit = _visit("https://localhost", "t", tmp_path, {"HTTPS_PROXY": "http://p", "NO_PROXY": "localhost"})
-    assert (await way.settings(visit)).status is Status.OK
-    assert await way.by_proxy(visit) == ok("none, by NO_PROXY")
+        context = _context("https://localhost", "t", tmp_path, proxy=f"http://127.0.0.1:{proxy.port}")
+        await _sees(context, "proxy", Status.FAILED, "does not speak HTTP -> see --proxy")
+    context = _context("https://localhost", "t", tmp_path, proxy=f"http://127.0.0.1:{free_port()}")
+    await _sees(context, "proxy", Status.FAILED, "cannot be reached: Connection refused -> see --proxy")
+    context = _context(
+        "https://localhost", "t", tmp_path, {"HTTPS_PROXY": "http://p", "NO_PROXY": "localhost"}
+    )
+    assert (await way.settings(context)).status is Status.OK
+    assert await way.by_proxy(context) == ok("none, by NO_PROXY")
 
 
 async def test_certificates(gateway: RunningGateway, tmp_path: Path) -> None:
@@ -220,15 +222,15 @@ async def test_certificates(gateway: RunningGateway, tmp_path: Path) -> None:
     context = server_context(authority.server(expired=True))
     with open_entrance(Entrance(target=gateway.port, context=context)) as tls:
         url = f"https://localhost:{tls.port}"
-        visit = _visit(url, "t", tmp_path, ca_file=authority.file)
-        await _sees(visit, "tls", Status.FAILED, "has expired -> renew it at the centre")
-        await _sees(_visit(url, "t", tmp_path), "tls", Status.FAILED, "not trusted: ", "--ca-file")
-    visit = _visit(f"https://127.0.0.1:{gateway.port}", "t", tmp_path)
-    await _sees(visit, "tls", Status.FAILED, "-> is it a plain http address?")
+        context = _context(url, "t", tmp_path, ca_file=authority.file)
+        await _sees(context, "tls", Status.FAILED, "has expired -> renew it at the centre")
+        await _sees(_context(url, "t", tmp_path), "tls", Status.FAILED, "not trusted: ", "--ca-file")
+    context = _context(f"https://127.0.0.1:{gateway.port}", "t", tmp_path)
+    await _sees(context, "tls", Status.FAILED, "-> is it a plain http address?")
 
 
-async def test_the_wrong_server(visit: Visit, gateway: RunningGateway) -> None:
-    elsewhere = _with(visit, url=f"{gateway.base_url}/elsewhere")
+async def test_the_wrong_server(context: Context, gateway: RunningGateway) -> None:
+    elsewhere = _with(context, url=f"{gateway.base_url}/elsewhere")
     await _sees(elsewhere, "gateway", Status.FAILED, "answered with HTTP status 404", "[edge_ws] api_enabled")
 
 
@@ -248,31 +250,31 @@ async def test_the_wrong_server(visit: Visit, gateway: RunningGateway) -> None:
     ],
 )
 async def test_tokens(
-    visit: Visit, store: Store, token: str | None, changes: dict[str, object], parts: tuple[str, ...]
+    context: Context, store: Store, token: str | None, changes: dict[str, object], parts: tuple[str, ...]
 ) -> None:
     secret = token or make_token(store, queues=["a", "c"], team="red")
-    await _sees(_with(visit, **{"token": secret, **changes}), "token", Status.FAILED, *parts)
+    await _sees(_with(context, **{"token": secret, **changes}), "token", Status.FAILED, *parts)
 
 
-async def test_what_a_token_admits_is_told(visit: Visit, store: Store) -> None:
-    limited = _with(visit, token=make_token(store, queues=["a", "c"], team="red"))
+async def test_what_a_token_admits_is_told(context: Context, store: Store) -> None:
+    limited = _with(context, token=make_token(store, queues=["a", "c"], team="red"))
     assert await _until(limited, "token") == ok("taken for w1, queues a, c, team red")
     fewer = _with(limited, queues=("a",))
     assert await _until(fewer, "token") == ok("taken for w1, queues a, team red")
 
 
-async def test_clocks(visit: Visit) -> None:
-    assert (await centre.clock(replace(visit, ahead_s=-2.0))) == ok("2.0 s from the centre's")
-    told = await centre.clock(replace(visit, ahead_s=600.0))
+async def test_clocks(context: Context) -> None:
+    assert (await centre.clock(replace(context, ahead_s=-2.0))) == ok("2.0 s from the centre's")
+    told = await centre.clock(replace(context, ahead_s=600.0))
     assert (told.status, told.detail) == (Status.WARNING, "this machine's clock is 600 s behind the centre's")
-    told = await centre.clock(replace(visit, ahead_s=-600.0))
+    told = await centre.clock(replace(context, ahead_s=-600.0))
     assert told.detail == "this machine's clock is 600 s ahead of the centre's"
 
 
-async def test_protocols(visit: Visit) -> None:
-    told = await centre.protocol(replace(visit, health={"protocol": 99, "oldest_protocol": 98}))
+async def test_protocols(context: Context) -> None:
+    told = await centre.protocol(replace(context, health={"protocol": 99, "oldest_protocol": 98}))
     assert (told.status, told.advice) == (Status.FAILED, "upgrade edge-ws here")
-    told = await centre.protocol(replace(visit, health={"protocol": 0, "oldest_protocol": 0}))
+    told = await centre.protocol(replace(context, health={"protocol": 0, "oldest_protocol": 0}))
     assert (told.status, told.advice) == (Status.FAILED, "upgrade edge-ws at the centre")
 
 
@@ -284,16 +286,16 @@ async def test_protocols(visit: Visit) -> None:
     ],
 )
 async def test_websockets_that_are_blocked(
-    visit: Visit, gateway: RunningGateway, upgrades: Upgrades, part: str
+    context: Context, gateway: RunningGateway, upgrades: Upgrades, part: str
 ) -> None:
     with breaking([gateway.port], upgrades) as firewall:
-        blocked = _with(visit, url=f"http://127.0.0.1:{firewall.port}")
+        blocked = _with(context, url=f"http://127.0.0.1:{firewall.port}")
         await _sees(blocked, "websocket", Status.WARNING, part, "the worker uses long-poll")
         only = _with(blocked, transport="websocket")
         await _sees(only, "websocket", Status.FAILED, part)
 
 
-async def test_a_request_that_is_cut(visit: Visit, gateway: RunningGateway) -> None:
+async def test_a_request_that_is_cut(context: Context, gateway: RunningGateway) -> None:
     class Impatient(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             time.sleep(0.2)
@@ -303,7 +305,7 @@ async def test_a_request_that_is_cut(visit: Visit, gateway: RunningGateway) -> N
             """Say nothing."""
 
     with _web_server(Impatient) as url:
-        cut = _with(visit, url=url)
+        cut = _with(context, url=url)
         assert (await way.settings(cut)).status is Status.OK
         told = await centre.held_poll(cut)
         assert told.status is Status.WARNING
@@ -311,9 +313,9 @@ async def test_a_request_that_is_cut(visit: Visit, gateway: RunningGateway) -> N
         assert "HTTP status 504" in told.detail
 
 
-async def test_quick_leaves_out_what_is_slow(visit: Visit) -> None:
-    visit.is_quick = True
-    assert (await _all(visit))["held_poll"] == Found(Status.SKIPPED, "left out by --quick")
+async def test_quick_leaves_out_what_is_slow(context: Context) -> None:
+    context.is_quick = True
+    assert (await _all(context))["held_poll"] == Found(Status.SKIPPED, "left out by --quick")
 
 
 @contextmanager
@@ -345,22 +347,22 @@ def _answering(body: object, shown: list[str | None]) -> type[http.server.BaseHT
     return Handler
 
 
-async def test_the_execution_api(visit: Visit, gateway: RunningGateway) -> None:
-    assert (await way.settings(visit)).status is Status.OK
-    told = await centre.execution_api(visit)
+async def test_the_execution_api(context: Context, gateway: RunningGateway) -> None:
+    assert (await way.settings(context)).status is Status.OK
+    told = await centre.execution_api(context)
     assert told.status is Status.FAILED
     assert f"{gateway.base_url}/execution/health answered with HTTP status 404" in told.detail
     assert "[edge_ws] execution_api_url" in told.advice
     for body, status in (({"status": "healthy"}, Status.OK), ({"hello": "x"}, Status.FAILED)):
         shown: list[str | None] = []
         with _web_server(_answering(body, shown)) as url:
-            elsewhere = replace(visit, whoami={"execution_api_url": f"{url}/execution/"})
+            elsewhere = replace(context, whoami={"execution_api_url": f"{url}/execution/"})
             told = await centre.execution_api(elsewhere)
             assert told.status is status, told
         # Neither a token nor room for one that Airflow itself would put there.
         assert shown == ["none"]
     for host, sentence in (("a..b", "cannot be found"), ("1.2.3.999", "cannot be reached")):
-        elsewhere = replace(visit, whoami={"execution_api_url": f"http://{host}/execution/"})
+        elsewhere = replace(context, whoami={"execution_api_url": f"http://{host}/execution/"})
         told = await centre.execution_api(elsewhere)
         assert (told.status, sentence in told.detail) == (Status.FAILED, True), told
 
@@ -368,12 +370,14 @@ async def test_the_execution_api(visit: Visit, gateway: RunningGateway) -> None:
 # This machine
 
 
-async def test_versions(visit: Visit) -> None:
-    ours = await here.versions(visit)
+async def test_versions(context: Context) -> None:
+    ours = await here.versions(context)
     assert ours.status is Status.OK
     assert "here Airflow 3." in ours.detail
     assert "centre unknown" in ours.detail
-    older = await here.versions(replace(visit, health={"versions": {"airflow": "3.0.1", "python": "3.12.1"}}))
+    older = await here.versions(
+        replace(context, health={"versions": {"airflow": "3.0.1", "python": "3.12.1"}})
+    )
     assert (older.status, "older clients only" in older.advice) == (Status.WARNING, True)
 
 
@@ -391,18 +395,18 @@ def airflow_home(tmp_path: Path) -> dict[str, str]:
     ],
 )
 async def test_dags_that_are_missing(
-    visit: Visit, airflow_home: dict[str, str], folder: str, status: Status, part: str
+    context: Context, airflow_home: dict[str, str], folder: str, status: Status, part: str
 ) -> None:
     home = Path(airflow_home["HOME"])
     (home / folder).mkdir(parents=True)
     environ = {**airflow_home, "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags")}
-    told = await here.dag_bundles(replace(visit, environ=environ))
+    told = await here.dag_bundles(replace(context, environ=environ))
     assert told.status is status, told
     assert part.format(dags=home / "dags") in told.detail
 
 
 async def test_bundles_that_cannot_be_made(
-    visit: Visit, airflow_home: dict[str, str], tmp_path: Path
+    context: Context, airflow_home: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "one.py").touch()
     bundles = [
@@ -418,18 +422,20 @@ async def test_bundles_that_cannot_be_made(
         },
     ]
     variable = "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"
-    told = await here.dag_bundles(replace(visit, environ={**airflow_home, variable: json.dumps(bundles)}))
+    told = await here.dag_bundles(replace(context, environ={**airflow_home, variable: json.dumps(bundles)}))
     assert (told.status, "bundle odd cannot be made: TypeError" in told.detail) == (Status.FAILED, True)
-    told = await here.dag_bundles(replace(visit, environ={**airflow_home, variable: json.dumps(bundles[:1])}))
+    told = await here.dag_bundles(
+        replace(context, environ={**airflow_home, variable: json.dumps(bundles[:1])})
+    )
     assert told == ok(f"mine in {tmp_path}")
-    told = await here.dag_bundles(replace(visit, environ={**airflow_home, variable: "nonsense"}))
+    told = await here.dag_bundles(replace(context, environ={**airflow_home, variable: "nonsense"}))
     assert (told.status, "Airflow does not load: " in told.detail) == (Status.FAILED, True)
 
 
-async def test_the_disk(visit: Visit, tmp_path: Path) -> None:
-    assert "GiB free for" in (await here.disk(visit)).detail
+async def test_the_disk(context: Context, tmp_path: Path) -> None:
+    assert "GiB free for" in (await here.disk(context)).detail
     (tmp_path / "file").touch()
-    told = await here.disk(_with(visit, state_dir=tmp_path / "file" / "state"))
+    told = await here.disk(_with(context, state_dir=tmp_path / "file" / "state"))
     assert (told.status, told.advice.startswith("give another --state-dir")) == (Status.FAILED, True)
     assert not (tmp_path / "state").exists()
 
@@ -441,7 +447,7 @@ async def test_what_needs_something_that_failed_is_left_out() -> None:
     looked: list[str] = []
 
     def look(name: str, found: Found) -> Check:
-        async def run(visit: Visit) -> Found:
+        async def run(context: Context) -> Found:
             looked.append(name)
             await asyncio.sleep(0)
             return found
@@ -450,9 +456,9 @@ async def test_what_needs_something_that_failed_is_left_out() -> None:
         return Check(name, run, needs.get(name))
 
     machine = Machine(hostname="w1", is_root=False, default_file=Path("/gone"))
-    visit = Visit(config=resolve({"url": "https://x"}, {}, machine).config, environ={})
+    context = Context(config=resolve({"url": "https://x"}, {}, machine).config, environ={})
     checks = [look("a", ok("")), look("b", failed("no")), look("c", ok("")), look("d", ok(""))]
-    told = await _all(visit, checks)
+    told = await _all(context, checks)
     assert looked == ["a", "b", "d"]
     assert told["c"] == Found(Status.SKIPPED, "needs b")
     names = [check.name for check in CHECKS]

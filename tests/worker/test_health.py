@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from edge_ws.worker.health import FIRST_REST_S, IN_A_ROW, LONGEST_REST_S, Health
+from edge_ws.worker.readiness import FIRST_REST_S, IN_A_ROW, LONGEST_REST_S, Health
 
 
 def failing(health: Health, now: float = 0.0) -> bool:

@@ -11,8 +11,8 @@ import pytest
 
 from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
+from edge_ws.worker.job_names import JobName
 from edge_ws.worker.outbox import Outbox, Record
-from edge_ws.worker.subject import Subject
 
 RECORD = Record(
     claim=ClaimId("c"),
@@ -23,7 +23,7 @@ RECORD = Record(
     log_start=5,
     exit_code=3,
     detail="why",
-    subject=Subject(dag_id="d", run_id="r", task_id="t", map_index=2, try_number=3),
+    subject=JobName(dag_id="d", run_id="r", task_id="t", map_index=2, try_number=3),
 )
 
 

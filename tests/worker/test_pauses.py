@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_ws.errors import EdgeWsError, RefusedError, Unreachable, UnreachableError
-from edge_ws.worker.pauses import LONGEST_S, NEW_S, REFUSED_RETRY_S, SOON_S, Pauses
+from edge_ws.worker.transport_choice import LONGEST_S, NEW_S, REFUSED_RETRY_S, SOON_S, Pauses
 
 FOREIGN = UnreachableError("404", kind=Unreachable.FOREIGN)
 

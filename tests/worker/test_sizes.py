@@ -12,6 +12,8 @@ import sqlalchemy as sa
 
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import (
+    LOG_CHUNK,
+    MAX_FRAME,
     Accept,
     Ack,
     Applied,
@@ -29,16 +31,14 @@ from edge_ws.protocol.frames import (
     Welcome,
 )
 from edge_ws.protocol.ids import ClaimId, HostId, SiteId, WorkerName, new_id
-from edge_ws.protocol.limits import LOG_CHUNK, MAX_FRAME
 from edge_ws.protocol.states import Phase
 from edge_ws.store.store import Store
 from edge_ws.worker.link import Link
 from edge_ws.worker.logs import Logs
 from edge_ws.worker.message_limits import MessageLimits
 from edge_ws.worker.network import Network
-from edge_ws.worker.transports.aside import TRIES, Aside
 from edge_ws.worker.transports.longpoll import LongPollTransport
-from edge_ws.worker.transports.sizes import AGAIN_FIRST_S, FLOOR, Sizes, pack
+from edge_ws.worker.transports.sizes import AGAIN_FIRST_S, FLOOR, TRIES, Aside, Sizes, pack
 from edge_ws.worker.transports.websocket import WebSocketTransport
 from tests.support.firewall import Verdict, firewall
 from tests.support.gateway import RunningGateway, inventory, make_token, serving

@@ -18,7 +18,7 @@ from edge_ws.protocol.http import ERROR_HEADER, JSON, read_refusal
 from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL
 from edge_ws.worker import network
 from edge_ws.worker.config import read_token
-from edge_ws.worker.doctor.visit import Found, Visit, failed, failed_by, ok, warning
+from edge_ws.worker.doctor.context import Context, Found, failed, failed_by, ok, warning
 from edge_ws.worker.network import Network
 from edge_ws.worker.transports.base import refused_by
 from edge_ws.worker.transports.failures import failure, no_certificate, proxy_refused, redirect_advice
@@ -33,42 +33,42 @@ PASSES_WITHIN_S = 5.0
 SMALLEST = 512
 LARGEST = 128 * 1024
 """Bytes of the largest message that a worker usually sends."""
-_Passes = Callable[[Visit, int], Awaitable[str | None]]
+_Passes = Callable[[Context, int], Awaitable[str | None]]
 _NO_GATEWAY = (
     "--url is Airflow's base URL; at the centre [edge_ws] api_enabled must be True (restart the api-server "
     "after a change)"
 )
 
 
-async def gateway(visit: Visit) -> Found:
+async def gateway(context: Context) -> Found:
     """Ask the gateway how it is."""
     try:
-        visit.health = await _get(visit, network.health_url(visit.config.url))
+        context.health = await _get(context, network.health_url(context.config.url))
     except EdgeWsError as error:
         return failed_by(error, _NO_GATEWAY)
-    if visit.health.get("edge_ws") != "gateway":
-        return failed(f"{visit.config.url} is not edge-ws", _NO_GATEWAY)
-    release = visit.health.get("versions", {}).get("edge_ws", "of an unknown version")
-    return ok(f"edge-ws {release} with {visit.health.get('workers', 0)} workers")
+    if context.health.get("edge_ws") != "gateway":
+        return failed(f"{context.config.url} is not edge-ws", _NO_GATEWAY)
+    release = context.health.get("versions", {}).get("edge_ws", "of an unknown version")
+    return ok(f"edge-ws {release} with {context.health.get('workers', 0)} workers")
 
 
-async def token(visit: Visit) -> Found:
+async def token(context: Context) -> Found:
     """Ask the gateway whom it takes us for."""
     try:
-        visit.token = read_token(visit.config)
+        context.token = read_token(context.config)
         sent_at = time.time()
-        visit.whoami = await _get(visit, network.whoami_url(visit.config.url))
-        visit.ahead_s = float(visit.whoami["time"]) - (sent_at + time.time()) / 2
+        context.whoami = await _get(context, network.whoami_url(context.config.url))
+        context.ahead_s = float(context.whoami["time"]) - (sent_at + time.time()) / 2
     except EdgeWsError as error:
         return failed_by(error)
     except (LookupError, TypeError, ValueError):
         return failed("the gateway does not say whom the token is for", "upgrade edge-ws at the centre")
-    return _admitted(visit)
+    return _admitted(context)
 
 
-def _admitted(visit: Visit) -> Found:
+def _admitted(context: Context) -> Found:
     """Judge as the gateway will judge the worker's greeting."""
-    config, told = visit.config, visit.whoami
+    config, told = context.config, context.whoami
     queues, team = told.get("queues"), told.get("team")
     if (
         queues is not None
@@ -88,9 +88,9 @@ def _admitted(visit: Visit) -> Found:
     return ok(detail if team is None else f"{detail}, team {team}")
 
 
-async def clock(visit: Visit) -> Found:
+async def clock(context: Context) -> Found:
     """Compare the clocks."""
-    ahead_s = visit.ahead_s
+    ahead_s = context.ahead_s
     if abs(ahead_s) > SKEW_S:
         side = "behind" if ahead_s > 0 else "ahead of"
         detail = f"this machine's clock is {abs(ahead_s):.0f} s {side} the centre's"
@@ -98,9 +98,9 @@ async def clock(visit: Visit) -> Found:
     return ok(f"{abs(ahead_s):.1f} s from the centre's")
 
 
-async def protocol(visit: Visit) -> Found:
+async def protocol(context: Context) -> Found:
     """Compare the protocol's versions."""
-    newest, oldest = visit.health.get("protocol", 0), visit.health.get("oldest_protocol", 0)
+    newest, oldest = context.health.get("protocol", 0), context.health.get("oldest_protocol", 0)
     detail = f"here {OLDEST_PROTOCOL} to {PROTOCOL}, centre {oldest} to {newest}"
     if newest < OLDEST_PROTOCOL:
         return failed(detail, "upgrade edge-ws at the centre")
@@ -109,17 +109,17 @@ async def protocol(visit: Visit) -> Found:
     return ok(detail)
 
 
-async def websocket(visit: Visit) -> Found:
+async def websocket(context: Context) -> Found:
     """Open a WebSocket, have its other end answer, and close it again before any greeting."""
     began = time.monotonic()
     try:
-        async with WebSocketTransport(visit.network).open(visit.config.name, visit.token) as channel:
+        async with WebSocketTransport(context.network).open(context.config.name, context.token) as channel:
             await channel.ping(PONG_WITHIN_S)
     except RefusedError as error:
         return failed_by(error)
     except UnreachableError as error:
         found = failed_by(error)
-        if visit.config.transport == "websocket":
+        if context.config.transport == "websocket":
             return failed(found.detail, found.advice or "use --transport auto")
         return warning(
             found.detail, "nothing: the worker uses long-poll. To be faster, have WebSockets allowed"
@@ -127,28 +127,28 @@ async def websocket(visit: Visit) -> Found:
     return ok(f"opens and passes frames both ways ({(time.monotonic() - began) * 1000:.0f} ms)")
 
 
-async def held_poll(visit: Visit) -> Found:
+async def held_poll(context: Context) -> Found:
     """Find out whether something on the way cuts a request that is not answered at once."""
     began = time.monotonic()
-    url = f"{network.whoami_url(visit.config.url)}?hold_s={visit.hold_s:g}"
+    url = f"{network.whoami_url(context.config.url)}?hold_s={context.hold_s:g}"
     try:
-        await _get(visit, url, answer_within_s=visit.hold_s + 15.0)
+        await _get(context, url, answer_within_s=context.hold_s + 15.0)
     except EdgeWsError as error:
         cut_s = time.monotonic() - began
         why = failed_by(error).detail
-        detail = f"a request is cut after {cut_s:.1f} s, not held for {visit.hold_s:g} s: {why}"
+        detail = f"a request is cut after {cut_s:.1f} s, not held for {context.hold_s:g} s: {why}"
         return warning(detail, "nothing: long-poll learns to ask more often")
-    return ok(f"a request can be held for {visit.hold_s:g} s")
+    return ok(f"a request can be held for {context.hold_s:g} s")
 
 
-async def message_size(visit: Visit) -> Found:
+async def message_size(context: Context) -> Found:
     """Find out how large a body, and a WebSocket's message, may be."""
     told = []
     for what, passes in (("HTTP bodies", _body_passes), ("WebSocket messages", _message_passes)):
-        if await passes(visit, SMALLEST) is not None:
+        if await passes(context, SMALLEST) is not None:
             # Nothing passes at all: that is another check's.
             continue
-        limit, why = await _largest(visit, passes)
+        limit, why = await _largest(context, passes)
         if limit < LARGEST:
             told.append(f"{what} of more than about {limit} bytes do not pass: {why}")
     if told:
@@ -160,12 +160,12 @@ async def message_size(visit: Visit) -> Found:
     return ok(f"messages of {LARGEST // 1024} KiB pass")
 
 
-async def _largest(visit: Visit, passes: _Passes) -> tuple[int, str]:
+async def _largest(context: Context, passes: _Passes) -> tuple[int, str]:
     """Return the largest size that passes, to within a fifth, and what became of a larger one."""
     least, most, why = SMALLEST, LARGEST, ""
     size = most
     while True:
-        fault = await passes(visit, size)
+        fault = await passes(context, size)
         if fault is None:
             least = size
         else:
@@ -176,25 +176,25 @@ async def _largest(visit: Visit, passes: _Passes) -> tuple[int, str]:
         size = max(SMALLEST, most // 4) if least == SMALLEST else (least + most) // 2
 
 
-async def _body_passes(visit: Visit, size: int) -> str | None:
+async def _body_passes(context: Context, size: int) -> str | None:
     """Send statements that say nothing, of that size; return why they did not arrive."""
     import httpx2
 
-    url = network.send_url(visit.config.url)
+    url = network.send_url(context.config.url)
     try:
-        async with visit.client(answer_within_s=PASSES_WITHIN_S) as client:
+        async with context.client(answer_within_s=PASSES_WITHIN_S) as client:
             response = await client.post(url, content=_nothing(size), headers={"content-type": JSON})
     except (httpx2.HTTPError, OSError) as error:
-        return str(failure(visit.network, url, error))
+        return str(failure(context.network, url, error))
     if response.status_code == 200 or ERROR_HEADER in response.headers:
         return None
     return f"HTTP status {response.status_code}"
 
 
-async def _message_passes(visit: Visit, size: int) -> str | None:
+async def _message_passes(context: Context, size: int) -> str | None:
     """Send a message that says nothing, of that size; return why it did not arrive."""
     try:
-        async with WebSocketTransport(visit.network).open(visit.config.name, visit.token) as channel:
+        async with WebSocketTransport(context.network).open(context.config.name, context.token) as channel:
             await channel.probe(_nothing(size), PASSES_WITHIN_S)
     except EdgeWsError as error:
         return str(error)
@@ -206,44 +206,44 @@ def _nothing(size: int) -> bytes:
     return b"[" + b" " * (size - 2) + b"]"
 
 
-async def round_trip(visit: Visit) -> Found:
+async def round_trip(context: Context) -> Found:
     """Take the time of small requests on one connection."""
     taken: list[float] = []
-    url = network.health_url(visit.config.url)
+    url = network.health_url(context.config.url)
     import httpx2
 
     try:
-        async with visit.client() as client:
+        async with context.client() as client:
             # The first one opens the connection.
             for _ in range(ROUND_TRIPS + 1):
                 began = time.monotonic()
                 await client.get(url)
                 taken.append(time.monotonic() - began)
     except (httpx2.HTTPError, OSError) as error:
-        return failed_by(failure(visit.network, url, error))
+        return failed_by(failure(context.network, url, error))
     median_s = statistics.median(taken[1:])
     detail = f"{median_s * 1000:.0f} ms (median of {ROUND_TRIPS})"
     return warning(detail, "jobs start late by that time") if median_s > SLOW_S else ok(detail)
 
 
-async def execution_api(visit: Visit) -> Found:
+async def execution_api(context: Context) -> Found:
     """Ask Airflow's Execution API how it is; tasks speak to it, not to the gateway."""
-    url = visit.whoami.get("execution_api_url") or network.execution_api_url(visit.config.url)
+    url = context.whoami.get("execution_api_url") or network.execution_api_url(context.config.url)
     advice = "tasks cannot run without it; at the centre see [edge_ws] execution_api_url"
     try:
-        way = network.reach(visit.config, url, visit.environ)
-        told = await _get(visit, url.rstrip("/") + "/health", way=way)
+        way = network.reach(context.config, url, context.environ)
+        told = await _get(context, url.rstrip("/") + "/health", way=way)
     except EdgeWsError as error:
         return failed_by(error, advice)
     if told.get("status") != "healthy":
         return failed(f"{url} is not Airflow's Execution API", advice)
-    if not (network.is_private(url) or visit.config.allow_insecure):
+    if not (network.is_private(url) or context.config.allow_insecure):
         return warning(f"{url} answers by plain http", "tasks' secrets travel unencrypted; use https there")
     return ok(f"{url} answers{way.via}")
 
 
 async def _get(
-    visit: Visit, url: str, *, way: Network | None = None, answer_within_s: float = 10.0
+    context: Context, url: str, *, way: Network | None = None, answer_within_s: float = 10.0
 ) -> Mapping[str, Any]:
     """Return the JSON object at the URL.
 
@@ -253,9 +253,9 @@ async def _get(
     """
     import httpx2
 
-    used = way or visit.network
+    used = way or context.network
     try:
-        async with visit.client(network=way, answer_within_s=answer_within_s) as client:
+        async with context.client(network=way, answer_within_s=answer_within_s) as client:
             response = await client.get(url)
     except httpx2.ProxyError as error:
         status = str(error).partition(" ")[0]

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from edge_ws.worker.doctor import centre, here, way
-from edge_ws.worker.doctor.visit import Found, Look, Status, Visit
+from edge_ws.worker.doctor.context import Context, Found, Look, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +41,16 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-async def examine(visit: Visit, checks: Sequence[Check] = CHECKS) -> AsyncIterator[tuple[str, Found]]:
+async def examine(context: Context, checks: Sequence[Check] = CHECKS) -> AsyncIterator[tuple[str, Found]]:
     """Yield each check's name and what it found, as soon as it is known."""
     missing: set[str] = set()
     for check in checks:
         if check.needs in missing:
             found = Found(Status.SKIPPED, f"needs {check.needs}")
-        elif check.is_slow and visit.is_quick:
+        elif check.is_slow and context.is_quick:
             found = Found(Status.SKIPPED, "left out by --quick")
         else:
-            found = await check.look(visit)
+            found = await check.look(context)
         if found.status in {Status.FAILED, Status.SKIPPED}:
             missing.add(check.name)
         yield check.name, found

@@ -13,7 +13,7 @@ from pathlib import Path
 from edge_ws import airflow_versions
 from edge_ws.errors import UnsupportedAirflowError
 from edge_ws.worker import network, sysinfo
-from edge_ws.worker.doctor.visit import Found, Visit, failed, ok, warning
+from edge_ws.worker.doctor.context import Context, Found, failed, ok, warning
 
 LITTLE_DISK = 1 << 30
 TOO_LITTLE_DISK = 64 << 20
@@ -23,9 +23,9 @@ _OF_THE_DAEMON = "EDGE_WS_"
 _BUNDLES = "import json; from edge_ws.host.bundles import found; print(json.dumps(found()))"
 
 
-async def versions(visit: Visit) -> Found:
+async def versions(context: Context) -> Found:
     """Compare what runs here with what runs at the centre."""
-    here, there = sysinfo.versions(), visit.health.get("versions", {})
+    here, there = sysinfo.versions(), context.health.get("versions", {})
     if "airflow" not in here:
         return failed("Airflow is not installed here", "run: pip install 'edge-ws[worker]'")
     try:
@@ -52,11 +52,11 @@ def _minor(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
-async def dag_bundles(visit: Visit) -> Found:
+async def dag_bundles(context: Context) -> Found:
     """Have Airflow say which bundles it knows here, and look into the local ones."""
     if airflow_versions.installed() is None:
         return failed("Airflow is not installed here", "run: pip install 'edge-ws[worker]'")
-    environ = {**network.task_environment(visit.config), **visit.environ}
+    environ = {**network.task_environment(context.config), **context.environ}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",
@@ -103,9 +103,9 @@ def _judge(bundles: list[dict[str, str | None]]) -> Found:
     return ok(", ".join(told))
 
 
-async def disk(visit: Visit) -> Found:
+async def disk(context: Context) -> Found:
     """Look at the disk that holds the state directory, and whether it can be written to."""
-    folder = visit.config.state_dir.absolute()
+    folder = context.config.state_dir.absolute()
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return failed(f"{there} cannot be written to", "give another --state-dir, or its rights to this user")

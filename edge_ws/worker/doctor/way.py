@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from edge_ws.errors import UnreachableError, UsageError
 from edge_ws.worker import network, proxy
 from edge_ws.worker.config import token_warning
-from edge_ws.worker.doctor.visit import ANSWER_WITHIN_S, Found, Visit, failed, failed_by, ok, warning
+from edge_ws.worker.doctor.context import ANSWER_WITHIN_S, Context, Found, failed, failed_by, ok, warning
 from edge_ws.worker.network import Network
 from edge_ws.worker.transports.failures import failure, proxy_refused
 from edge_ws.worker.transports.websocket import NEXT_ADDRESS_S
@@ -31,11 +31,11 @@ _LONGEST_HEAD = 64 * 1024
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def settings(visit: Visit) -> Found:
+async def settings(context: Context) -> Found:
     """Make the network of the settings."""
-    config = visit.config
+    config = context.config
     try:
-        visit.found_network = network.resolve(config, visit.environ)
+        context.found_network = network.resolve(config, context.environ)
     except UsageError as error:
         return failed_by(error)
     detail = f"{config.name} to {config.url}"
@@ -47,12 +47,12 @@ async def settings(visit: Visit) -> Found:
     return ok(detail)
 
 
-async def dns(visit: Visit) -> Found:
+async def dns(context: Context) -> Found:
     """Look the host's name up."""
-    parts = urlsplit(visit.config.url)
-    if visit.network.proxy is not None:
+    parts = urlsplit(context.config.url)
+    if context.network.proxy is not None:
         return ok(f"{parts.hostname} is left to the proxy")
-    return await _look_up(visit.network, visit.config.url)
+    return await _look_up(context.network, context.config.url)
 
 
 async def _look_up(way: Network, url: str) -> Found:
@@ -68,11 +68,11 @@ async def _look_up(way: Network, url: str) -> Found:
     return ok(f"{parts.hostname} is {', '.join(addresses)} ({_ms(began)})")
 
 
-async def by_proxy(visit: Visit) -> Found:
+async def by_proxy(context: Context) -> Found:
     """Have the proxy open a tunnel."""
-    way, url = visit.network, visit.config.url
+    way, url = context.network, context.config.url
     if way.proxy is None:
-        said = proxy.find(url, visit.config.proxy, visit.environ).origin
+        said = proxy.find(url, context.config.proxy, context.environ).origin
         return ok("none" if said == proxy.OFF else f"none, by {said}")
     shown = proxy.masked(way.proxy)
     began = time.monotonic()
@@ -87,9 +87,9 @@ async def by_proxy(visit: Visit) -> Found:
         return found
 
 
-async def tcp(visit: Visit) -> Found:
+async def tcp(context: Context) -> Found:
     """Connect to the host, or to the proxy: to each address of its name."""
-    way, url = visit.network, visit.config.url
+    way, url = context.network, context.config.url
     parts = urlsplit(url if way.proxy is None else way.proxy)
     what = f"{parts.hostname} port {_port(parts)}"
     try:
@@ -132,9 +132,9 @@ async def _fault(address: str, port: int) -> str:
     return ""
 
 
-async def tls(visit: Visit) -> Found:
+async def tls(context: Context) -> Found:
     """Shake hands, and look at the certificate."""
-    way, url = visit.network, visit.config.url
+    way, url = context.network, context.config.url
     if way.context is None:
         return ok("not used: plain http")
     tunnel = _direct(way, url) if way.proxy is None else _proxied(way, url)

@@ -47,10 +47,9 @@ from edge_ws.protocol.ids import CONTROL, WorkerName
 from edge_ws.protocol.session import Close
 from edge_ws.worker import network
 from edge_ws.worker.network import Network
-from edge_ws.worker.transports.aside import Aside
 from edge_ws.worker.transports.base import refused_by
 from edge_ws.worker.transports.failures import failure, foreign, no_certificate, proxy_refused
-from edge_ws.worker.transports.sizes import Sizes, pack
+from edge_ws.worker.transports.sizes import Aside, Sizes, pack
 
 if TYPE_CHECKING:
     import httpx2

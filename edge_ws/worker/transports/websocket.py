@@ -6,12 +6,29 @@ An answer counts as the server's own only with its marker header; anything else 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import Any
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Sequence,
+)
+from contextlib import (
+    asynccontextmanager,
+    suppress,
+)
+from enum import (
+    Enum,
+)
+from typing import (
+    Any,
+)
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.datastructures import Headers
+from websockets.asyncio.client import (
+    ClientConnection,
+    connect,
+)
+from websockets.datastructures import (
+    Headers,
+)
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidHandshake,
@@ -20,20 +37,90 @@ from websockets.exceptions import (
     InvalidProxyStatus,
     InvalidStatus,
 )
-from websockets.http11 import Response
+from websockets.http11 import (
+    Response,
+)
 
-from edge_ws.errors import RefusedError, Unreachable, UnreachableError
-from edge_ws.protocol import codec
-from edge_ws.protocol.frames import ServerFrame, WorkerFrame
-from edge_ws.protocol.http import ERROR_HEADER, TOKEN_HEADER, UPGRADE_REQUIRED, WORKER_HEADER, read_refusal
-from edge_ws.protocol.ids import WorkerName
-from edge_ws.protocol.session import Close, CloseCode
-from edge_ws.worker import network, proxy
-from edge_ws.worker.network import Network
-from edge_ws.worker.probe import Answer, who_answers
-from edge_ws.worker.transports.base import refused_by
-from edge_ws.worker.transports.failures import failure, foreign, no_certificate, proxy_refused
-from edge_ws.worker.transports.sizes import Sizes, pack
+from edge_ws.errors import (
+    RefusedError,
+    Unreachable,
+    UnreachableError,
+)
+from edge_ws.protocol import (
+    codec,
+)
+from edge_ws.protocol.frames import (
+    ServerFrame,
+    WorkerFrame,
+)
+from edge_ws.protocol.http import (
+    ERROR_HEADER,
+    JSON,
+    TOKEN_HEADER,
+    UPGRADE_REQUIRED,
+    WORKER_HEADER,
+    read_refusal,
+)
+from edge_ws.protocol.ids import (
+    WorkerName,
+)
+from edge_ws.protocol.session import (
+    Close,
+    CloseCode,
+)
+from edge_ws.worker import (
+    network,
+    proxy,
+)
+from edge_ws.worker.network import (
+    Network,
+    health_url,
+    http_client,
+)
+from edge_ws.worker.transports.base import (
+    refused_by,
+)
+from edge_ws.worker.transports.failures import (
+    failure,
+    foreign,
+    is_temporary,
+    no_certificate,
+    proxy_refused,
+)
+from edge_ws.worker.transports.sizes import (
+    Sizes,
+    pack,
+)
+
+PROBE_WITHIN_S = 10.0
+
+
+class Answer(Enum):
+    """Who is there."""
+
+    GATEWAY = "gateway"
+    """Ours: something on the way does not let WebSockets pass."""
+    STRANGER = "stranger"
+    """A web server that is not ours, or Airflow without our plugin."""
+    NOBODY = "nobody"
+    """No answer, or one that says to come back."""
+
+
+async def who_answers(network: Network) -> Answer:
+    """Return who answers at a gateway's health address."""
+    # Imported here: a worker that gets its WebSocket, as nearly all do, never pays for it.
+    import httpx2  # noqa: PLC0415
+
+    try:
+        async with http_client(network, timeout=PROBE_WITHIN_S) as client:
+            response = await client.get(health_url(network.base_url))
+    except (httpx2.HTTPError, OSError):
+        return Answer.NOBODY
+    if ERROR_HEADER in response.headers or response.headers.get("content-type") == JSON:
+        ours = ERROR_HEADER in response.headers or b'"edge_ws"' in response.content
+        return Answer.GATEWAY if ours else Answer.STRANGER
+    return Answer.NOBODY if is_temporary(response.status_code) else Answer.STRANGER
+
 
 OPEN_WITHIN_S = 10.0
 CLOSE_WITHIN_S = 1.0
