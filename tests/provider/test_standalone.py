@@ -7,7 +7,6 @@ import signal
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -312,13 +311,11 @@ def test_the_second_signal_ends_it_at_once(tmp_path: Path, database: str, centre
         async with connected(running(one), make_token(Store(centre.engine)), queues=("q",)) as peer:
             one.signal()
             await peer.expect(Drain)
-            begun = time.monotonic()
             one.signal(signal.SIGINT)
             await closed(peer)
             wait_until(lambda: one.code is not None)
-            assert time.monotonic() - begun < 2
 
-    with server(tmp_path, database) as one:
+    with server(tmp_path, database, "--drain-timeout", "600") as one:
         ready(one)
         anyio.run(scenario, one)
         assert one.code == 130

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,14 +64,12 @@ def test_one_that_dies_is_replaced(tmp_path: Path) -> None:
 
 
 def test_the_second_signal_ends_all_at_once(tmp_path: Path) -> None:
-    with parent(tmp_path, "stubborn") as process:
+    with parent(tmp_path, "stubborn", 600) as process:
         wait_until(lambda: len(living(tmp_path)) == 2)
         process.terminate()
         wait_until(lambda: pids(tmp_path, "told") == pids(tmp_path, "lives"))
-        begun = time.monotonic()
         process.terminate()
-        assert process.wait(10) == 0
-        assert time.monotonic() - begun < 5
+        assert process.wait(30) == 0
         wait_until(lambda: not living(tmp_path))
 
 
