@@ -1,6 +1,6 @@
 """The way to the data centre: to Airflow's database here or, with `--url`, to a gateway.
 
-Loads neither Airflow nor the store before it is gone: with `--url` there may be none.
+Imports Airflow and the store only when the database is used: with `--url` there may be none.
 """
 
 from __future__ import annotations

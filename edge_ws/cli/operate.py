@@ -356,7 +356,7 @@ def _ask_first(doing: str, names: Sequence[str], arguments: Namespace) -> None:
         return
     question = printable(f"{doing} {_count(names)}: {', '.join(names)}")
     if not sys.stdin.isatty():
-        raise UsageError(f"this is to {question}; nobody can be asked here, so say that you mean it: --yes")
+        raise UsageError(f"this is to {question}; there is no terminal to ask at; confirm with --yes")
     # What reads our output is not to get the question.
     print(f"{question}\nProceed? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:

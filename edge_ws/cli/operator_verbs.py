@@ -216,7 +216,7 @@ _REMOVE_QUEUES = _changes(
 )
 _REQUEST_MAINTENANCE = _changes(
     "remote-edge-worker-request-maintenance",
-    "have a worker take nothing new, and stay",
+    "put a worker into maintenance: it finishes its jobs and takes no new ones",
     "It finishes what it runs.",
     _WORKER,
     _COMMENT,
@@ -226,7 +226,7 @@ _EXIT_MAINTENANCE = _changes(
 )
 _UPDATE_COMMENT = _changes(
     "remote-edge-worker-update-maintenance-comment",
-    "say anew why a worker is in maintenance",
+    "change the comment of a worker's maintenance",
     "",
     _WORKER,
     _COMMENT,

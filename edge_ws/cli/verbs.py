@@ -290,7 +290,7 @@ _STOP = _control(
 )
 _MAINTENANCE = _control(
     "maintenance",
-    "have the worker here take nothing new, and stay; or end that",
+    "put the worker on this host into maintenance, or end it",
     "It holds while the worker is not connected, and when it is started again, until somebody here or an "
     "operator at the centre ends it.",
     Argument(flags=("maintenance",), metavar="on|off", choices=("on", "off"), help="on or off"),

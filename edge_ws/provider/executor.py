@@ -186,10 +186,12 @@ class EdgeWsExecutor(compat.ExecutorBase):
                 self._look_for_gateways()
                 self._gateways_at = now + LOOK_FOR_GATEWAYS_S
         except (EdgeWsError, SQLAlchemyError) as error:
-            self.log.warning("edge-ws reports no ends for %g s: %s", AWAY_PAUSE_S, first_line(error))
+            self.log.warning(
+                "edge-ws: cannot report finished jobs, retrying in %g s: %s", AWAY_PAUSE_S, first_line(error)
+            )
             self._quiet_until = now + AWAY_PAUSE_S
         except Exception:
-            self.log.exception("edge-ws reports no ends for %g s", AWAY_PAUSE_S)
+            self.log.exception("edge-ws: cannot report finished jobs, retrying in %g s", AWAY_PAUSE_S)
             self._quiet_until = now + AWAY_PAUSE_S
 
     def _report(self) -> None:
@@ -249,7 +251,7 @@ class EdgeWsExecutor(compat.ExecutorBase):
         self._unwanted_at = now + max(UNWANTED_S, UNWANTED_SHARE * (now - begun))
         if ended:
             self.log.info(
-                "edge-ws: %d job(s) leave their queues, for their tasks are not queued any more: %s%s",
+                "edge-ws: %d job(s) removed from their queues, as their tasks are no longer queued: %s%s",
                 len(ended),
                 ", ".join(map(_named, ended[:NAMED])),
                 ", ..." if len(ended) > NAMED else "",

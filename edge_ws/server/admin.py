@@ -198,11 +198,11 @@ def _shutdown_all(call: Call) -> list[Row]:
 
 def _must_be_sure(call: Call, why: str) -> None:
     if not call.given.get("yes"):
-        raise UsageError(f"{why}; say that you mean it: yes must be true")
+        raise UsageError(f"{why}; confirm it: yes must be true")
 
 
 def _one_of_many(wish: Callable[[Call, str], Wished], call: Call, name: str) -> Row:
-    """Do it for one worker; what is wrong with it keeps nothing from the others."""
+    """Do it for one worker; if it fails, the others are still changed."""
     try:
         return _told(wish(call, name))
     except UsageError as error:

@@ -69,7 +69,7 @@ class Admin:
             return _RefusalError(401, "token", str(error), www_authenticate="Bearer").response()
         except UnreachableError as error:
             # Strangers read the answer: where the database is, is for the log only.
-            log.warning("An operator is told to try again: %s", error)
+            log.warning("Cannot carry out an operator's request now: %s", error)
             return _RefusalError(503, "unavailable", "the gateway cannot reach its database").response()
         except EdgeWsError as error:
             log.warning("An operator's request failed: %s", error)

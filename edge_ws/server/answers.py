@@ -41,5 +41,5 @@ def answer_to(error: RefusedError | UnreachableError) -> JSONResponse:
     if isinstance(error, RefusedError):
         return refuse_worker(Refusal(error.code), str(error), error.retry_after_s)
     # Strangers read the answer: where the database is, is for the log only.
-    log.warning("A worker is told to come back: %s", error)
+    log.warning("Cannot register a worker now; it will try again: %s", error)
     return refuse_worker(Refusal.UNAVAILABLE, "the gateway cannot reach its database", 5.0)

@@ -320,7 +320,7 @@ class Gateway:
             try:
                 await self._reaper.close_refused()
             except UnreachableError as error:
-                log.warning("Revoked tokens wait: %s", error)
+                log.warning("Cannot look for revoked tokens, retrying: %s", error)
             # Where each commit wakes, this asks no more often.
             await anyio.sleep(TOKENS_PAUSE_S)
             await self._tokens_changed.wait()

@@ -55,7 +55,7 @@ class Backlog:
         return bool(named)
 
     def named(self) -> frozenset[str] | None:
-        """Return the queues in which jobs may wait; None: any may hold some, but for a few."""
+        """Return the queues in which jobs may wait; None: in any but those known to be empty."""
         return frozenset(self._exceptions) if self._others_are_empty else None
 
     def take(self, served: Collection[str] | None) -> frozenset[str] | None:

@@ -84,7 +84,7 @@ class Batches(Generic[Item, Answer]):
                 self._items.extendleft(reversed(batch))
             except UnreachableError as error:
                 # Nothing was answered, so the workers say it again.
-                log.warning("%d statements wait for the database: %s", len(batch), error)
+                log.warning("Cannot write %d statements of workers, retrying: %s", len(batch), error)
                 await asyncio.sleep(AWAY_PAUSE_S)
 
     async def _write_some(self, batch: list[Item]) -> None:
@@ -95,7 +95,7 @@ class Batches(Generic[Item, Answer]):
             raise
         except Exception:
             if len(batch) == 1:
-                log.exception("A statement cannot be written; it is left out: %r", batch[0])
+                log.exception("Dropped a statement that cannot be written: %r", batch[0])
                 return
             middle = len(batch) // 2
             await self._write_some(batch[:middle])

@@ -119,7 +119,7 @@ class Dispatcher:
             try:
                 found = await self.cycle()
             except UnreachableError as error:
-                log.warning("Dispatch waits: %s", error)
+                log.warning("Cannot dispatch jobs, retrying: %s", error)
                 await anyio.sleep(AWAY_PAUSE_S)
                 scanned_at = -math.inf
                 continue

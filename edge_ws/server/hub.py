@@ -122,7 +122,7 @@ class Link:
         self._wake()
 
     def settled(self) -> None:
-        """Hear that a statement is dealt with; what was to say of it is queued."""
+        """Note that a statement has been processed and its answer queued."""
 
     def close(self, close: Close) -> None:
         """Ask the transport to write what is queued and close."""

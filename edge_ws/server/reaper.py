@@ -172,7 +172,7 @@ class Reaper:
                 pause_s = await self.look(now, whole=whole)
                 whole_at = now if whole else whole_at
             except EdgeWsError as error:
-                log.warning("The reaper waits: %s", error)
+                log.warning("Cannot settle jobs, retrying: %s", error)
             await anyio.sleep(SHORTEST_LOOK_S)
             with anyio.move_on_after(pause_s - SHORTEST_LOOK_S):
                 await self._unsettled.wait()
@@ -312,7 +312,7 @@ class Reaper:
                 await self.beat(anyio.current_time())
                 self._beaten_at = anyio.current_time()
             except UnreachableError as error:
-                log.warning("The heartbeat waits: %s", error)
+                log.warning("Cannot record the heartbeat, retrying: %s", error)
             await anyio.sleep(self._settings.timers.heartbeat_s)
 
     async def beat(self, now: float) -> None:
@@ -340,7 +340,7 @@ class Reaper:
             try:
                 await self._threads.run(self.move_logs)
             except UnreachableError as error:
-                log.warning("Moving logs waits: %s", error)
+                log.warning("Cannot move finished logs, retrying: %s", error)
             # Where jobs end one after another, this asks no more often.
             await anyio.sleep(SHORTEST_LOOK_S)
             with anyio.move_on_after(self._settings.backup_scan_s):

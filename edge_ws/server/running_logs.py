@@ -66,7 +66,7 @@ class RunningLogs:
             try:
                 await self._threads.run(self.copy, grown)
             except UnreachableError as error:
-                log.warning("Logs of running jobs wait: %s", error)
+                log.warning("Cannot show the logs of running jobs, retrying: %s", error)
                 self._grown |= grown
             await anyio.sleep(COPY_S)
 
@@ -103,4 +103,4 @@ class RunningLogs:
         try:
             self._finished_logs.drop_copy(log_path, claim)
         except EdgeWsError as error:
-            log.error("A copy of a log is left: %s", error)  # noqa: TRY400
+            log.error("Cannot remove the copy of a log: %s", error)  # noqa: TRY400

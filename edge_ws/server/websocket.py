@@ -169,7 +169,7 @@ class _Conversation:
                     await self._close(link.closing)
                     return
         except TimeoutError:
-            log.warning("Worker %s takes no bytes; its connection is closed", link.name)
+            log.warning("Worker %s does not read; its connection is closed", link.name)
             await self._close(Close(CloseCode.TOO_SLOW, "no bytes taken in time"))
         except (WebSocketDisconnect, RuntimeError):
             # The peer left while we wrote; the reader notices as well.

@@ -145,7 +145,7 @@ class ControlServer:
                     continue
                 except OSError as error:
                     # No descriptor is left, perhaps: whoever waits is let in later.
-                    log.warning("nobody is let in at the local socket: %s", error.strerror)
+                    log.warning("the local control socket accepts no connections: %s", error.strerror)
                     await anyio.sleep(_PAUSE_S)
                     continue
                 if self._open >= CONNECTIONS or not _is_trusted(connection):

@@ -35,7 +35,7 @@ class JobLog:
         claim, name = record.claim, title(record.subject, record.claim)
         if record.stale:
             self._open.setdefault(claim, (name, None))
-            log.info("stale: %s: the centre counts it no more; it runs to its end", name)
+            log.info("stale: %s: the centre no longer tracks this attempt; it runs to its end", name)
         elif record.not_started is not None:
             log.info("not started: %s: %s", name, record.not_started)
         elif record.owed is not None:
@@ -76,7 +76,9 @@ class JobLog:
         name, begun = self._open.pop(claim, ("", None))
         if claim in self._owing:
             self._owing.discard(claim)
-            log.warning("dropped: %s: its outcome was never delivered: the centre counts it no more", name)
+            log.warning(
+                "dropped: %s: its outcome was not delivered: the centre no longer tracks this attempt", name
+            )
         elif name:
             log.info("gone: %s%s, without a report", name, self._after(begun))
 

@@ -47,5 +47,5 @@ def _read(path: Path) -> dict[str, int]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError, OverflowError):
-        log.warning("%s cannot be read: the size of messages that pass is learnt anew", path)
+        log.warning("%s cannot be read: message sizes are learnt again", path)
         return {}

@@ -429,7 +429,7 @@ def test_with_nobody_to_ask_many_are_left_alone(
     code, out, err = run(*words.split())
     assert (code, out) == (2, "")
     assert f"this is to {doing} workers: " in err
-    assert "press-1, press-2; nobody can be asked here, so say that you mean it: --yes" in err
+    assert "press-1, press-2; there is no terminal to ask at; confirm with --yes" in err
     assert {(one.wished_concurrency, one.state) for one in store.workers()} == {(None, "idle")}
 
 

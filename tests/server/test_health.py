@@ -35,4 +35,4 @@ def test_a_database_that_is_away_for_two_heartbeats(
         assert "has not reached its database for" in answer.json()["sentence"]
         rename(sqlite_engine, "hidden", "edge_ws_gateway")
         wait_until(lambda: status(gateway) == 200)
-    assert "The heartbeat waits" in caplog.text
+    assert "Cannot record the heartbeat, retrying" in caplog.text

@@ -147,7 +147,7 @@ def test_one_that_nobody_wants_any_more(worker: Worker, told: pytest.LogCaptureF
     worker.do(worker.jobs.ended(C, 0, "", log_uploaded=False, outcome="success", owed=OWED))
     worker.do(worker.jobs.stale(C))
     assert told.messages[2:] == [
-        f"dropped: {NAME}: its outcome was never delivered: the centre counts it no more"
+        f"dropped: {NAME}: its outcome was not delivered: the centre no longer tracks this attempt"
     ]
 
 
@@ -158,7 +158,7 @@ def test_a_stale_job_ends_without_a_report(worker: Worker, told: pytest.LogCaptu
     worker.end(0)
     assert told.messages == [
         f"started: {NAME}",
-        f"stale: {NAME}: the centre counts it no more; it runs to its end",
+        f"stale: {NAME}: the centre no longer tracks this attempt; it runs to its end",
         f"gone: {NAME} after 13.0 s, without a report",
     ]
 
