@@ -31,10 +31,10 @@ install:
 demo: install
 	@$(BIN)/edge-ws demo $(if $(filter-out 0,$(KEEP)),--keep)
 
-# Two at a time, a file each: most of them wait. ARGS='-n 0' for one after the other.
+# Three at a time, a file each: most of them wait. ARGS='-n 0' for one after the other.
 test:
 	@.ci/install --edge3
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 # What no fixture or folder marks as starting a process; on SQLite and one PostgreSQL.
 quick: export SEEDS := 200

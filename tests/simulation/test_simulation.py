@@ -88,41 +88,44 @@ _NETS = {"asks_why_an_id_is_gone": ("airflow_is_the_judge",)}
 """Other rules that would spare the job in a rule's place."""
 
 
-@pytest.mark.parametrize(
-    "left_out",
-    [
-        "live_checks_claim",
-        "live_checks_worker",
-        "live_checks_state",
-        "starts_are_waited_for",
-        "queries",
-        "one_site_per_name",
-        "host_dead_ends",
-        "host_dead_names_host",
-        "asks_why_an_id_is_gone",
-        "goes_elsewhere",
-        "keeps_outcomes",
-        "spares_the_ended",
-        "refuses_twins",
-        "only_former_lives_return",
-        "late_hellos_are_no_twins",
-        "ends_unwanted",
-        "spares_the_wanted",
-        "spares_the_held",
-        "rejudges_unwanted",
-        "airflow_is_the_judge",
-        "decides_without_airflow",
-        "cancels_wake",
-        "messages_shrink",
-        "silence_is_noticed",
-        "sets_aside",
-    ],
-)
+_MISSED = {
+    "live_checks_claim": 2,
+    "live_checks_worker": 162,
+    "live_checks_state": 378,
+    "starts_are_waited_for": 243,
+    "queries": 2,
+    "one_site_per_name": 47,
+    "host_dead_ends": 156,
+    "host_dead_names_host": 26,
+    "asks_why_an_id_is_gone": 15,
+    "goes_elsewhere": 29,
+    "keeps_outcomes": 132,
+    "spares_the_ended": 35,
+    "refuses_twins": 55,
+    "only_former_lives_return": 445,
+    "late_hellos_are_no_twins": 445,
+    "ends_unwanted": 19,
+    "spares_the_wanted": 1,
+    "spares_the_held": 15,
+    "rejudges_unwanted": 90,
+    "airflow_is_the_judge": 266,
+    "decides_without_airflow": 671,
+    "cancels_wake": 32,
+    "messages_shrink": 4,
+    "silence_is_noticed": 4,
+    "sets_aside": 5,
+}
+"""Rules, each with the first history that missed it when it was last looked for."""
+
+
+@pytest.mark.parametrize("left_out", _MISSED)
 def test_a_rule_that_is_left_out_is_missed(left_out: str) -> None:
     # Without the nets that lie below: they would catch in the end what the rule is there for.
     base = replace(Rules(), cancels_are_answered=False, **dict.fromkeys(_NETS.get(left_out, ()), False))
     rules = replace(base, **{left_out: False})
-    missed = (seed for seed in range(MOST_FOR_A_MUTANT) if simulate(seed, rules) is not None)
+    first = _MISSED[left_out]
+    tried = [first, *(seed for seed in range(MOST_FOR_A_MUTANT) if seed != first)]
+    missed = (seed for seed in tried if simulate(seed, rules) is not None)
     found = next((seed for seed in missed if simulate(seed, base) is None), None)
     assert found is not None, f"{MOST_FOR_A_MUTANT} histories do not miss {left_out}"
     print(f"without {left_out}, seed {found} fails")
