@@ -6,38 +6,15 @@ import argparse
 import importlib
 import importlib.util
 import sys
-from collections.abc import (
-    Mapping,
-    Sequence,
-)
-from importlib.machinery import (
-    PathFinder,
-)
-from typing import (
-    cast,
-)
+from collections.abc import Mapping, Sequence
+from importlib.machinery import PathFinder
+from typing import cast
 
-from edge_ws import (
-    airflow_versions,
-)
-from edge_ws.cli.output import (
-    discard,
-    printable,
-    tell,
-)
-from edge_ws.cli.verb import (
-    Group,
-    Side,
-    Verb,
-    leaves,
-)
-from edge_ws.cli.verbs import (
-    VERBS,
-)
-from edge_ws.errors import (
-    EdgeWsError,
-    MissingExtraError,
-)
+from edge_ws import airflow_versions
+from edge_ws.cli.output import discard, printable, tell
+from edge_ws.cli.verb import Group, Side, Verb, leaves
+from edge_ws.cli.verbs import VERBS
+from edge_ws.errors import EdgeWsError, MissingExtraError
 
 PROGRAM = "edge-ws"
 

@@ -6,21 +6,11 @@ import json
 import os
 import shutil
 import sys
-from argparse import (
-    Namespace,
-)
-from collections.abc import (
-    Mapping,
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-)
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from edge_ws.errors import (
-    EdgeWsError,
-    UsageError,
-)
+from edge_ws.errors import EdgeWsError, UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

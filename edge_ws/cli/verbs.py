@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import (
-    Collection,
-)
+from collections.abc import Collection
 
-from edge_ws.cli.operator_verbs import (
-    ONE_RESULT,
-    OPERATOR_VERBS,
-    OUTPUT,
-)
-from edge_ws.cli.verb import (
-    Argument,
-    Group,
-    Side,
-    Verb,
-)
-from edge_ws.worker.config import (
-    CONFIG_VARIABLE,
-    DEFAULT_FILE,
-)
-from edge_ws.worker.settings import (
-    SETTINGS,
-    TOKEN_VARIABLE,
-    Kind,
-    Setting,
-)
+from edge_ws.cli.operator_verbs import ONE_RESULT, OPERATOR_VERBS, OUTPUT
+from edge_ws.cli.verb import Argument, Group, Side, Verb
+from edge_ws.worker.config import CONFIG_VARIABLE, DEFAULT_FILE
+from edge_ws.worker.settings import SETTINGS, TOKEN_VARIABLE, Kind, Setting
 
 _COMMANDS = "edge_ws.provider.commands"
 

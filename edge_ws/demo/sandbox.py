@@ -12,28 +12,14 @@ import shlex
 import shutil
 import socket
 import tempfile
-from collections.abc import (
-    Mapping,
-)
-from configparser import (
-    ConfigParser,
-)
-from dataclasses import (
-    dataclass,
-)
-from pathlib import (
-    Path,
-)
+from collections.abc import Mapping
+from configparser import ConfigParser
+from dataclasses import dataclass
+from pathlib import Path
 
-from edge_ws.cli.operator_verbs import (
-    TOKEN_VARIABLE,
-)
-from edge_ws.errors import (
-    EdgeWsError,
-)
-from edge_ws.resources import (
-    examples_dir,
-)
+from edge_ws.cli.operator_verbs import TOKEN_VARIABLE
+from edge_ws.errors import EdgeWsError
+from edge_ws.resources import examples_dir
 
 DAG = "factory"
 QUEUE = "factory"

@@ -10,23 +10,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import (
-    Callable,
-    Collection,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable, Collection
+from typing import Any
 
-from edge_ws.host import (
-    runner,
-)
-from edge_ws.host.sentences import (
-    one_line,
-)
-from edge_ws.processes import (
-    thread_count,
-)
+from edge_ws.host import runner
+from edge_ws.host.sentences import one_line
+from edge_ws.processes import thread_count
 
 # Airflow's classes cannot be named without importing it.
 _Workload = Any

@@ -13,17 +13,9 @@ import contextlib
 import functools
 import importlib
 import ssl
-from collections.abc import (
-    Callable,
-    Iterator,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-    Protocol,
-)
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
 
 
 def load_trust() -> None:

@@ -6,28 +6,12 @@ order never matters and a repeated one changes nothing.
 
 from __future__ import annotations
 
-from dataclasses import (
-    dataclass,
-    field,
-)
-from enum import (
-    Enum,
-)
-from typing import (
-    Annotated,
-)
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Annotated
 
-from edge_ws.protocol.ids import (
-    ClaimId,
-    GatewayId,
-    HostId,
-    LifeId,
-    SiteId,
-    WorkerName,
-)
-from edge_ws.protocol.states import (
-    Phase,
-)
+from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, LifeId, SiteId, WorkerName
+from edge_ws.protocol.states import Phase
 
 MAX_FRAME = 1024 * 1024
 """Bytes of one message, and so of one encoded frame."""

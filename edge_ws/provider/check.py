@@ -9,73 +9,25 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import (
-    Callable,
-    Iterator,
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-)
-from datetime import (
-    UTC,
-    datetime,
-)
-from enum import (
-    Enum,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
 
 import httpx2
-from sqlalchemy.engine import (
-    Engine,
-)
+from sqlalchemy.engine import Engine
 
-from edge_ws.errors import (
-    EdgeWsError,
-    UsageError,
-)
-from edge_ws.protocol import (
-    http,
-)
-from edge_ws.provider import (
-    compat,
-)
-from edge_ws.provider.config import (
-    Conf,
-    edge3_beat_s,
-    gateway_settings,
-    listen_url,
-    serves_gateway,
-)
-from edge_ws.server.eligibility import (
-    Fit,
-    Reason,
-    fits,
-    is_here,
-    lasted,
-    no_jobs,
-)
-from edge_ws.store import (
-    schema,
-)
-from edge_ws.store.database import (
-    shown_url,
-)
-from edge_ws.store.records import (
-    SEEN_BEATS,
-    TokenRecord,
-)
-from edge_ws.store.store import (
-    Store,
-)
-from edge_ws.store.view_records import (
-    Backlog,
-    JobView,
-    WorkerView,
-)
+from edge_ws.errors import EdgeWsError, UsageError
+from edge_ws.protocol import http
+from edge_ws.provider import compat
+from edge_ws.provider.config import Conf, edge3_beat_s, gateway_settings, listen_url, serves_gateway
+from edge_ws.server.eligibility import Fit, Reason, fits, is_here, lasted, no_jobs
+from edge_ws.store import schema
+from edge_ws.store.database import shown_url
+from edge_ws.store.records import SEEN_BEATS, TokenRecord
+from edge_ws.store.store import Store
+from edge_ws.store.view_records import Backlog, JobView, WorkerView
 
 
 class Verdict(Enum):

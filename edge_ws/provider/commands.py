@@ -10,42 +10,17 @@ import logging
 import re
 import sys
 import time
-from argparse import (
-    Namespace,
-)
-from collections.abc import (
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from contextlib import (
-    contextmanager,
-)
-from dataclasses import (
-    dataclass,
-)
-from datetime import (
-    UTC,
-    datetime,
-)
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from sqlalchemy.engine import (
-    Engine,
-)
+from sqlalchemy.engine import Engine
 
-from edge_ws.cli.output import (
-    Row,
-    show,
-    tell,
-)
-from edge_ws.errors import (
-    UsageError,
-)
-from edge_ws.protocol.ids import (
-    is_queue_name,
-    is_team_name,
-    is_worker_name,
-)
+from edge_ws.cli.output import Row, show, tell
+from edge_ws.errors import UsageError
+from edge_ws.protocol.ids import is_queue_name, is_team_name, is_worker_name
 from edge_ws.provider.airflow_setup import (
     airflow_engine,
     edge3_heartbeat_s,
@@ -53,30 +28,14 @@ from edge_ws.provider.airflow_setup import (
     log_folder,
     tables_engine,
 )
-from edge_ws.provider.airflow_tables import (
-    Named,
-)
-from edge_ws.provider.ports import (
-    AirflowTasks,
-)
-from edge_ws.server.admin import (
-    perform,
-)
-from edge_ws.server.diagnosis import (
-    Unmet,
-)
-from edge_ws.store import (
-    schema,
-)
-from edge_ws.store.database import (
-    shown_url,
-)
-from edge_ws.store.records import (
-    TokenRecord,
-)
-from edge_ws.store.store import (
-    Store,
-)
+from edge_ws.provider.airflow_tables import Named
+from edge_ws.provider.ports import AirflowTasks
+from edge_ws.server.admin import perform
+from edge_ws.server.diagnosis import Unmet
+from edge_ws.store import schema
+from edge_ws.store.database import shown_url
+from edge_ws.store.records import TokenRecord
+from edge_ws.store.store import Store
 
 _EXPIRES = re.compile(r"([0-9]{1,9})([dhm])")
 _SECONDS: Mapping[str, float] = {"d": 86400.0, "h": 3600.0, "m": 60.0}

@@ -12,67 +12,24 @@ import logging
 import platform
 import signal
 import threading
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Iterator,
-)
-from contextlib import (
-    AbstractAsyncContextManager,
-    asynccontextmanager,
-    contextmanager,
-)
-from types import (
-    FrameType,
-)
-from typing import (
-    Any,
-    NoReturn,
-    Protocol,
-)
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from types import FrameType
+from typing import Any, NoReturn, Protocol
 
 import anyio
 import anyio.to_thread
-from fastapi import (
-    FastAPI,
-)
-from starlette.types import (
-    ASGIApp,
-    Receive,
-    Scope,
-    Send,
-)
-from starlette.websockets import (
-    WebSocket,
-)
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
-from edge_ws import (
-    __version__,
-)
-from edge_ws.errors import (
-    EdgeWsError,
-    SchemaError,
-    UnreachableError,
-    UsageError,
-)
-from edge_ws.protocol.frames import (
-    Refusal,
-)
-from edge_ws.protocol.http import (
-    PREFIX,
-)
-from edge_ws.provider import (
-    compat,
-)
-from edge_ws.provider.config import (
-    edge3_beat_s,
-    gateway_settings,
-    listen_url,
-    serves_gateway,
-)
-from edge_ws.provider.dependencies import (
-    unmet,
-)
+from edge_ws import __version__
+from edge_ws.errors import EdgeWsError, SchemaError, UnreachableError, UsageError
+from edge_ws.protocol.frames import Refusal
+from edge_ws.protocol.http import PREFIX
+from edge_ws.provider import compat
+from edge_ws.provider.config import edge3_beat_s, gateway_settings, listen_url, serves_gateway
+from edge_ws.provider.dependencies import unmet
 from edge_ws.provider.ports import (
     AirflowFinishedLogs,
     AirflowTasks,
@@ -80,24 +37,12 @@ from edge_ws.provider.ports import (
     AirflowTaskTokens,
     AirflowUsers,
 )
-from edge_ws.provider.task_settings import (
-    task_settings,
-)
-from edge_ws.server.answers import (
-    refuse_worker,
-)
-from edge_ws.server.app import (
-    Gateway,
-)
-from edge_ws.store import (
-    schema,
-)
-from edge_ws.store.database import (
-    Database,
-)
-from edge_ws.store.store import (
-    Store,
-)
+from edge_ws.provider.task_settings import task_settings
+from edge_ws.server.answers import refuse_worker
+from edge_ws.server.app import Gateway
+from edge_ws.store import schema
+from edge_ws.store.database import Database
+from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)
 

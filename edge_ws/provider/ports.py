@@ -9,51 +9,20 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import (
-    Callable,
-    Collection,
-    Iterable,
-)
-from functools import (
-    cached_property,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable, Collection, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
-from sqlalchemy.engine import (
-    Engine,
-)
+from sqlalchemy.engine import Engine
 
-from edge_ws.errors import (
-    EdgeWsError,
-    UsageError,
-)
-from edge_ws.provider import (
-    compat,
-)
-from edge_ws.provider.airflow_tables import (
-    AirflowTables,
-    Named,
-)
-from edge_ws.provider.shared_log import (
-    SharedLog,
-)
-from edge_ws.server.diagnosis import (
-    AirflowTask,
-    Unmet,
-)
-from edge_ws.server.ports import (
-    ARCHIVED,
-    RESTARTING,
-    User,
-)
-from edge_ws.store.database import (
-    Database,
-)
+from edge_ws.errors import EdgeWsError, UsageError
+from edge_ws.provider import compat
+from edge_ws.provider.airflow_tables import AirflowTables, Named
+from edge_ws.provider.shared_log import SharedLog
+from edge_ws.server.diagnosis import AirflowTask, Unmet
+from edge_ws.server.ports import ARCHIVED, RESTARTING, User
+from edge_ws.store.database import Database
 
 log = logging.getLogger(__name__)
 

@@ -5,113 +5,39 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import (
-    AsyncIterator,
-)
-from contextlib import (
-    asynccontextmanager,
-)
-from datetime import (
-    UTC,
-    datetime,
-)
-from typing import (
-    NoReturn,
-)
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import NoReturn
 
 import anyio
 import anyio.to_thread
-from starlette.applications import (
-    Starlette,
-)
-from starlette.requests import (
-    Request,
-)
-from starlette.responses import (
-    JSONResponse,
-    Response,
-)
-from starlette.routing import (
-    Route,
-    WebSocketRoute,
-)
-from starlette.websockets import (
-    WebSocket,
-)
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
-from edge_ws.errors import (
-    UnreachableError,
-)
-from edge_ws.protocol import (
-    http,
-)
-from edge_ws.protocol.frames import (
-    Drain,
-    Refusal,
-    Stale,
-)
-from edge_ws.protocol.ids import (
-    OLDEST_PROTOCOL,
-    PROTOCOL,
-    GatewayId,
-    new_id,
-)
-from edge_ws.protocol.session import (
-    Close,
-    CloseCode,
-)
-from edge_ws.server.admin_routes import (
-    Admin,
-)
-from edge_ws.server.answers import (
-    refusal,
-    refuse_worker,
-)
-from edge_ws.server.auth import (
-    WhoAmI,
-)
-from edge_ws.server.config import (
-    GatewaySettings,
-)
-from edge_ws.server.dispatcher import (
-    Dispatcher,
-)
-from edge_ws.server.hub import (
-    Hub,
-    Link,
-)
-from edge_ws.server.longpoll import (
-    PollLink,
-    Polls,
-)
-from edge_ws.server.ports import (
-    FinishedLogs,
-    Tasks,
-    TaskStates,
-    TaskTokens,
-    Users,
-)
-from edge_ws.server.reaper import (
-    Reaper,
-)
-from edge_ws.server.reports import (
-    Reports,
-)
-from edge_ws.server.running_logs import (
-    RunningLogs,
-)
-from edge_ws.server.websocket import (
-    WebSockets,
-)
-from edge_ws.server.workers import (
-    Workers,
-)
-from edge_ws.store.store import (
-    Store,
-)
-from edge_ws.store.watch import (
-    Changes,
-)
+from edge_ws.errors import UnreachableError
+from edge_ws.protocol import http
+from edge_ws.protocol.frames import Drain, Refusal, Stale
+from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, GatewayId, new_id
+from edge_ws.protocol.session import Close, CloseCode
+from edge_ws.server.admin_routes import Admin
+from edge_ws.server.answers import refusal, refuse_worker
+from edge_ws.server.auth import WhoAmI
+from edge_ws.server.config import GatewaySettings
+from edge_ws.server.dispatcher import Dispatcher
+from edge_ws.server.hub import Hub, Link
+from edge_ws.server.longpoll import PollLink, Polls
+from edge_ws.server.ports import FinishedLogs, Tasks, TaskStates, TaskTokens, Users
+from edge_ws.server.reaper import Reaper
+from edge_ws.server.reports import Reports
+from edge_ws.server.running_logs import RunningLogs
+from edge_ws.server.websocket import WebSockets
+from edge_ws.server.workers import Workers
+from edge_ws.store.store import Store
+from edge_ws.store.watch import Changes
 
 log = logging.getLogger(__name__)
 

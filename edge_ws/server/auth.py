@@ -8,59 +8,21 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from dataclasses import (
-    replace,
-)
-from datetime import (
-    UTC,
-    datetime,
-)
+from dataclasses import replace
+from datetime import UTC, datetime
 
-from starlette.requests import (
-    Request,
-)
-from starlette.responses import (
-    JSONResponse,
-    Response,
-)
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
-from edge_ws.errors import (
-    RefusedError,
-    TokenRefusedError,
-    UnreachableError,
-)
-from edge_ws.protocol.frames import (
-    Hello,
-    Refusal,
-)
-from edge_ws.protocol.http import (
-    TOKEN_HEADER,
-    WORKER_HEADER,
-)
-from edge_ws.protocol.ids import (
-    OLDEST_PROTOCOL,
-    PROTOCOL,
-    GatewayId,
-    WorkerName,
-    is_worker_name,
-)
-from edge_ws.server.answers import (
-    answer_to,
-    refuse_worker,
-)
-from edge_ws.server.config import (
-    GatewaySettings,
-)
-from edge_ws.server.threads import (
-    ThreadLimit,
-)
-from edge_ws.store.records import (
-    Principal,
-    TokenRecord,
-)
-from edge_ws.store.store import (
-    Store,
-)
+from edge_ws.errors import RefusedError, TokenRefusedError, UnreachableError
+from edge_ws.protocol.frames import Hello, Refusal
+from edge_ws.protocol.http import TOKEN_HEADER, WORKER_HEADER
+from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, GatewayId, WorkerName, is_worker_name
+from edge_ws.server.answers import answer_to, refuse_worker
+from edge_ws.server.config import GatewaySettings
+from edge_ws.server.threads import ThreadLimit
+from edge_ws.store.records import Principal, TokenRecord
+from edge_ws.store.store import Store
 
 
 def _refuse(sentence: str) -> RefusedError:

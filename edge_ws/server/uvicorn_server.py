@@ -13,34 +13,15 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Iterator,
-)
-from contextlib import (
-    contextmanager,
-)
-from multiprocessing import (
-    connection,
-)
-from multiprocessing.process import (
-    BaseProcess,
-)
-from types import (
-    FrameType,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import Any
 
 import uvicorn
-from starlette.types import (
-    ASGIApp,
-    Receive,
-    Scope,
-    Send,
-)
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class DrainingServer(uvicorn.Server):

@@ -10,18 +10,8 @@ import anyio
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
-from edge_ws.errors import (
-    RefusedError,
-    TokenRefusedError,
-    UnreachableError,
-)
-from edge_ws.protocol.frames import (
-    Bye,
-    Hello,
-    Refusal,
-    Welcome,
-    WorkerFrame,
-)
+from edge_ws.errors import RefusedError, TokenRefusedError, UnreachableError
+from edge_ws.protocol.frames import Bye, Hello, Refusal, Welcome, WorkerFrame
 from edge_ws.protocol.http import TOKEN_HEADER, WORKER_HEADER
 from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, GatewayId
 from edge_ws.server import auth

@@ -40,24 +40,8 @@ from edge_ws.store.live import (
     same_job,
     set_job,
 )
-from edge_ws.store.records import (
-    Assignment,
-    Candidate,
-    Claimed,
-    JobKey,
-    NewWish,
-    OpenClaim,
-    WishRecord,
-)
-from edge_ws.store.tables import (
-    claim,
-    edge_job,
-    epoch_now,
-    gateway,
-    log,
-    utc_now,
-    worker,
-)
+from edge_ws.store.records import Assignment, Candidate, Claimed, JobKey, NewWish, OpenClaim, WishRecord
+from edge_ws.store.tables import claim, edge_job, epoch_now, gateway, log, utc_now, worker
 from edge_ws.store.waiting import queues_of_others, read_waiting
 from edge_ws.store.wishes import admitted, changed_wishes, read_wish
 from edge_ws.store.worker_verbs import back_to_queue, end_claim, open_claims

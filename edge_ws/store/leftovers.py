@@ -6,28 +6,14 @@ is settled by its claim, never here.
 
 from __future__ import annotations
 
-from collections.abc import (
-    Collection,
-)
-from datetime import (
-    UTC,
-    datetime,
-    timedelta,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import (
-    Connection,
-)
+from sqlalchemy.engine import Connection
 
-from edge_ws.store.bulk import (
-    PLACE,
-    UpdateMany,
-    place_of,
-)
+from edge_ws.store.bulk import PLACE, UpdateMany, place_of
 from edge_ws.store.live import (
     KEY_COLUMNS,
     OPEN_STATES,
@@ -40,15 +26,8 @@ from edge_ws.store.live import (
     key_of,
     same_job,
 )
-from edge_ws.store.records import (
-    JobKey,
-)
-from edge_ws.store.tables import (
-    claim,
-    edge_job,
-    edge_logs,
-    utc_now,
-)
+from edge_ws.store.records import JobKey
+from edge_ws.store.tables import claim, edge_job, edge_logs, utc_now
 
 _LOG_KEY = ("dag_id", "task_id", "run_id", "map_index", "try_number")
 """What edge3's logs have in common with their job."""

@@ -7,43 +7,19 @@ a new round, and makes the old claim stale.
 
 from __future__ import annotations
 
-from collections.abc import (
-    Sequence,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import (
-    Connection,
-    Row,
-)
-from sqlalchemy.ext.compiler import (
-    compiles,
-)
-from sqlalchemy.sql.compiler import (
-    SQLCompiler,
-)
-from sqlalchemy.sql.functions import (
-    FunctionElement,
-)
+from sqlalchemy.engine import Connection, Row
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
-from edge_ws.protocol.ids import (
-    ClaimId,
-    WorkerName,
-)
-from edge_ws.protocol.states import (
-    Phase,
-)
-from edge_ws.store.records import (
-    JobKey,
-)
-from edge_ws.store.tables import (
-    claim,
-    edge_job,
-    utc_now,
-)
+from edge_ws.protocol.ids import ClaimId, WorkerName
+from edge_ws.protocol.states import Phase
+from edge_ws.store.records import JobKey
+from edge_ws.store.tables import claim, edge_job, utc_now
 
 
 class age_s(FunctionElement[float]):  # noqa: N801 - used as a SQL function

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import (
-    Collection,
-)
+from collections.abc import Collection
 
 import sqlalchemy as sa
 
-from edge_ws.protocol.ids import (
-    GatewayId,
-    WorkerName,
-)
-from edge_ws.protocol.states import (
-    Phase,
-)
-from edge_ws.store.database import (
-    Database,
-)
-from edge_ws.store.live import (
-    OPEN_STATES,
-    age_s,
-    held,
-    key_columns,
-)
-from edge_ws.store.records import (
-    HEARTBEAT_S,
-)
+from edge_ws.protocol.ids import GatewayId, WorkerName
+from edge_ws.protocol.states import Phase
+from edge_ws.store.database import Database
+from edge_ws.store.live import OPEN_STATES, age_s, held, key_columns
+from edge_ws.store.records import HEARTBEAT_S
 from edge_ws.store.tables import (
     claim,
     edge_job,
@@ -37,20 +21,9 @@ from edge_ws.store.tables import (
     utc_now,
     worker,
 )
-from edge_ws.store.wishes import (
-    read_wish,
-)
-from edge_ws.store.worker_states import (
-    AWAY,
-    MOVES,
-    Event,
-    WorkerState,
-    after,
-)
-from edge_ws.store.worker_verbs import (
-    MARK,
-    move,
-)
+from edge_ws.store.wishes import read_wish
+from edge_ws.store.worker_states import AWAY, MOVES, Event, WorkerState, after
+from edge_ws.store.worker_verbs import MARK, move
 
 _AWAY_STATES = [state.value for state in AWAY]
 ABANDONED = 2

@@ -8,49 +8,21 @@ wanted are fine.
 from __future__ import annotations
 
 import os
-from collections.abc import (
-    Iterable,
-    Iterator,
-)
-from contextlib import (
-    contextmanager,
-)
-from pathlib import (
-    Path,
-)
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import (
-    command,
-)
-from alembic.config import (
-    Config,
-)
-from alembic.script import (
-    ScriptDirectory,
-)
-from sqlalchemy import (
-    exc,
-)
-from sqlalchemy.engine import (
-    Connection,
-    Engine,
-)
-from sqlalchemy.engine.reflection import (
-    Inspector,
-)
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import exc
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine.reflection import Inspector
 
-from edge_ws.errors import (
-    SchemaError,
-    UnreachableError,
-)
-from edge_ws.resources import (
-    migrations_dir,
-)
-from edge_ws.store.database import (
-    first_line,
-    shown_url,
-)
+from edge_ws.errors import SchemaError, UnreachableError
+from edge_ws.resources import migrations_dir
+from edge_ws.store.database import first_line, shown_url
 from edge_ws.store.tables import (
     EDGE3_TABLES,
     JOB_INDEXES,

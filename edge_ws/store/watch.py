@@ -15,39 +15,17 @@ import random
 import select
 import threading
 import time
-from collections.abc import (
-    Callable,
-    Iterable,
-    Iterator,
-)
-from contextlib import (
-    contextmanager,
-)
-from dataclasses import (
-    dataclass,
-)
-from typing import (
-    Any,
-    Protocol,
-)
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy import (
-    exc,
-)
-from sqlalchemy.engine import (
-    Engine,
-)
+from sqlalchemy import exc
+from sqlalchemy.engine import Engine
 
-from edge_ws.protocol.ids import (
-    ClaimId,
-    WorkerName,
-    new_id,
-)
-from edge_ws.store.database import (
-    first_line,
-    shown_url,
-)
+from edge_ws.protocol.ids import ClaimId, WorkerName, new_id
+from edge_ws.store.database import first_line, shown_url
 
 log = logging.getLogger(__name__)
 

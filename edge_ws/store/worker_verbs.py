@@ -29,33 +29,9 @@ from edge_ws.protocol.states import Phase
 from edge_ws.store import twins
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database
-from edge_ws.store.live import (
-    FAILED,
-    QUEUED,
-    held,
-    is_job,
-    key_of,
-    locking,
-    set_claim,
-    set_job,
-)
-from edge_ws.store.records import (
-    RETURNS,
-    OpenClaim,
-    Principal,
-    Registered,
-    Registration,
-    Room,
-)
-from edge_ws.store.tables import (
-    claim,
-    edge_job,
-    edge_worker,
-    epoch_now,
-    silent_after_s,
-    utc_now,
-    worker,
-)
+from edge_ws.store.live import FAILED, QUEUED, held, is_job, key_of, locking, set_claim, set_job
+from edge_ws.store.records import RETURNS, OpenClaim, Principal, Registered, Registration, Room
+from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, silent_after_s, utc_now, worker
 from edge_ws.store.wishes import join_queues, may_come_back, read_wish
 from edge_ws.store.worker_states import AWAY, Event, WorkerState, after, said, state_of
 

@@ -20,8 +20,8 @@ from edge_ws.errors import RefusedError, UsageError
 from edge_ws.protocol.frames import Refusal
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.worker import proxy
+from edge_ws.worker.files import open_plain
 from edge_ws.worker.settings import SETTINGS, TOKEN_VARIABLE, Kind, Setting, check_name, check_path
-from edge_ws.worker.state import open_plain
 
 DEFAULT_FILE = Path("/etc/edge-ws/worker.toml")
 CONFIG_VARIABLE = "EDGE_WS_CONFIG"

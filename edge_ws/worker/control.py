@@ -21,7 +21,8 @@ import orjson
 
 from edge_ws.errors import EdgeWsError, Unreachable, UnreachableError, UsageError
 from edge_ws.worker.faults import Faults
-from edge_ws.worker.state import daemon_of, set_aside
+from edge_ws.worker.files import set_aside
+from edge_ws.worker.state import daemon_of
 from edge_ws.worker.wishes import COMMENT_LENGTH
 
 if TYPE_CHECKING:

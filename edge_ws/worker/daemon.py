@@ -48,11 +48,7 @@ from edge_ws.worker.drain import Patience, WorkerDrain
 from edge_ws.worker.host_client import HostEvent, HostFailed, HostGone, Hosts, HostSettings, HostUp, Prepared
 from edge_ws.worker.host_news import JobEvent, about_job, ends, host_up
 from edge_ws.worker.job_log import JobLog, left_behind
-from edge_ws.worker.jobs import (
-    Action,
-    Drop,
-    Jobs,
-)
+from edge_ws.worker.jobs import Action, Drop, Jobs
 from edge_ws.worker.link import Link
 from edge_ws.worker.logs import Logs, log_size
 from edge_ws.worker.message_limits import MessageLimits

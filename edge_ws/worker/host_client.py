@@ -24,6 +24,7 @@ from edge_ws.protocol.codec import reader
 from edge_ws.protocol.ids import ClaimId, HostId, new_id
 from edge_ws.worker import host_process
 from edge_ws.worker.faults import Faults, FaultTold
+from edge_ws.worker.files import make_folder
 from edge_ws.worker.host_connection import HostConnection
 from edge_ws.worker.host_events import (
     Dropped,
@@ -42,7 +43,6 @@ from edge_ws.worker.host_events import (
     read_job,
 )
 from edge_ws.worker.host_process import HostFiles, Journal
-from edge_ws.worker.state import make_folder
 
 __all__ = [
     "Dropped",

@@ -26,8 +26,8 @@ from edge_ws.protocol.codec import reader
 from edge_ws.protocol.frames import Sentence
 from edge_ws.protocol.ids import HostId
 from edge_ws.worker.faults import Faults
-from edge_ws.worker.state import lock_holder as _lock_holder
-from edge_ws.worker.state import open_plain, read_small
+from edge_ws.worker.files import lock_holder as _lock_holder
+from edge_ws.worker.files import open_plain, read_small
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _RESET = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)

@@ -21,7 +21,7 @@ import anyio
 from edge_ws.protocol.codec import LOG_CHUNK
 from edge_ws.protocol.frames import Log
 from edge_ws.protocol.ids import ClaimId
-from edge_ws.worker.state import open_plain
+from edge_ws.worker.files import open_plain
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 
 from edge_ws.protocol.frames import MAX_FRAME
-from edge_ws.worker.state import write_durably
+from edge_ws.worker.files import write_durably
 from edge_ws.worker.transports.sizes import FLOOR, Sizes
 
 log = logging.getLogger(__name__)

@@ -25,9 +25,9 @@ from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
 from edge_ws.streams import open_to_write
 from edge_ws.worker.faults import Faults
+from edge_ws.worker.files import make_folder, read_if_sound, write_durably
 from edge_ws.worker.job_names import JobName, read
 from edge_ws.worker.outcomes import Call
-from edge_ws.worker.state import make_folder, read_if_sound, write_durably
 
 log = logging.getLogger(__name__)
 

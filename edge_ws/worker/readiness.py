@@ -9,35 +9,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import (
-    Callable,
-)
-from typing import (
-    NamedTuple,
-    NoReturn,
-)
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn
 
 import anyio
 
-from edge_ws.protocol.ids import (
-    HINDRANCE,
-    HINDRANCE_CODE,
-    HOST,
-    HostId,
-)
-from edge_ws.worker.host_events import (
-    HostEvent,
-    HostUp,
-    JobNotStarted,
-    JobStarted,
-    PrepareRefused,
-)
-from edge_ws.worker.jobs import (
-    Jobs,
-)
-from edge_ws.worker.wishes import (
-    Wishes,
-)
+from edge_ws.protocol.ids import HINDRANCE, HINDRANCE_CODE, HOST, HostId
+from edge_ws.worker.host_events import HostEvent, HostUp, JobNotStarted, JobStarted, PrepareRefused
+from edge_ws.worker.jobs import Jobs
+from edge_ws.worker.wishes import Wishes
 
 IN_A_ROW = 3
 """So many jobs that could not be started here make the host rest."""

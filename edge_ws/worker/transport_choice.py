@@ -7,21 +7,11 @@ an argument, seconds of any monotone clock.
 from __future__ import annotations
 
 import random
-from collections.abc import (
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-)
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from edge_ws.errors import (
-    EdgeWsError,
-    RefusedError,
-    UnreachableError,
-)
-from edge_ws.protocol.frames import (
-    Refusal,
-)
+from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError
+from edge_ws.protocol.frames import Refusal
 
 FIRST_S = 1.0
 SHORTEST_S = 0.5

@@ -35,7 +35,10 @@ class Runner(Protocol):
     well: bool
     """It runs and nothing has been done to it."""
     pid: int
-    worker: str
+
+    @property
+    def worker(self) -> str: ...
+
     machine: str
     is_edge3: bool
     owes: bool

@@ -20,11 +20,11 @@ from edge_ws.protocol.frames import (
     Stale,
     WorkerFrame,
 )
+from edge_ws.protocol.http import WORKER_HEADER
 from edge_ws.protocol.ids import GatewayId, WorkerName
 from edge_ws.protocol.session import Close, ServerSession
 from edge_ws.protocol.states import Connection
 from edge_ws.server.app import send_away
-from edge_ws.server.auth import WORKER_HEADER
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.dispatcher import Dispatcher
 from edge_ws.server.hub import Hub, Link

@@ -395,8 +395,8 @@ class ModelStore:
         name, now = principal.worker, self._now()
         before = self.workers.get(name)
         site = said.inventory.site
-        other = before is not None and before.site != site and before.gateway is not None
-        if other and self.rules.one_site_per_name and before.seen_at > now - SEEN_S:
+        is_here = before is not None and before.gateway is not None and before.seen_at > now - SEEN_S
+        if self.rules.one_site_per_name and is_here and before is not None and before.site != site:
             raise RefusedError("name_in_use", f"{name} is in use")
         returns = self._returns(before, said)
         if returns >= (RETURNS if self.rules.late_hellos_are_no_twins else 1):
@@ -543,8 +543,12 @@ class ModelStore:
         found = self._find_live(claim_id, principal.worker)
         if found is None:
             claim = self.claims.get(claim_id)
-            ours = claim is not None and claim.worker == principal.worker
-            return Verdict.DONE if ours and claim.result in {"success", "failed"} else Verdict.STALE
+            is_done = (
+                claim is not None
+                and claim.worker == principal.worker
+                and claim.result in {"success", "failed"}
+            )
+            return Verdict.DONE if is_done else Verdict.STALE
         outcome = "success" if exit_code == 0 else "failed"
         self._end(*found, outcome, outcome, detail)
         return Verdict.DONE

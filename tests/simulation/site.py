@@ -69,7 +69,7 @@ class Site:
         self, world: World, airflow: Airflow, worker: WorkerName, *, copy_of: Site | None = None
     ) -> None:
         self.world, self.airflow, self.worker = world, airflow, worker
-        self.id = SiteId(world.id("s")) if copy_of is None else copy_of.id
+        self.id: SiteId = SiteId(world.id("s")) if copy_of is None else copy_of.id
         self.machine = str(worker) if copy_of is None else world.id(f"{worker}-")
         """What Airflow knows it by."""
         self.outbox = Outbox()
@@ -83,7 +83,7 @@ class Site:
         self.is_broken = False
         """Nothing can be started there: its log folder cannot be written, say."""
         self.request: Request | None = None
-        self.proven = copy_of is not None and copy_of.proven
+        self.proven: bool = copy_of is not None and copy_of.proven
         """A gateway has let its worker in before."""
         self.on_write: Callable[[], None] = lambda: None
 
@@ -184,7 +184,7 @@ class SimSupervision(Supervision):
         words, self._words = self._words, []
         return words
 
-    def say(self, **words: object) -> None:
+    def say(self, **words: Any) -> None:
         if "left" in words:
             self._world.note("Airflow lets %s go on", self._process.name)
             self._process.host.left(self._process)
@@ -204,7 +204,7 @@ class SimSupervision(Supervision):
             self._world.note("heartbeat of %s is refused", process.name)
             self.kill()
 
-    def kill(self, *_: object, **__: object) -> None:
+    def kill(self, *_: object, **__: Any) -> None:
         # The real one returns when the task has ended.
         self._exit_code = -15
         self._process.terminate(self._grace_s or GRACE_S)

@@ -20,11 +20,12 @@ from edge_ws.protocol.frames import Cancel, Refusal, ServerFrame, Timers, Welcom
 from edge_ws.protocol.ids import ClaimId, LifeId, WorkerName
 from edge_ws.worker import logs as real_logs
 from edge_ws.worker.conversation import Conversation
-from edge_ws.worker.daemon import Daemon, JobEvent
+from edge_ws.worker.daemon import Daemon
 from edge_ws.worker.disk import DiskWatch
 from edge_ws.worker.drain import Patience, WorkerDrain
 from edge_ws.worker.faults import Faults
 from edge_ws.worker.host_events import Prepared
+from edge_ws.worker.host_news import JobEvent
 from edge_ws.worker.job_log import JobLog
 from edge_ws.worker.jobs import Action, Jobs, Prepare
 from edge_ws.worker.link import Link
@@ -457,7 +458,7 @@ class SimDaemon(Daemon):
         self._pending = []
         self._patience = Patience(0.0, 30.0)
         self._worker_drain = WorkerDrain(self._patience, self)
-        self.link = self._link = SimLink(self)  # type: ignore[assignment]
+        self.link = self._link = SimLink(self)
         self._logs = SimLogs(self)
         self._deliveries = SimDeliveries(self)  # type: ignore[assignment]
         self._hosts = Hosts(site, self._on_event)  # type: ignore[assignment]
@@ -524,9 +525,10 @@ class SimDaemon(Daemon):
         """kill -9."""
         self.world.note("%s dies", self.label)
         self.running = False
-        self._hosts.running = False  # type: ignore[attr-defined]
+        hosts: Any = self._hosts
+        hosts.running = False
         for host in self.site.hosts:
-            if host.attached is self._hosts:
+            if host.attached is hosts:
                 host.attached = None
         self._linked.cancel()
         self._resting.cancel()

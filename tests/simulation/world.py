@@ -28,7 +28,7 @@ class World:
         self.history: list[tuple[float, str, tuple[Any, ...]]] = []
         self._random = self.rng.random
         self._heap: list[tuple[float, int, Callable[..., Any], tuple[Any, ...]]] = []
-        self.loop = _Loop(self)
+        self.loop = _Loop(self)  # type: ignore[abstract]
         self._numbers = itertools.count()
         self._ids = itertools.count(1)
 
@@ -144,17 +144,17 @@ class _Loop(asyncio.AbstractEventLoop):
     def time(self) -> float:
         return self._world.now
 
-    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> Any:
+    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> Any:  # type: ignore[override]
         handle = _Handle(callback, args, self._world.now)
         self.ready.append(handle)
         return handle
 
-    def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> Any:
+    def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> Any:  # type: ignore[override]
         handle = _Handle(callback, args, when)
         self._world.at(max(0.0, when - self._world.now), handle.run)
         return handle
 
-    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> Any:
+    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> Any:  # type: ignore[override]
         return self.call_at(self._world.now + delay, callback, *args)
 
     def create_future(self) -> asyncio.Future[Any]:

@@ -106,7 +106,7 @@ class Centre:
         self._runs = itertools.count(1)
         self._mark = secrets.token_hex(4)
 
-    def task(self, task_id: str = "press", *, state: str | None = "queued", **values: object) -> Any:
+    def task(self, task_id: str = "press", *, state: str | None = "queued", **values: Any) -> Any:
         """Make a run and return its task instance of that name, detached, as the scheduler would leave it."""
         from airflow.models.dagbag import DBDagBag
         from airflow.utils.session import create_session
@@ -179,7 +179,7 @@ class Centre:
         with self.engine.begin() as connection:
             connection.execute(change.where(table.c.id == uuid.UUID(callback_id)))
 
-    def set_task(self, ti: Any, **values: object) -> None:
+    def set_task(self, ti: Any, **values: Any) -> None:
         """Change the task instance behind everybody's back."""
         from airflow.models.taskinstance import TaskInstance
 
@@ -220,7 +220,7 @@ class Centre:
             present.state = "up_for_retry"
             present.prepare_db_for_next_try(session)
 
-    def set_present(self, ti: Any, **values: object) -> None:
+    def set_present(self, ti: Any, **values: Any) -> None:
         """Change what the task is now, whatever its id is."""
         from airflow.utils.session import create_session
 
@@ -242,7 +242,7 @@ class Centre:
             found = connection.execute(sa.select(tables.edge_job)).all()
         return {JobKey(*row[:6]): row for row in found}
 
-    def set_row(self, key: JobKey, **values: object) -> None:
+    def set_row(self, key: JobKey, **values: Any) -> None:
         """Change one row of `edge_job`, as a gateway does."""
         with self.engine.begin() as connection:
             done = connection.execute(tables.edge_job.update().where(is_job(key)).values(**values))

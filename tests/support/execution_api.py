@@ -110,9 +110,9 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def execution_api(api: ExecutionApi | None = None) -> Iterator[ExecutionApi]:
+def execution_api(given: ExecutionApi | None = None) -> Iterator[ExecutionApi]:
     """Run one for the length of the block; `api`: one that knows more than this one."""
-    api = api or ExecutionApi()
+    api = given or ExecutionApi()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import sqlalchemy as sa
@@ -124,7 +124,7 @@ def serving(store: Store, settings: GatewaySettings | None = None, port: int = 0
         stop()
 
 
-def make_token(store: Store, name: str = "w*", **more: object) -> str:
+def make_token(store: Store, name: str = "w*", **more: Any) -> str:
     values = {"worker_pattern": name, "queues": None, "team": None, "expires_in_s": None}
     return store.create_token("test", **{**values, **more})
 
@@ -163,8 +163,8 @@ class Peer:
                 if isinstance(frame, kind):
                     return frame
 
-    async def hello(self, **changes: object) -> None:
-        values: dict[str, object] = {
+    async def hello(self, **changes: Any) -> None:
+        values: dict[str, Any] = {
             "protocol": 1,
             "oldest_protocol": 1,
             "worker": WorkerName(self.name),
@@ -176,7 +176,7 @@ class Peer:
         await self.send(Hello(**{**values, **changes}))
 
 
-def inventory(host: HostId, **changes: object) -> Inventory:
+def inventory(host: HostId, **changes: Any) -> Inventory:
     values = Inventory(
         site=SiteId(new_id()),
         hosts=(host,),
@@ -193,7 +193,7 @@ def inventory(host: HostId, **changes: object) -> Inventory:
 
 @asynccontextmanager
 async def connected(
-    gateway: RunningGateway, token: str, name: str = "w1", *, greet: bool = True, **changes: object
+    gateway: RunningGateway, token: str, name: str = "w1", *, greet: bool = True, **changes: Any
 ) -> AsyncIterator[Peer]:
     """Connect a peer and, unless told otherwise, exchange the greeting."""
     headers = {"edge-ws-token": token, "edge-ws-worker": name}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -30,7 +31,8 @@ def events_in(path: Path) -> list[str]:
     return [json.loads(text)["event"] for text in path.read_text().splitlines()]
 
 
-def job_of(host: RawHost, claim: str) -> dict[str, object]:
+def job_of(host: RawHost, claim: str) -> dict[str, Any]:
+    job: dict[str, Any]
     (job,) = [job for job in host.journal["jobs"] if job["claim"] == claim]
     return job
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.protocol.states import Phase
@@ -14,7 +15,7 @@ GATEWAY = GatewayRecord(id=GatewayId("g"), hostname="api-1", pid=7, seen_s=3.0)
 NOW = 1_800_000_000.0
 
 
-def a_job(**changes: object) -> JobView:
+def a_job(**changes: Any) -> JobView:
     """Return a job of one slot that has waited for queue `gpu` for three minutes."""
     job = JobView(
         key=JobKey("dag", "t", "run", -1, 1),
@@ -34,7 +35,7 @@ def a_job(**changes: object) -> JobView:
     return replace(job, **changes)
 
 
-def a_worker(name: str = "w1", **changes: object) -> WorkerView:
+def a_worker(name: str = "w1", **changes: Any) -> WorkerView:
     """Return a connected worker of ours with four free slots for queue `gpu`."""
     worker = WorkerView(
         name=WorkerName(name),
@@ -58,18 +59,18 @@ def a_worker(name: str = "w1", **changes: object) -> WorkerView:
     return replace(worker, **changes)
 
 
-def an_edge3_worker(name: str = "e1", **changes: object) -> WorkerView:
+def an_edge3_worker(name: str = "e1", **changes: Any) -> WorkerView:
     """Return a worker of edge3 with four free slots for queue `gpu`."""
     worker = a_worker(name, is_ours=False, gateway=None, transport=None, silent_after_s=150.0)
     return replace(worker, **changes)
 
 
-def a_token(**changes: object) -> TokenView:
+def a_token(**changes: Any) -> TokenView:
     """Return a token that admits everything."""
     return replace(TokenView(name="plant", queues=None, team=None, is_good=True, expires_at=None), **changes)
 
 
-def a_claim(phase: Phase, **changes: object) -> ClaimView:
+def a_claim(phase: Phase, **changes: Any) -> ClaimView:
     """Return a claim of worker `w1`, offered three seconds ago, with seven left."""
     claim = ClaimView(
         id=ClaimId("c"),
@@ -84,7 +85,7 @@ def a_claim(phase: Phase, **changes: object) -> ClaimView:
     return replace(claim, **changes)
 
 
-def a_scene(job: JobView, *workers: WorkerView, **changes: object) -> JobFacts:
+def a_scene(job: JobView, *workers: WorkerView, **changes: Any) -> JobFacts:
     """Return the job among these workers, with one gateway that is alive."""
     facts = JobFacts(job=job, history=(), ahead=0, workers=workers, gateways=(GATEWAY,), now=NOW)
     return replace(facts, **changes)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -86,9 +87,19 @@ def postgres_server(programs: Path, settings: Mapping[str, str] | None = None) -
             os.chown(work, account.pw_uid, account.pw_gid)
             programs = _reachable(programs, work)
         as_user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
-        common = {"cwd": work, "env": {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}, **as_user}
+        common: dict[str, Any] = {"cwd": work, "env": {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}, **as_user}
         data = work / "data"
-        initdb = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+        initdb: list[str | Path] = [
+            programs / "initdb",
+            "-D",
+            data,
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+        ]
         initdb += ["--locale=C", "--no-sync"]
         done = subprocess.run(initdb, check=False, capture_output=True, text=True, **common)
         if done.returncode:
@@ -97,12 +108,12 @@ def postgres_server(programs: Path, settings: Mapping[str, str] | None = None) -
 
         def start() -> subprocess.Popen[bytes]:
             with (work / "log").open("ab") as output:
-                return subprocess.Popen(
+                return subprocess.Popen[bytes](
                     [programs / "postgres", "-D", data, "-k", work, *options],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    preexec_fn=_die_with_parent,  # noqa: PLW1509 - also if pytest is killed
+                    preexec_fn=_die_with_parent,
                     **common,
                 )
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -35,7 +36,7 @@ class Proxy:
     folder: Path
     port: int
     command: list[str]
-    as_user: dict[str, object] = field(default_factory=dict)
+    as_user: dict[str, Any] = field(default_factory=dict)
     _popen: subprocess.Popen[bytes] | None = None
 
     @property
@@ -123,7 +124,7 @@ def _running(
     # Not under pytest's folder: that is closed to others, and root's squid runs as somebody else.
     folder = Path(tempfile.mkdtemp(prefix=f"edge-ws-{name}-", dir="/tmp"))
     port = free_port()
-    as_user: dict[str, object] = {}
+    as_user: dict[str, Any] = {}
     if no_root and os.geteuid() == 0:
         account = pwd.getpwnam("nobody")
         os.chown(folder, account.pw_uid, account.pw_gid)

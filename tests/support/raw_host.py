@@ -37,7 +37,7 @@ class Line:
         self._file = self._sock.makefile("rb")
         self._kept: list[dict[str, Any]] = []
 
-    def say(self, op: str, **words: object) -> None:
+    def say(self, op: str, **words: Any) -> None:
         """Send one wish."""
         self._sock.sendall(json.dumps({"op": op, **words}).encode() + b"\n")
 

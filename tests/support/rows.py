@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -28,13 +29,13 @@ LIFE, NEXT_LIFE = LifeId("life-1"), LifeId("life-2")
 """Two lives of a worker's daemon."""
 
 
-def new_job(name: str = "t", **changes: object) -> NewJob:
+def new_job(name: str = "t", **changes: Any) -> NewJob:
     """Return a job for queue `q`, of one slot."""
     ti_id = str(changes.pop("ti_id", None) or uuid.uuid4())
     command = json.dumps(
         {"token": "secret", "ti": {"id": ti_id}, "log_path": f"{name}.log", "type": "ExecuteTask"}
     )
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "key": JobKey("dag", name, "run", -1, 1),
         "queue": "q",
         "slots": 1,
@@ -52,18 +53,18 @@ def enqueue(engine: sa.Engine, *jobs: NewJob) -> None:
             Store(engine).enqueue(connection, job)
 
 
-def job_row(engine: sa.Engine, key: JobKey) -> sa.Row | None:
+def job_row(engine: sa.Engine, key: JobKey) -> sa.Row[Any] | None:
     with engine.connect() as connection:
         query = sa.select(edge_job).where(edge_job.c.dag_id == key.dag_id, edge_job.c.task_id == key.task_id)
         return connection.execute(query).one_or_none()
 
 
-def claim_row(engine: sa.Engine, claim_id: ClaimId) -> sa.Row:
+def claim_row(engine: sa.Engine, claim_id: ClaimId) -> sa.Row[Any]:
     with engine.connect() as connection:
         return connection.execute(sa.select(claim).where(claim.c.id == claim_id)).one()
 
 
-def change_job(engine: sa.Engine, key: JobKey, **values: object) -> None:
+def change_job(engine: sa.Engine, key: JobKey, **values: Any) -> None:
     """Write into a row as edge3 (or psql) would."""
     with engine.begin() as connection:
         connection.execute(edge_job.update().where(edge_job.c.task_id == key.task_id).values(**values))
@@ -101,7 +102,7 @@ class FakeWorker:
     def principal(self) -> Principal:
         return Principal(worker=WorkerName(self.name), token_id=self.token_id)
 
-    def register(self, **changes: object) -> Registered:
+    def register(self, **changes: Any) -> Registered:
         return self.store.register(
             self.principal,
             Registration(

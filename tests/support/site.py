@@ -172,11 +172,11 @@ class Site:
         return content if isinstance(content, str) else json.dumps(content)
 
     def wait_log(self, text: str, dag: str, run: str, task: str, attempt: int = 1) -> str:
-        return wait_until(
-            lambda: (found := self.log(dag, run, task, attempt)) and text in found and found,
-            15.0,
-            every_s=0.2,
-        )
+        def with_text() -> str:
+            found = self.log(dag, run, task, attempt)
+            return found if text in found else ""
+
+        return wait_until(with_text, 15.0, every_s=0.2)
 
 
 def _kill(site: Site) -> None:

@@ -103,7 +103,9 @@ class Stand:
         return job
 
     def state_of(self, job: NewJob) -> str:
-        return str(job_row(self.engine, job.key).state)
+        row = job_row(self.engine, job.key)
+        assert row is not None
+        return str(row.state)
 
     def worker_state(self) -> str:
         return next((one.state for one in self.store.workers()), "none")

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import psutil
@@ -34,7 +35,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("certificates"))
 
 
-def said_back(port: int, *, scheme: str = "ws", **options: object) -> str:
+def said_back(port: int, *, scheme: str = "ws", **options: Any) -> str:
     """Say hello to the echo; return its answer.
 
     One thread: the client of two reads and writes at once, which OpenSSL does not allow on one connection.

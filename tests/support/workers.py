@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from edge_ws.protocol.frames import Inventory
 from edge_ws.protocol.ids import GatewayId, SiteId, WorkerName
@@ -11,7 +12,7 @@ from edge_ws.store.store import Store
 
 
 def register_worker(
-    store: Store, name: str, *, queues: tuple[str, ...] | None = None, **changes: object
+    store: Store, name: str, *, queues: tuple[str, ...] | None = None, **changes: Any
 ) -> Principal:
     """Register a connected worker with eight free slots; `changes` are its inventory's."""
     inventory = Inventory(

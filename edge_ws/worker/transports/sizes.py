@@ -10,29 +10,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import (
-    OrderedDict,
-)
-from collections.abc import (
-    Callable,
-    Iterable,
-    Iterator,
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-    replace,
-)
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from edge_ws.errors import (
-    LocalProtocolError,
-)
-from edge_ws.protocol import (
-    codec,
-)
-from edge_ws.protocol.codec import (
-    frame_type,
-)
+from edge_ws.errors import LocalProtocolError
+from edge_ws.protocol import codec
+from edge_ws.protocol.codec import frame_type
 from edge_ws.protocol.frames import (
     LOG_CHUNK,
     MAX_FRAME,

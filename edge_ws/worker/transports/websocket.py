@@ -6,29 +6,13 @@ An answer counts as the server's own only with its marker header; anything else 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Sequence,
-)
-from contextlib import (
-    asynccontextmanager,
-    suppress,
-)
-from enum import (
-    Enum,
-)
-from typing import (
-    Any,
-)
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from enum import Enum
+from typing import Any
 
-from websockets.asyncio.client import (
-    ClientConnection,
-    connect,
-)
-from websockets.datastructures import (
-    Headers,
-)
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.datastructures import Headers
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidHandshake,
@@ -37,22 +21,11 @@ from websockets.exceptions import (
     InvalidProxyStatus,
     InvalidStatus,
 )
-from websockets.http11 import (
-    Response,
-)
+from websockets.http11 import Response
 
-from edge_ws.errors import (
-    RefusedError,
-    Unreachable,
-    UnreachableError,
-)
-from edge_ws.protocol import (
-    codec,
-)
-from edge_ws.protocol.frames import (
-    ServerFrame,
-    WorkerFrame,
-)
+from edge_ws.errors import RefusedError, Unreachable, UnreachableError
+from edge_ws.protocol import codec
+from edge_ws.protocol.frames import ServerFrame, WorkerFrame
 from edge_ws.protocol.http import (
     ERROR_HEADER,
     JSON,
@@ -61,36 +34,13 @@ from edge_ws.protocol.http import (
     WORKER_HEADER,
     read_refusal,
 )
-from edge_ws.protocol.ids import (
-    WorkerName,
-)
-from edge_ws.protocol.session import (
-    Close,
-    CloseCode,
-)
-from edge_ws.worker import (
-    network,
-    proxy,
-)
-from edge_ws.worker.network import (
-    Network,
-    health_url,
-    http_client,
-)
-from edge_ws.worker.transports.base import (
-    refused_by,
-)
-from edge_ws.worker.transports.failures import (
-    failure,
-    foreign,
-    is_temporary,
-    no_certificate,
-    proxy_refused,
-)
-from edge_ws.worker.transports.sizes import (
-    Sizes,
-    pack,
-)
+from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.session import Close, CloseCode
+from edge_ws.worker import network, proxy
+from edge_ws.worker.network import Network, health_url, http_client
+from edge_ws.worker.transports.base import refused_by
+from edge_ws.worker.transports.failures import failure, foreign, is_temporary, no_certificate, proxy_refused
+from edge_ws.worker.transports.sizes import Sizes, pack
 
 PROBE_WITHIN_S = 10.0
 
