@@ -29,7 +29,7 @@ from edge_ws.provider.airflow_setup import (
     tables_engine,
 )
 from edge_ws.provider.airflow_tables import Named
-from edge_ws.provider.ports import AirflowTasks
+from edge_ws.provider.tasks import AirflowTasks
 from edge_ws.server.admin import perform
 from edge_ws.server.diagnosis import Unmet
 from edge_ws.store import schema

@@ -32,12 +32,12 @@ from edge_ws.provider.config import edge3_beat_s, gateway_settings, listen_url, 
 from edge_ws.provider.dependencies import unmet
 from edge_ws.provider.ports import (
     AirflowFinishedLogs,
-    AirflowTasks,
     AirflowTaskStates,
     AirflowTaskTokens,
     AirflowUsers,
 )
 from edge_ws.provider.task_settings import task_settings
+from edge_ws.provider.tasks import AirflowTasks
 from edge_ws.server.answers import refuse_worker
 from edge_ws.server.app import Gateway
 from edge_ws.store import schema

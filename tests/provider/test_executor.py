@@ -35,7 +35,7 @@ from edge_ws.provider.executor import (
     EdgeWsExecutor,
 )
 from edge_ws.provider.info import get_provider_info
-from edge_ws.provider.ports import AirflowTasks
+from edge_ws.provider.tasks import AirflowTasks
 from edge_ws.server.views import show_job
 from edge_ws.store.live import REPORTED
 from edge_ws.store.records import Assignment, JobKey, Principal, Registration

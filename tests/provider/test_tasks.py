@@ -14,7 +14,7 @@ from edge_ws.errors import UsageError
 from edge_ws.provider import compat
 from edge_ws.provider.airflow_tables import STUCK
 from edge_ws.provider.dependencies import unmet
-from edge_ws.provider.ports import AirflowTasks
+from edge_ws.provider.tasks import AirflowTasks
 from edge_ws.server.diagnosis import AirflowTask
 from edge_ws.server.views import show_job
 from edge_ws.store.store import Store
