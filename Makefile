@@ -34,13 +34,13 @@ demo: install
 # Three at a time, a file each: most of them wait. ARGS='-n 0' for one after the other.
 test:
 	@.ci/install --edge3
-	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What no fixture or folder marks as starting a process; on SQLite and one PostgreSQL.
 quick: export SEEDS := 200
 quick:
 	@.ci/install --edge3
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not system and not processes" $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not system and not processes" $(ARGS)
 
 pages: install
 	@$(BIN)/python -m tests.support.settings_page

@@ -44,16 +44,37 @@ _STARTERS = {
     )
 } | {"tests.support.standalone", "subprocess", "multiprocessing"}
 """Modules with which tests start processes, databases apart."""
-_LONG = ("chaos", "edge3", "parity", "releases", "simulation", "system", "demo", "proxies")
-"""Folders whose files take minutes."""
+_LONG = (
+    "system",
+    "bench",
+    "edge3/test_moving.py",
+    "parity",
+    "demo/test_demo.py",
+    "releases",
+    "chaos",
+    "provider/test_db_manager.py",
+    "provider/test_standalone.py",
+    "simulation",
+    "edge3",
+    "proxies",
+    "worker/test_sizes.py",
+    "worker/test_leaving.py",
+    "worker/test_outcomes.py",
+)
+"""Files, or folders of them, that take minutes, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the long files, each of which one process runs: else the last one is waited for alone."""
-    items.sort(key=lambda item: item.path.relative_to(Path(__file__).parent).parts[0] not in _LONG)
+    items.sort(key=_place)
     for item in items:
         if isinstance(item, pytest.Function) and any(map(_starts_processes, _modules_of(item))):
             item.add_marker("processes")
+
+
+def _place(item: pytest.Item) -> int:
+    path = item.path.relative_to(Path(__file__).parent).as_posix()
+    return next((place for place, long in enumerate(_LONG) if path.startswith(long)), len(_LONG))
 
 
 def _modules_of(item: pytest.Function) -> set[str]:
