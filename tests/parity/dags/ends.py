@@ -157,7 +157,12 @@ def ends():
     DefersTooLong(task_id="defers_too_long")
     PythonSensor(task_id="reschedules", python_callable=poke, mode="reschedule", poke_interval=FAR_S)
     PythonSensor(
-        task_id="gives_up", python_callable=never, mode="reschedule", poke_interval=FAR_S, timeout=FAR_S
+        task_id="gives_up",
+        python_callable=never,
+        mode="reschedule",
+        # Longer than a busy machine needs for the first look: then one executor alone would give up at once.
+        poke_interval=3 * FAR_S,
+        timeout=3 * FAR_S,
     )
     PythonSensor(task_id="gives_up_softly", python_callable=never, poke_interval=1, timeout=2, soft_fail=True)
     BashOperator(task_id="bash_fails", bash_command="echo out; echo err >&2; exit 4")
