@@ -382,6 +382,10 @@ def worker(folder: Path, url: str, token: str, transport: str) -> Iterator[Path]
             process.wait()
 
 
+LEAVING = ("the gateway is leaving", "closed the connection in place of an answer")
+"""What a worker may meet at a gateway that leaves."""
+
+
 def starts(api: ExecutionApi, job: TaskWorkload) -> int:
     return sum(call.path.endswith("/run") for call in api.calls_of(job.id))
 
@@ -413,7 +417,9 @@ def test_gateways_restart_in_turn_while_jobs_flow(
             wait_until(lambda: set(stream.states()) == {"success"}, 120, every_s=0.1)
             said = log.read_text()
             assert "the gateway is leaving" in said
-            assert "not connected" not in said
+            # A balancer that does not ask who is well may still hand a request to the one that leaves.
+            away = [line for line in said.splitlines() if "not connected" in line]
+            assert [line for line in away if not any(why in line for why in LEAVING)] == []
             # Each ran once, and its whole log arrived.
             assert [job.id for job in stream.jobs if starts(api, job) != 1] == []
             central = tmp_path / "central"
