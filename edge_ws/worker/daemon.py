@@ -317,21 +317,21 @@ class Daemon:
         self._worker_drain.hurry(reason)
 
     def stop_jobs(self, reason: str) -> None:
-        """Stop what runs and drop what waits; see `departure.Drainable`."""
+        """Stop what runs and drop what waits; see `drain.Drainable`."""
         self._do(self._jobs.stop(reason, self._patience.kill_grace_s))
 
     @property
     def runs_anything(self) -> bool:
-        """Whether a job's process may be there; see `departure.Drainable`."""
+        """Whether a job's process may be there; see `drain.Drainable`."""
         return self._jobs.have_processes
 
     @property
     def runs_tasks(self) -> bool:
-        """Whether a task has begun and not ended; see `departure.Drainable`."""
+        """Whether a task has begun and not ended; see `drain.Drainable`."""
         return self._jobs.have_tasks
 
     def go(self) -> None:
-        """Leave now; see `departure.Drainable`."""
+        """Leave now; see `drain.Drainable`."""
         if self._wishes.leaving and not self.runs_tasks:
             # What still waits for its token waits in vain.
             self.stop_jobs("this worker leaves")
@@ -432,6 +432,17 @@ class Daemon:
             EdgeWsError: refused for good, or misconfigured.
         """
         self._do(self._jobs.restore(self._outbox.load(), self._outbox.load_dead()))
+        failed: EdgeWsError | None = None
+        async with anyio.create_task_group() as tasks:
+            # To the very end: also while job hosts are waited for, a second signal ends the daemon at once.
+            tasks.start_soon(self._faults.keep, "the watch for signals", self._worker_drain.heed_signals)
+            failed = await self._serve()
+            tasks.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
+
+    async def _serve(self) -> EdgeWsError | None:
+        """Run all parts until told to leave, and have the job hosts leave; return why that failed."""
         failed: list[EdgeWsError] = []
         control = ControlServer(self._state.path, self, self._faults)
         try:
@@ -445,7 +456,6 @@ class Daemon:
                     ("the watch over this host's fitness", self._fitness.run),
                     ("the watch over its disks", self._disk.run),
                     ("the local socket", control.run),
-                    ("the watch for signals", self._worker_drain.heed_signals),
                     ("the repetition of reports", self._say_again),
                 ):
                     tasks.start_soon(self._faults.keep, what, loop)
@@ -459,9 +469,9 @@ class Daemon:
                 # What has ended and is not acknowledged waits in the outbox: the hosts need not keep it.
                 if not job.has_process:
                     self._hosts.forget(job.claim)
-            await self._hosts.retire()
-        if failed:
-            raise failed[0]
+            with anyio.CancelScope() as self._running:
+                await self._hosts.retire()
+        return failed[0] if failed else None
 
     async def _say_again(self) -> None:
         while True:

@@ -126,6 +126,25 @@ def test_stop_now_reaches_tasks_of_an_earlier_life(stand: Stand) -> None:
 
 
 @pytest.mark.usefixtures("gateway")
+def test_the_second_signal_is_heeded_while_a_job_host_is_waited_for(stand: Stand) -> None:
+    daemon = stand.start()
+    stand.until(lambda: "taking jobs" in stand.told)
+    (host,) = (
+        one for one in psutil.Process(daemon.pid).children() if "edge-ws host" in " ".join(one.cmdline())
+    )
+    host.suspend()
+    try:
+        daemon.send_signal(signal.SIGTERM)
+        # It has said goodbye, and waits for its host alone.
+        stand.until(lambda: stand.worker_state() == "offline")
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(PATIENCE_S) == 0
+        assert lives(host.pid)
+    finally:
+        host.kill()
+
+
+@pytest.mark.usefixtures("gateway")
 def test_the_second_signal_leaves_tasks_running(stand: Stand) -> None:
     daemon = stand.start()
     job = stand.queue("wait")
