@@ -324,7 +324,7 @@ class ModelStore:
     def unwanted(
         self, owner: int | None, living: Collection[int], is_wanted: Callable[[Row], bool]
     ) -> list[JobKey]:
-        """Return what `end_unwanted` finds; see `store.unwanted`."""
+        """Return what `end_unwanted` finds; see `store.leftovers`."""
         others, now, rules = {*living} - {owner}, self._now(), self.rules
         found = []
         for row in self.rows.values():

@@ -176,14 +176,20 @@ def test_an_end_written_past_an_open_claim_is_put_back(
     assert job_row(engine, job.key).state == "failed"
 
 
-def test_a_row_taken_by_an_edge3_worker_is_not_ours(
-    engine: sa.Engine, store: Store, worker: FakeWorker
-) -> None:
+def queued_again_by_edge3(engine: sa.Engine, worker: FakeWorker) -> tuple[NewJob, ClaimId]:
+    """Start a job under a claim; edge3's executor, which knows no claims, queues its row again."""
     job = new_job()
     enqueue(engine, job)
     claim_id = worker.start(job)
-    # edge3's executor queues it again without clearing anything; an edge3 worker fetches it.
     change_job(engine, job.key, state="queued")
+    return job, claim_id
+
+
+def test_a_row_taken_by_an_edge3_worker_is_not_ours(
+    engine: sa.Engine, store: Store, worker: FakeWorker
+) -> None:
+    job, claim_id = queued_again_by_edge3(engine, worker)
+    # An edge3 worker fetches it.
     change_job(engine, job.key, state="restarting", edge_worker="edge3-worker")
     assert worker.finish(claim_id) is Verdict.STALE
     assert job_row(engine, job.key).state == "restarting"
@@ -552,11 +558,7 @@ def test_what_had_ended_before_its_host_died_is_not_lost(
 def test_a_round_that_edge3_queued_and_nothing_waits_for_is_not_the_old_claims(
     engine: sa.Engine, store: Store, worker: FakeWorker
 ) -> None:
-    job = new_job()
-    enqueue(engine, job)
-    claim_id = worker.start(job)
-    # edge3's executor queues the row again and knows no claims.
-    change_job(engine, job.key, state="queued")
+    job, claim_id = queued_again_by_edge3(engine, worker)
     assert store.end_unwanted(OWNER, {OWNER}, sa.false(), lifeless_s=300) == [job.key]
     row = job_row(engine, job.key)
     assert (row.state, row.edge_ws_claim) == ("removed", None)

@@ -279,6 +279,7 @@ def cut():
         # Appended: a second run of the same try would show.
         with (NOTES / f"cut-{ti.task_id}-{ti.try_number}").open("a") as file:
             file.write("ran\n")
+        # The line is cut by another process, which leaves a file: there is nothing else to wait on.
         while not (NOTES / "cut-off").exists():
             time.sleep(0.1)
 
