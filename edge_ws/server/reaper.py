@@ -42,8 +42,9 @@ LEFT_S = 120.0
 """A task that is over and whose worker's name is another machine's now is given up after so long: if its
 process still ran, Airflow's answer to its heartbeat has ended it."""
 DOUBT_S = 30.0
-"""A worker whose task has been over for so long is asked whether it has the job at all: another daemon may
-have had it, with a copy of the state directory, that is gone."""
+"""A worker whose task has been over for so long is asked whether it has the job at all: another daemon, with
+a copy of its state directory, may have had it, and be gone. Of a callback no state is kept: each that lasts
+longer is asked for."""
 PURGE_EVERY_S = 60.0
 DELETED = "deleted"
 """Stands for the state of a task that the centre does not know at all."""
