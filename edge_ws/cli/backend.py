@@ -42,7 +42,7 @@ def reach(arguments: Namespace) -> Iterator[Centre]:
     for name in ("token_file", "ca_file", "allow_insecure"):
         if getattr(arguments, name):
             raise UsageError(f"--{name.replace('_', '-')}: it is of no use without --url")
-    from edge_ws.provider.commands import database
+    from edge_ws.cli.centre import database
 
     with database() as near:
         yield near

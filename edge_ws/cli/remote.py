@@ -19,6 +19,7 @@ import httpx2
 from edge_ws.cli.operator_verbs import TOKEN_VARIABLE
 from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError, UsageError
 from edge_ws.protocol import http
+from edge_ws.protocol.ids import is_base_url
 from edge_ws.worker import network, proxy
 
 ANSWER_WITHIN_S = 60.0
@@ -114,17 +115,6 @@ def gateway(arguments: Namespace, environ: Mapping[str, str]) -> Iterator[Gatewa
         headers=headers,
     ) as client:
         yield Gateway(client, url + http.PREFIX)
-
-
-def is_base_url(text: str) -> bool:
-    """Tell whether paths can be put behind the URL; it names no user."""
-    try:
-        parts = urlsplit(text)
-        fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        fits = fits and proxy.can_be_looked_up(parts.hostname or "")
-    except ValueError:
-        return False
-    return fits and parts.username is None and not parts.query and not parts.fragment
 
 
 def _base(text: str) -> str:

@@ -9,7 +9,7 @@ from edge_ws.cli.verb import Argument, Group, Side, Verb
 from edge_ws.worker.config import CONFIG_VARIABLE, DEFAULT_FILE
 from edge_ws.worker.settings import SETTINGS, TOKEN_VARIABLE, Kind, Setting
 
-_COMMANDS = "edge_ws.provider.commands"
+_COMMANDS = "edge_ws.cli.centre"
 
 _TOKEN = Group(
     name="token",

@@ -1,13 +1,15 @@
-"""The identifiers that travel on the wire; each a `str` with a type of its own.
+"""Identifiers that travel on the wire, each a `str` with a type of its own, and which names are well formed.
 
-Rules compare them for equality only (never for order).
+Rules compare identifiers for equality only (never for order).
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import uuid
 from typing import NewType
+from urllib.parse import urlsplit
 
 ClaimId = NewType("ClaimId", str)
 """One attempt of one job on one worker: a random UUID made by the gateway, and the fence."""
@@ -64,3 +66,25 @@ def is_queue_name(text: str) -> bool:
 def is_team_name(text: str) -> bool:
     """Tell whether `text` can name a team: 1-64 printable characters (edge3's column)."""
     return 0 < len(text) <= 64 and text.isprintable() and text == text.strip()
+
+
+def can_be_looked_up(host: str) -> bool:
+    """Tell whether that may be a host's name or address; to look others up is a UnicodeError, no OSError."""
+    try:
+        host.encode("idna")
+        if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", host):
+            ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def is_base_url(text: str) -> bool:
+    """Tell whether it is an http or https URL that paths can be put behind; it names no user."""
+    try:
+        parts = urlsplit(text)
+        fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        fits = fits and can_be_looked_up(parts.hostname or "")
+    except ValueError:
+        return False
+    return fits and parts.username is None and not parts.query and not parts.fragment

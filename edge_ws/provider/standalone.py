@@ -26,10 +26,10 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
-from edge_ws.cli.remote import is_base_url
 from edge_ws.errors import EdgeWsError, UsageError
 from edge_ws.protocol.frames import MAX_FRAME
 from edge_ws.protocol.http import PREFIX
+from edge_ws.protocol.ids import is_base_url
 from edge_ws.provider.airflow_setup import load_engine
 from edge_ws.provider.config import Conf, api_certificate, api_path
 from edge_ws.server import relay

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from edge_ws.errors import UsageError
+from edge_ws.protocol.ids import can_be_looked_up
 
 OFF = "none"
 """As a setting: no proxy, whatever the environment says."""
@@ -102,17 +103,6 @@ def _no_proxy_url() -> ValueError:
     return ValueError(
         f"it is not a proxy's URL such as {_SHAPE} (in name and password write / ? # @ : % as %2F and so on)"
     )
-
-
-def can_be_looked_up(host: str) -> bool:
-    """Tell whether that may be a host's name or address; to look others up is a UnicodeError, no OSError."""
-    try:
-        host.encode("idna")
-        if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", host):
-            ipaddress.IPv4Address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def masked(proxy: str) -> str:

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from edge_ws.protocol.ids import MAX_CONCURRENCY, WorkerName, is_queue_name, is_team_name, is_worker_name
+from edge_ws.protocol.ids import (
+    MAX_CONCURRENCY,
+    WorkerName,
+    can_be_looked_up,
+    is_queue_name,
+    is_team_name,
+    is_worker_name,
+)
 from edge_ws.worker import proxy
 
 TOKEN_VARIABLE = "EDGE_WS_TOKEN"  # noqa: S105 - the variable's name
@@ -80,7 +87,7 @@ def _check_url(text: str) -> str:
         raise ValueError(f"{text!r} has no http:// or https:// in front")
     if not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"{text!r} is not a base URL such as https://airflow.example.com/sub/path")
-    if not proxy.can_be_looked_up(parts.hostname):
+    if not can_be_looked_up(parts.hostname):
         raise ValueError(f"{parts.hostname} is no host's name or address")
     if parts.port == 0:  # raises ValueError itself for what is no port
         raise ValueError("port 0 cannot be connected to")

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from edge_ws.cli.centre import TokenRequest, parse_expires, token_request, token_rows
 from edge_ws.errors import UsageError
-from edge_ws.provider.commands import TokenRequest, parse_expires, token_request, token_rows
 from edge_ws.store.records import TokenRecord
 
 # Tokens

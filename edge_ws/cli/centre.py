@@ -188,8 +188,8 @@ def check(arguments: Namespace) -> int:
     """Tell whether all that edge-ws needs at the centre is there."""
     with airflow_engine() as engine:
         # Takes a second: Airflow's executors, models and tokens.
-        from edge_ws.provider import check as checks  # noqa: PLC0415
-        from edge_ws.provider import compat  # noqa: PLC0415
+        from edge_ws.provider import check as checks
+        from edge_ws.provider import compat
 
         # It tells of each request.
         logging.getLogger("httpx2").setLevel(logging.WARNING)
@@ -268,7 +268,7 @@ class OnDatabase:
 def _unmet(task: Named) -> tuple[Unmet, ...]:
     # Takes seconds: Airflow itself, its models and the DAG. Only what it has yet to queue is asked about.
     load_engine()
-    from edge_ws.provider.dependencies import unmet  # noqa: PLC0415
+    from edge_ws.provider.dependencies import unmet
 
     return unmet(task)
 
