@@ -240,12 +240,8 @@ def play(site: Site, api: Api, case: Case, worker: str, stop: threading.Event) -
     home = str(site.home / f"remote-{worker}" / "airflow")
     hosts = {worker: "HOST", home: "HOME", socket.getfqdn(): "HOST", socket.gethostname(): "HOST"}
     runs = [Run(site, api, case, side, hosts=hosts, stop=stop) for side in SIDES]
-    if case.apart:
-        for run in runs:
-            run.play()
-    else:
-        with ThreadPoolExecutor(len(runs)) as pool:
-            list(pool.map(Run.play, runs))
+    with ThreadPoolExecutor(len(runs)) as pool:
+        list(pool.map(Run.play, runs))
     outcome = _settled(case, runs)
     if outcome.unknown:
         (site.home / f"{case.name}.differences").write_text("\n".join(map(str, outcome.unknown)))
