@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from edge_ws.errors import RefusedError, TokenRefusedError, UnreachableError
-from edge_ws.protocol.frames import Hello, Refusal
+from edge_ws.errors import RefusedError, RemoteProtocolError, TokenRefusedError, UnreachableError
+from edge_ws.protocol.frames import Hello, Refusal, Status, WorkerFrame
 from edge_ws.protocol.http import TOKEN_HEADER, WORKER_HEADER
 from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, GatewayId, WorkerName, is_worker_name
 from edge_ws.server.answers import answer_to, refuse_worker
@@ -76,7 +76,7 @@ def authenticate(store: Store, secret: str | None, worker: str | None) -> Princi
 
 
 def admit(principal: Principal, hello: Hello) -> Principal:
-    """Return the principal for what the worker asks in `hello`, its team settled.
+    """Return the principal for what the worker asks in `hello`, its team and its site settled.
 
     Raises:
         RefusedError: the credential is for another name or team, or the worker asks for queues that it does
@@ -98,7 +98,21 @@ def admit(principal: Principal, hello: Hello) -> Principal:
                 f"the token admits queues {', '.join(sorted(principal.queues))}, the worker asks for "
                 f"{', '.join(foreign)}; change --queues or make a token with them",
             )
-    return replace(principal, team=principal.team or hello.team)
+    return replace(principal, team=principal.team or hello.team, site=hello.inventory.site)
+
+
+def admit_statement(principal: Principal, frame: WorkerFrame) -> None:
+    """Check that the connection whose principal that is may say this.
+
+    Of claims and hosts the store judges by the principal's site.
+
+    Raises:
+        RemoteProtocolError: it has not said hello, or speaks for another site than it did there.
+    """
+    if principal.site is None:
+        raise RemoteProtocolError("a statement comes after hello")
+    if isinstance(frame, Status) and frame.inventory.site != principal.site:
+        raise RemoteProtocolError("the inventory is another site's than the one of hello")
 
 
 LONGEST_HOLD_S = 60.0

@@ -304,14 +304,12 @@ class Polls:
     # Statements
 
     async def _send(self, request: Request, frames: tuple[WorkerFrame, ...]) -> Response:
-        if any(isinstance(frame, Hello) for frame in frames):
-            raise RemoteProtocolError("hello comes by v1/poll")
+        if any(isinstance(frame, Hello | Status) for frame in frames):
+            raise RemoteProtocolError("hello and status come by v1/poll")
         link, headers = self._link(request.headers), {}
-        if not (isinstance(link, PollLink) and link.is_of(request.headers)):
+        if not (isinstance(link, PollLink) and link.continues(request.headers)):
             headers[ELSEWHERE_HEADER] = "1"
-            principal = await self._workers.authenticate(request.headers)
-            # Its polls may come to another gateway: then what is known here of the worker is nothing.
-            link = self._hub.get(principal.worker) or PollLink(principal, "", self._timers)
+            link = self._link_of(await self._workers.speaker(request.headers))
         asked = _Request(link, len(frames))
         for frame in frames:
             if isinstance(frame, Bye):
@@ -321,6 +319,13 @@ class Polls:
                 await self._workers.take(link, frame, asked)
         answers = await asked.answers()
         return _answer(codec.encode_batch(answers) if answers else codec.encode(Beat()), headers)
+
+    def _link_of(self, speaker: Principal) -> Link:
+        """Return the link of a worker whose poll is at another gateway, or came by another connection."""
+        link = self._hub.get(speaker.worker)
+        if link is not None and link.principal.site == speaker.site:
+            return link
+        return PollLink(speaker, "", self._timers)
 
     async def _leave(self, request: Request, link: Link, bye: Bye) -> None:
         """Let the worker go: its poll returns, and it is shown as offline."""

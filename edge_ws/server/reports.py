@@ -327,7 +327,9 @@ class Reports:
             ended = await self._threads.run(self._store.host_dead, link.principal, host, told)
             self._buried(link, host, ended, link)
             buried |= set(ended)
-        known = {one.claim: one for one in open_claims}
+        # Another site's claims are not this machine's to speak of: it took the name over, and the other one
+        # may be at them still.
+        known = {one.claim: one for one in open_claims if one.site == link.principal.site}
         stated = {held.claim: held for held in link.inventory.claims}
         for claim_id, held in stated.items():
             if claim_id not in known:
@@ -335,10 +337,7 @@ class Reports:
             elif held.phase is Phase.STARTED and known[claim_id].phase is not Phase.STARTED:
                 await self._threads.run(self._store.started, link.principal, claim_id, held.host)
         for claim_id in known.keys() - stated.keys() - buried:
-            # Another site's answer proves nothing: this machine took the name over, and the other one may
-            # be at it still.
-            if known[claim_id].site == link.inventory.site:
-                link.send(Query(claim=claim_id))
+            link.send(Query(claim=claim_id))
 
 
 def _may_leave_a_log(frame: ClaimReport) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from dataclasses import replace
 
 import anyio
 from starlette.datastructures import Headers
@@ -12,7 +13,7 @@ from starlette.responses import JSONResponse
 
 from edge_ws.errors import RefusedError, TokenRefusedError, UnreachableError
 from edge_ws.protocol.frames import Bye, Hello, Refusal, Welcome, WorkerFrame
-from edge_ws.protocol.http import TOKEN_HEADER, WORKER_HEADER
+from edge_ws.protocol.http import CONNECTION_HEADER, TOKEN_HEADER, WORKER_HEADER
 from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, GatewayId
 from edge_ws.server import auth
 from edge_ws.server.answers import refuse_worker
@@ -80,6 +81,22 @@ class Workers:
         except TokenRefusedError as error:
             self._tell_refused(worker or "", error)
             raise
+
+    async def speaker(self, headers: Headers) -> Principal:
+        """Return for whom a request speaks whose connection is not known here.
+
+        Raises:
+            RefusedError: as `authenticate`; or its connection is not the one that has the worker's name, nor
+                was it a moment ago.
+            UnreachableError: the database is away.
+        """
+        principal = await self.authenticate(headers)
+        connection = headers.get(CONNECTION_HEADER, "")
+        site = await self._threads.run(self._store.site_of, principal, connection)
+        if site is None:
+            sentence = "this is no connection of the worker's any more, a poll makes a new one"
+            raise RefusedError(Refusal.UNAVAILABLE.value, sentence)
+        return replace(principal, site=site)
 
     def _tell_refused(self, worker: str, error: TokenRefusedError) -> None:
         """Say once in a while who comes with a token that is good no more; strangers fill no log."""
@@ -160,7 +177,12 @@ class Workers:
         )
 
     async def take(self, link: Link, frame: WorkerFrame, answers: Answers | None = None) -> None:
-        """Hand a statement to the reports; see there."""
+        """Admit a statement, whichever way it came, and hand it to the reports; see there.
+
+        Raises:
+            RemoteProtocolError: the connection may not say this.
+        """
+        auth.admit_statement(link.principal, frame)
         await self._reports.take(link, frame, answers)
 
     async def forget_ended(self, link: Link) -> None:

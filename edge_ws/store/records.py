@@ -32,6 +32,8 @@ class Principal:
     """Queues the credential admits; None: every queue."""
     team: str | None = None
     token_id: str | None = None
+    site: SiteId | None = None
+    """Of the connection that speaks, which speaks for that site's claims alone; None: before its hello."""
 
     def admits(self, queue: str, team: str | None) -> bool:
         """Tell whether a job of that queue and team may go to this worker."""

@@ -85,6 +85,7 @@ def _live_query(dialect: str) -> sa.Select[Any]:
         sa.select(
             claim.c.id,
             claim.c.worker,
+            claim.c.site,
             claim.c.subject,
             claim.c.phase,
             claim.c.host,
@@ -103,14 +104,14 @@ def _live_query(dialect: str) -> sa.Select[Any]:
 
 @cache
 def _logs_query(dialect: str) -> sa.Select[Any]:
-    query = sa.select(claim.c.id, claim.c.worker, claim.c.log_end).join(edge_job, held)
+    query = sa.select(claim.c.id, claim.c.worker, claim.c.site, claim.c.log_end).join(edge_job, held)
     query = query.where(one_of(dialect, claim.c.id, "ids")).order_by(*key_columns)
     return query.with_for_update(of=claim)
 
 
 @cache
 def _ended_query(dialect: str) -> sa.Select[Any]:
-    query = sa.select(claim.c.id, claim.c.worker).where(one_of(dialect, claim.c.id, "ids"))
+    query = sa.select(claim.c.id, claim.c.worker, claim.c.site).where(one_of(dialect, claim.c.id, "ids"))
     return query.where(claim.c.result.in_((SUCCESS, FAILED)))
 
 
@@ -120,6 +121,7 @@ class _Claim:
 
     id: ClaimId
     worker: str
+    site: str
     subject: str
     phase: Phase
     host: str | None
@@ -138,6 +140,10 @@ class _Claim:
     starts: bool = False
     fault: str = ""
     """The worker's own, for which it could not start the job."""
+
+    def is_of(self, who: Principal) -> bool:
+        """Tell whether it is his to speak of."""
+        return (self.worker, self.site) == (who.worker, who.site)
 
     @property
     def is_callback(self) -> bool:
@@ -194,7 +200,8 @@ class ReportVerbs:
             return
         query = _ended_query(connection.dialect.name)
         for row in connection.execute(query, {"ids": list(asked)}).all():
-            if batch[asked[row.id]][0].worker == row.worker:
+            who = batch[asked[row.id]][0]
+            if (who.worker, who.site) == (row.worker, row.site):
                 outcomes[asked[row.id]] = Verdict.DONE
 
     # One at a time, for callers that have but one.
@@ -246,12 +253,12 @@ class ReportVerbs:
             ids = list({frame.claim for _, frame in batch})
             rows = connection.execute(_logs_query(connection.dialect.name), {"ids": ids}).all()
             ends = {row.id: int(row.log_end) for row in rows}
-            workers = {row.id: row.worker for row in rows}
+            whose = {row.id: (row.worker, row.site) for row in rows}
             before = dict(ends)
             chunks: list[dict[str, Any]] = []
             outcomes: list[int | Verdict] = []
             for who, frame in batch:
-                if workers.get(frame.claim) != who.worker:
+                if whose.get(frame.claim) != (who.worker, who.site):
                     outcomes.append(Verdict.STALE)
                     continue
                 end = ends[frame.claim]
@@ -277,13 +284,13 @@ def _find_live(connection: Connection, reports: Sequence[ClaimReport]) -> dict[C
     ending = {report.claim for report in reports if isinstance(report, Finished | NotStarted)}
     asked = {"ids": list(ids), "ending": list(ending)}
     rows = connection.execute(_live_query(connection.dialect.name), asked)
-    return {row.id: _Claim(*(*row[:3], Phase(row[3]), *row[4:11], row[11:])) for row in rows}
+    return {row.id: _Claim(*(*row[:4], Phase(row[4]), *row[5:12], row[12:])) for row in rows}
 
 
 def _judge(one: _Claim | None, who: Principal, report: ClaimReport) -> Outcome:
     """Decide what the report does to the claim, and do it to `one`."""
-    if one is None or one.worker != who.worker or one.ended_before:
-        repeated = one is not None and one.worker == who.worker and isinstance(report, Finished)
+    if one is None or not one.is_of(who) or one.ended_before:
+        repeated = one is not None and one.is_of(who) and isinstance(report, Finished)
         return Verdict.DONE if repeated else Verdict.STALE
     # An end state that was written past the open claim is put back, whatever the report says.
     one.changed = one.changed or one.job_state not in OPEN_STATES

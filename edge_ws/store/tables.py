@@ -230,6 +230,8 @@ worker = sa.Table(
     sa.Column("gateway", sa.String(36)),
     # A new one for each hello: two gateways never both think the worker is theirs.
     sa.Column("connection", sa.String(36)),
+    # Of the same site, the last one first: what is on its way by them is still taken.
+    sa.Column("former_connections", sa.JSON(none_as_null=True)),
     sa.Column("transport", sa.String(20)),
     sa.Column("seen_at", sa.Double, nullable=False),
     sa.Column("token_id", sa.String(36)),

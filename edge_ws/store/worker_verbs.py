@@ -28,6 +28,7 @@ from edge_ws.protocol.ids import (
 from edge_ws.protocol.states import Phase
 from edge_ws.store import twins
 from edge_ws.store.command import parse
+from edge_ws.store.connections import former_connections, has_name, site_of
 from edge_ws.store.database import Database
 from edge_ws.store.live import FAILED, QUEUED, held, is_job, key_of, locking, set_claim, set_job
 from edge_ws.store.records import RETURNS, OpenClaim, Principal, Registered, Registration, Room
@@ -245,6 +246,7 @@ class WorkerVerbs:
                 "site": said.inventory.site,
                 "gateway": said.gateway,
                 "connection": this,
+                "former_connections": former_connections(before, said.inventory.site),
                 "transport": said.transport,
                 "seen_at": epoch_now(),
                 "token_id": principal.token_id,
@@ -405,6 +407,11 @@ class WorkerVerbs:
                 back_to_queue(connection, row, "expired", "the worker's connection closed before it accepted")
         return True
 
+    def site_of(self, principal: Principal, connection_id: str) -> SiteId | None:
+        """Return the site for which a worker's connection speaks; None: it is not the worker's."""
+        with self._database.read() as connection:
+            return site_of(connection, principal, connection_id)
+
     def host_dead(
         self, principal: Principal, host: HostId, ended: Collection[ClaimId] = ()
     ) -> tuple[ClaimId, ...]:
@@ -418,7 +425,8 @@ class WorkerVerbs:
             ended: claims that are not touched: they had ended before, and the worker reports that itself.
         """
         query = sa.select(claim).join(edge_job, held)
-        theirs = locking(query.where(claim.c.worker == principal.worker, claim.c.host == host))
+        is_its_own = sa.and_(claim.c.worker == principal.worker, claim.c.site == principal.site)
+        theirs = locking(query.where(is_its_own, claim.c.host == host))
         detail = "the job host died, and its processes with it"
         with self._database.write() as connection:
             rows = [row for row in connection.execute(theirs) if row.id not in ended]
@@ -448,7 +456,7 @@ class WorkerVerbs:
         with self._database.write() as connection:
             noted = connection.execute(
                 worker.update()
-                .where(worker.c.worker_name == name, worker.c.applied_revision <= applied.revision)
+                .where(has_name(principal), worker.c.applied_revision <= applied.revision)
                 .values(
                     applied_revision=applied.revision,
                     applied_concurrency=applied.concurrency,
@@ -462,4 +470,6 @@ class WorkerVerbs:
     def take_in(self, principal: Principal, asked: Asked) -> None:
         """Make what the worker's own host has asked for the wish, once."""
         with self._database.write() as connection:
-            _take_in(connection, principal.worker, asked)
+            here = sa.select(worker.c.site).where(has_name(principal))
+            if connection.execute(here.with_for_update()).one_or_none() is not None:
+                _take_in(connection, principal.worker, asked)

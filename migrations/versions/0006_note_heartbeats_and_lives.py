@@ -1,4 +1,4 @@
-"""Note how often each gateway and worker is seen, and which lives of a worker take its place in turns."""
+"""Note how often each gateway and worker is seen, and which lives and connections take a worker's place."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def _columns() -> tuple[tuple[str, sa.Column], ...]:
         ("edge_ws_gateway", sa.Column("heartbeat_s", sa.Double)),
         ("edge_ws_worker", sa.Column("heartbeat_s", sa.Double)),
         ("edge_ws_worker", sa.Column("former_lives", sa.JSON(none_as_null=True))),
+        ("edge_ws_worker", sa.Column("former_connections", sa.JSON(none_as_null=True))),
         ("edge_ws_worker", sa.Column("returns", sa.Integer, nullable=False, server_default=sa.text("0"))),
     )
 

@@ -115,7 +115,7 @@ def make_callback(centre: Centre) -> Any:
 def claimed(centre: Centre, executor: EdgeWsExecutor) -> tuple[Any, Store, Principal, Any]:
     """Queue a task and let a worker start it."""
     ti = queued(centre, executor)
-    store, me = Store(centre.engine), Principal(worker=WorkerName("factory-7"))
+    store, me = Store(centre.engine), Principal(worker=WorkerName("factory-7"), site=SiteId("site"))
     site, gateway = SiteId("site"), GatewayId("gateway")
     nothing = Inventory(
         site=site,

@@ -445,10 +445,15 @@ async def test_the_same_words_by_both_ways_and_many_times_count_once(
 ) -> None:
     token = make_token(store)
     job = new_job()
-    async with connected(gateway, token) as peer:
+    polled = Poller(gateway, token, client)
+    await polled.poll()
+    assert polled.stated is not None
+    async with connected(gateway, token, greet=False) as peer:
+        await peer.hello(inventory=polled.stated)
+        await peer.expect(Welcome)
         enqueue(engine, job)
         claim = (await peer.expect(Offer)).claim
-        by_poll = Poller(gateway, token, client)
+        by_poll = Poller(gateway, token, client, marks=polled.marks)
         said = {
             Go: Accept(claim=claim, host=peer.host),
             LogAck: Log(claim=claim, offset=0, data=b"once\n"),

@@ -177,6 +177,7 @@ class Worker:
     local_concurrency: int = 0
     life: LifeId | None = None
     former_lives: set[LifeId] = field(default_factory=set)
+    former_connections: set[str] = field(default_factory=set)
     returns: int = 0
 
 
@@ -220,9 +221,11 @@ class ModelStore:
             return None
         return None if rules.live_checks_state and row.state == "queued" else row
 
-    def _find_live(self, claim_id: ClaimId, worker: WorkerName) -> tuple[Claim, Row] | None:
+    def _find_live(
+        self, claim_id: ClaimId, worker: WorkerName, site: SiteId | None
+    ) -> tuple[Claim, Row] | None:
         claim = self.claims.get(claim_id)
-        if claim is None or claim.worker != worker:
+        if claim is None or (claim.worker, claim.site) != (worker, site):
             return None
         row = self._held(claim)
         if row is None:
@@ -409,6 +412,7 @@ class ModelStore:
             if row.life is not None:
                 row.former_lives.add(row.life)
             row.life = said.life
+        row.former_connections = {row.connection, *row.former_connections} if row.site == site else set()
         row.site, row.gateway, row.connection, row.seen_at = site, said.gateway, f"k{self._connections}", now
         if before is not None and before.site != site:
             row.asked = 0
@@ -484,8 +488,13 @@ class ModelStore:
 
     def take_in(self, principal: Principal, asked: Asked) -> None:
         row = self.workers.get(principal.worker)
-        if row is not None and row.asked < asked.number:
+        if row is not None and row.site == principal.site and row.asked < asked.number:
             row.asked, row.wanted_maintenance = asked.number, asked.maintenance
+
+    def site_of(self, principal: Principal, connection_id: str) -> SiteId | None:
+        row = self.workers.get(principal.worker)
+        known = row is not None and connection_id in {row.connection, *row.former_connections}
+        return row.site if row is not None and known else None
 
     def disconnected(self, principal: Principal, connection_id: str, *, left: Bye | None) -> bool:
         row = self.workers.get(principal.worker)
@@ -504,7 +513,7 @@ class ModelStore:
     def accept(
         self, principal: Principal, claim_id: ClaimId, host: HostId, *, start_within_s: float
     ) -> Accepted | Verdict:
-        found = self._find_live(claim_id, principal.worker)
+        found = self._find_live(claim_id, principal.worker, principal.site)
         if found is None:
             return Verdict.STALE
         claim, _ = found
@@ -518,7 +527,7 @@ class ModelStore:
         return Accepted(subject=claim.subject, is_callback=claim.key.dag_id == CALLBACK_DAG_ID)
 
     def refuse(self, principal: Principal, claim_id: ClaimId, reason: str) -> Verdict:
-        found = self._find_live(claim_id, principal.worker)
+        found = self._find_live(claim_id, principal.worker, principal.site)
         if found is None:
             return Verdict.STALE
         if found[0].phase is not Phase.OFFERED:
@@ -527,7 +536,7 @@ class ModelStore:
         return Verdict.DONE
 
     def started(self, principal: Principal, claim_id: ClaimId, host: HostId | None) -> Verdict:
-        found = self._find_live(claim_id, principal.worker)
+        found = self._find_live(claim_id, principal.worker, principal.site)
         if found is None:
             return Verdict.STALE
         claim, row = found
@@ -540,12 +549,12 @@ class ModelStore:
     def finished(
         self, principal: Principal, claim_id: ClaimId, exit_code: int, detail: str, *, log_uploaded: bool
     ) -> Verdict:
-        found = self._find_live(claim_id, principal.worker)
+        found = self._find_live(claim_id, principal.worker, principal.site)
         if found is None:
             claim = self.claims.get(claim_id)
             is_done = (
                 claim is not None
-                and claim.worker == principal.worker
+                and (claim.worker, claim.site) == (principal.worker, principal.site)
                 and claim.result in {"success", "failed"}
             )
             return Verdict.DONE if is_done else Verdict.STALE
@@ -554,7 +563,7 @@ class ModelStore:
         return Verdict.DONE
 
     def not_started(self, principal: Principal, claim_id: ClaimId, reason: str, fault: str = "") -> Verdict:
-        found = self._find_live(claim_id, principal.worker)
+        found = self._find_live(claim_id, principal.worker, principal.site)
         if found is None:
             return Verdict.STALE
         claim, row = found
@@ -579,7 +588,7 @@ class ModelStore:
         )
 
     def unknown(self, principal: Principal, claim_id: ClaimId) -> Verdict:
-        found = self._find_live(claim_id, principal.worker)
+        found = self._find_live(claim_id, principal.worker, principal.site)
         if found is None:
             return Verdict.STALE
         claim, row = found
@@ -597,7 +606,9 @@ class ModelStore:
         lost = []
         for claim in list(self.claims.values()) if self.rules.host_dead_ends else []:
             named = claim.host == host or not self.rules.host_dead_names_host
-            if claim.worker != principal.worker or not named or claim.phase is Phase.ENDED:
+            if (claim.worker, claim.site) != (principal.worker, principal.site):
+                continue
+            if not named or claim.phase is Phase.ENDED:
                 continue
             if claim.id in spared:
                 continue
@@ -613,7 +624,8 @@ class ModelStore:
 
     def append_log(self, principal: Principal, claim_id: ClaimId, offset: int, data: bytes) -> int | Verdict:
         claim = self.claims.get(claim_id)
-        if claim is None or claim.worker != principal.worker or self._held(claim) is None:
+        whose = principal.worker, principal.site
+        if claim is None or (claim.worker, claim.site) != whose or self._held(claim) is None:
             return Verdict.STALE
         # A state that edge3 wrote past the claim is left for the next report: log bytes lock no row.
         log = claim.log
@@ -645,7 +657,7 @@ class ModelStore:
             case PhaseIs(phase=Phase.STARTED):
                 return self.started(who, report.claim, report.host)
             case PhaseIs():
-                return Verdict.DONE if self._find_live(report.claim, who.worker) else Verdict.STALE
+                return Verdict.DONE if self._find_live(report.claim, who.worker, who.site) else Verdict.STALE
 
     def append_logs(self, batch: Sequence[tuple[Principal, Log]]) -> list[int | Verdict]:
         return [self.append_log(who, frame.claim, frame.offset, frame.data) for who, frame in batch]
@@ -809,7 +821,7 @@ class ModelStore:
         return found is not None
 
     def _unmoved(self, one: OpenClaim) -> tuple[Claim, Row] | None:
-        found = self._find_live(one.claim, one.worker)
+        found = self._find_live(one.claim, one.worker, one.site)
         if found is None or found[0].phase is not one.phase:
             return None
         claim = self._open_claim(found[0])

@@ -100,7 +100,7 @@ class FakeWorker:
 
     @property
     def principal(self) -> Principal:
-        return Principal(worker=WorkerName(self.name), token_id=self.token_id)
+        return Principal(worker=WorkerName(self.name), token_id=self.token_id, site=SiteId(self.site))
 
     def register(self, **changes: Any) -> Registered:
         return self.store.register(

@@ -34,6 +34,6 @@ def register_worker(
         inventory=replace(inventory, **changes),
         sysinfo={"status": 20, "concurrency": 8, "free_concurrency": 8},
     )
-    principal = Principal(worker=WorkerName(name))
+    principal = Principal(worker=WorkerName(name), site=inventory.site)
     store.register(principal, said)
     return principal
