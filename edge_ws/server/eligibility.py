@@ -79,8 +79,9 @@ _Found = tuple[Reason, str]
 def _excluded(job: JobView, worker: WorkerView) -> _Found | None:
     """Return what only another setting, of the job, the worker or its token, can change."""
     token = worker.token
-    if worker.queues is not None and job.queue not in worker.queues:
-        return Reason.OTHER_QUEUES, f"serves {queues_told(worker.queues)}"
+    for queues in (worker.queues, worker.wished_queues):
+        if queues is not None and job.queue not in queues:
+            return Reason.OTHER_QUEUES, f"serves {queues_told(queues)}"
     if worker.team is not None and worker.team != job.team:
         whose = f"the job is of team {job.team}" if job.team else "the job is of no team"
         return Reason.TEAM, f"takes jobs of team {worker.team} only, and {whose}"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from edge_ws.protocol.frames import Applied, Bye, Inventory, ServerFrame, Wish
-from edge_ws.protocol.ids import ClaimId, HostId, WorkerName
+from edge_ws.protocol.ids import MAX_CONCURRENCY, ClaimId, HostId, WorkerName
 from edge_ws.protocol.session import Close, CloseCode, ServerSession
 from edge_ws.store.records import Capacity, Principal, Room, WishRecord
 
@@ -65,8 +65,10 @@ class Link:
         self.wish = WishRecord(revision=0, concurrency=None, queues=None)
         """The one last sent."""
         self.wished_at = 0.0
-        self.local: tuple[int, tuple[str, ...] | None] = (0, None)
+        self.local: tuple[int, tuple[str, ...] | None] = (MAX_CONCURRENCY, None)
         """Concurrency and queues (None: every queue) of the worker's own settings."""
+        self.said: tuple[int, tuple[str, ...] | None] = (0, None)
+        """What the worker says is in force."""
         self.has_control = True
         """It carries out wishes for maintenance and shutdown by itself."""
         self.asked = 0
@@ -153,17 +155,36 @@ class Link:
 
     @property
     def concurrency(self) -> int:
-        """Slots in force, taken or not."""
+        """Slots that may be filled, taken or not."""
         return self._concurrency
 
     @property
     def queues(self) -> tuple[str, ...] | None:
-        """Queues in force; None: every queue."""
+        """Queues of which jobs may be offered; None: every queue."""
         return self._queues
 
     def apply(self, concurrency: int, queues: tuple[str, ...] | None) -> None:
         """Note what the worker has in force; for a link of the hub by `Hub.applied` alone."""
-        self._concurrency, self._queues, self._capacity = concurrency, queues, None
+        self.said = concurrency, queues
+        self.narrow()
+
+    def admitted(self) -> tuple[int, tuple[str, ...] | None]:
+        """Return the slots and queues that both the worker's word and what is wished admit.
+
+        Neither is trusted alone: the word may be a lie, and the wish may not be in force yet.
+        """
+        (said_slots, said), (most, among) = self.said, self.local
+        most = most if self.wish.concurrency is None else self.wish.concurrency
+        among = among if self.wish.queues is None else self.wish.queues
+        if said is None or among is None:
+            queues = among if said is None else said
+        else:
+            queues = tuple(queue for queue in said if queue in among)
+        return min(said_slots, most, MAX_CONCURRENCY), queues
+
+    def narrow(self) -> None:
+        """Offer what is admitted from now on; for a link of the hub by the hub alone."""
+        (self._concurrency, self._queues), self._capacity = self.admitted(), None
 
     @property
     def slots(self) -> Mapping[ClaimId, int]:
@@ -303,27 +324,24 @@ class Hub:
 
     def applied(self, link: Link, concurrency: int, queues: tuple[str, ...] | None) -> None:
         """Note what the worker has in force now."""
-        is_here = self._links.get(link.name) is link
-        if is_here:
-            self._leave(link)
-        link.apply(concurrency, queues)
-        if is_here:
-            self._enter(link)
+        link.said = concurrency, queues
+        self._narrow(link)
 
     def wished(self, link: Link, wish: WishRecord) -> None:
         """Note what the worker is sent: it is offered what that and what it has in force admit."""
         link.wish = wish
-        slots, queues = link.local
-        slots = slots if wish.concurrency is None else wish.concurrency
-        queues = queues if wish.queues is None else wish.queues
-        if queues is None:
-            queues = link.queues
-        elif link.queues is not None:
-            queues = tuple(queue for queue in link.queues if queue in queues)
-        narrowed = min(slots, link.concurrency), queues
-        if narrowed != (link.concurrency, link.queues):
-            self.applied(link, *narrowed)
+        self._narrow(link)
         self._on_capacity()
+
+    def _narrow(self, link: Link) -> None:
+        if link.admitted() == (link.concurrency, link.queues):
+            return
+        is_here = self._links.get(link.name) is link
+        if is_here:
+            self._leave(link)
+        link.narrow()
+        if is_here:
+            self._enter(link)
 
     def release(self, link: Link, claim: ClaimId) -> None:
         """Note that the claim holds its slots no more."""

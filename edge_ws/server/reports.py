@@ -282,7 +282,7 @@ class Reports:
 
     def _in_force(self, link: Link, said: Applied) -> None:
         """Note what a worker has in force; of an older wish than the last a late request may speak."""
-        is_news = (said.concurrency, said.queues) != (link.concurrency, link.queues)
+        is_news = (said.concurrency, said.queues) != link.said
         if is_news and said.revision >= link.wish.revision:
             self._hub.applied(link, said.concurrency, said.queues)
 

@@ -153,7 +153,9 @@ class WorkerView:
     @property
     def free(self) -> int:
         """Slots that can be taken."""
-        return max(0, (self.concurrency or 0) - self.busy)
+        wished = self.local_concurrency if self.wished_concurrency is None else self.wished_concurrency
+        in_force = self.concurrency or 0
+        return max(0, (in_force if wished is None else min(in_force, wished)) - self.busy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

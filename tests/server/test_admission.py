@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import anyio
 import httpx2
 import pytest
 import sqlalchemy as sa
@@ -22,6 +23,7 @@ from edge_ws.protocol.frames import (
     Stale,
     Started,
     Status,
+    Wish,
 )
 from edge_ws.protocol.ids import new_id
 from edge_ws.store.records import JobKey
@@ -29,6 +31,7 @@ from edge_ws.store.store import Store
 from tests.server.test_longpoll import Poller, offered
 from tests.support.gateway import Peer, connected, inventory, make_token, serving
 from tests.support.rows import enqueue, job_row, new_job
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -150,3 +153,28 @@ async def test_a_former_connection_of_another_site_speaks_no_more(
         async with connected(gateway, token):
             said = Applied(revision=0, concurrency=0, queues=())
             assert (await former.post("send", [said])).status_code == 503
+
+
+async def test_a_worker_that_lies_about_its_slots_gets_what_is_wished(sqlite_engine: sa.Engine) -> None:
+    store = Store(sqlite_engine)
+    with serving(store) as gateway, anyio.fail_after(20):
+        async with connected(gateway, make_token(store), concurrency=24) as liar:
+            revision = store.wish_concurrency("w1", 1).revision
+            await liar.expect(Wish)
+            lie = Applied(revision=revision, concurrency=24, queues=None)
+            await liar.send(lie)
+            await liar.send(Status(inventory=replace(liar.inventory, revision=revision, queues=None)))
+            await until(lambda: store.applied("w1") == revision)
+            enqueue(sqlite_engine, *(new_job(f"t{number}") for number in range(24)))
+            enqueue(sqlite_engine, replace(new_job("foreign"), queue="another"))
+            first = await liar.expect(Offer)
+            await liar.send(Accept(claim=first.claim, host=liar.host))
+            await liar.send(lie)
+            await liar.expect(Go)
+            # Whoever is honest is offered what the liar might have been; then all has been handed out.
+            async with connected(
+                gateway, make_token(store, "other"), "other", concurrency=25, queues=("q", "another")
+            ) as other:
+                for _ in range(24):
+                    await other.expect(Offer)
+            assert not any(isinstance(frame, Offer) for frame in liar.received)

@@ -11,7 +11,7 @@ from edge_ws.protocol.frames import Inventory
 from edge_ws.protocol.ids import ClaimId, SiteId, WorkerName
 from edge_ws.protocol.session import CloseCode, ServerSession
 from edge_ws.server.hub import Hub, Link
-from edge_ws.store.records import Principal
+from edge_ws.store.records import Principal, WishRecord
 
 INVENTORY = Inventory(
     site=SiteId("s"),
@@ -102,3 +102,25 @@ def test_free_slots_are_always_what_is_left(steps: list[tuple[str, int, int]]) -
         left = concurrency - stale - sum(held.values())
         assert one.free() == left
         assert free(hub) == ({"a": left} if left > 0 else {})
+
+
+@given(
+    said=st.integers(0, 2**31 - 1),
+    own=st.integers(0, 2**31 - 1),
+    wished=st.none() | st.integers(0, 1024),
+    queues=st.tuples(*[st.none() | st.sets(st.sampled_from("xyz"))] * 3),
+)
+def test_no_word_of_a_worker_goes_past_what_is_wished(
+    said: int, own: int, wished: int | None, queues: tuple[set[str] | None, set[str] | None, set[str] | None]
+) -> None:
+    said_queues, own_queues, wished_queues = (None if one is None else tuple(one) for one in queues)
+    hub, one = Hub(lambda: None, lambda _: None), link("a")
+    one.local = own, own_queues
+    hub.add(one)
+    hub.wished(one, WishRecord(revision=1, concurrency=wished, queues=wished_queues))
+    hub.applied(one, said, said_queues)
+    assert one.concurrency == min(said, own if wished is None else wished, 1024)
+    among = own_queues if wished_queues is None else wished_queues
+    for queue in "xyz":
+        is_served = all(some is None or queue in some for some in (said_queues, among))
+        assert bool(hub.served({queue})) == is_served
