@@ -288,6 +288,8 @@ class Welcome:
     """Of the centre, for tasks, where the worker's own site has not set them; `section.option` -> text."""
     twin: str | None = None
     """Where another daemon with this one's state directory, or a copy of it, runs."""
+    token_expires_in_s: Seconds | None = None
+    """None: never, or nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import NoReturn
 
 import anyio
 import anyio.to_thread
@@ -34,6 +33,7 @@ from edge_ws.server.ports import FinishedLogs, Tasks, TaskStates, TaskTokens, Us
 from edge_ws.server.reaper import Reaper
 from edge_ws.server.reports import Reports
 from edge_ws.server.running_logs import RunningLogs
+from edge_ws.server.token_watch import TokenWatch
 from edge_ws.server.websocket import WebSockets
 from edge_ws.server.workers import Workers
 from edge_ws.store.store import Store
@@ -89,8 +89,6 @@ def _connected(hub: Hub) -> list[Link]:
     ]
 
 
-TOKENS_PAUSE_S = 0.5
-"""Between two looks at tokens, however often something tells of changes."""
 BEATS_MISSED = 2
 """Heartbeats to the database that may fail before `/health` says that no job can be handed out."""
 RETRY_AFTER_S = 5.0
@@ -127,7 +125,6 @@ class Gateway:
             self.id,
             task_states=task_states,
             finished_logs=finished_logs,
-            asks_for_tokens=lambda: not self._watch.hears,
         )
         self._running_logs = RunningLogs(store, finished_logs)
         self._reports = Reports(
@@ -139,13 +136,17 @@ class Gateway:
             on_unsettled=self._reaper.unsettled,
             on_log=self._running_logs.grown,
         )
-        self._workers = Workers(store, self._hub, self._reports, settings, self.id)
+        self._token_watch = TokenWatch(
+            store, self._hub, backup_s=settings.backup_scan_s, hears=lambda: self._watch.hears
+        )
+        self._workers = Workers(
+            store, self._hub, self._reports, settings, self.id, on_joined=self._token_watch.changed
+        )
         self._websockets = WebSockets(self._workers)
         self._polls = Polls(self._workers, self._hub, settings)
         admin = [] if users is None else [Admin(store, users, tasks)]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch = store.watch(self._changed)
-        self._tokens_changed = anyio.Event()
         self._serving = False
         self._draining = False
         self.app = Starlette(
@@ -192,7 +193,7 @@ class Gateway:
                 tasks.start_soon(self._reaper.beat_for_ever)
                 tasks.start_soon(self._reaper.move_logs_for_ever)
                 tasks.start_soon(self._running_logs.copy_for_ever)
-                tasks.start_soon(self._close_refused_for_ever)
+                tasks.start_soon(self._token_watch.run)
                 self._serving = True
                 yield
                 self._serving = False
@@ -231,25 +232,13 @@ class Gateway:
     def _heard(self, changes: Changes) -> None:
         self._dispatcher.heard(changes)
         if changes.tokens or changes.everything:
-            self._tokens_changed.set()
+            self._token_watch.changed()
         for claim, worker in changes.deleted:
             link = self._hub.get(worker)
             if link is not None and claim in link.slots:
                 # As a report of the claim would be answered; what was not started yet is dropped there.
                 link.send(Stale(claim=claim))
                 self._hub.release(link, claim)
-
-    async def _close_refused_for_ever(self) -> NoReturn:
-        """Close the connections of revoked tokens as soon as they are; the reaper looks now and then, too."""
-        while True:
-            self._tokens_changed = anyio.Event()
-            try:
-                await self._reaper.close_refused()
-            except UnreachableError as error:
-                log.warning("Cannot look for revoked tokens, retrying: %s", error)
-            # Where each commit wakes, this asks no more often.
-            await anyio.sleep(TOKENS_PAUSE_S)
-            await self._tokens_changed.wait()
 
     def _retire(self) -> None:
         try:

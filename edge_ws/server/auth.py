@@ -22,6 +22,7 @@ from edge_ws.server.answers import answer_to, refuse_worker
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.records import Principal, TokenRecord
+from edge_ws.store.secret_form import hash_secret
 from edge_ws.store.store import Store
 
 
@@ -29,8 +30,8 @@ def _refuse(sentence: str) -> RefusedError:
     return RefusedError(Refusal.TOKEN.value, sentence)
 
 
-def judge(token: TokenRecord, worker: str, now: float) -> None:
-    """Check that the token admits the worker at `now` (database time, seconds since the epoch).
+def judge(token: TokenRecord, worker: str, now: float, secret_hash: str | None) -> None:
+    """Check that the token, shown by that secret, admits the worker at `now` (database time, epoch seconds).
 
     Raises:
         RefusedError: revoked, expired, or for other names; says which.
@@ -39,6 +40,9 @@ def judge(token: TokenRecord, worker: str, now: float) -> None:
         raise _refuse(f"revoked {_day(token.revoked_at)}")
     if token.expires_at is not None and token.expires_at <= now:
         raise _refuse(f"expired {_day(token.expires_at)}")
+    expires_at = token.expires_for(secret_hash)
+    if expires_at is not None and expires_at <= now:
+        raise _refuse("it was replaced by a new one")
     if not token.admits_worker(worker):
         raise _refuse(f"it admits workers named {token.worker_pattern}, not {worker}")
 
@@ -63,8 +67,9 @@ def authenticate(store: Store, secret: str | None, worker: str | None) -> Princi
     if found is None:
         raise _refuse("it is unknown here")
     token, now = found
+    secret_hash = hash_secret(secret)
     try:
-        judge(token, worker, now)
+        judge(token, worker, now, secret_hash)
     except RefusedError as error:
         raise TokenRefusedError(error.code, str(error), token.name) from None
     return Principal(
@@ -72,7 +77,60 @@ def authenticate(store: Store, secret: str | None, worker: str | None) -> Princi
         queues=frozenset(token.queues) if token.queues is not None else None,
         team=token.team,
         token_id=token.id,
+        secret_hash=secret_hash,
+        expires_at=token.expires_for(secret_hash),
     )
+
+
+def renewed(principal: Principal, token: TokenRecord | None, now: float) -> Principal:
+    """Return the principal as its credential admits it at `now`, which may be less than when it came.
+
+    Args:
+        principal: of a connection.
+        token: its token as it is now; None: there is none.
+        now: database time, seconds since the epoch.
+
+    Raises:
+        RefusedError: it admits this worker no more.
+    """
+    if principal.token_id is None:
+        # Of a credential that is not stored here only the end is known.
+        if principal.expires_at is not None and principal.expires_at <= now:
+            raise _refuse(f"expired {_day(principal.expires_at)}")
+        return principal
+    if token is None:
+        raise _refuse("it is deleted")
+    judge(token, principal.worker, now, principal.secret_hash)
+    if token.team is not None and principal.team not in {None, token.team}:
+        raise RefusedError(Refusal.NOT_ADMITTED.value, f"it is for team {token.team} now")
+    return replace(
+        principal,
+        queues=frozenset(token.queues) if token.queues is not None else None,
+        team=token.team or principal.team,
+        expires_at=token.expires_for(principal.secret_hash),
+    )
+
+
+def judge_again(store: Store, principal: Principal) -> Principal:
+    """Return the principal as its credential admits it now (blocking).
+
+    Raises:
+        RefusedError: as `renewed`.
+        UnreachableError: the database is away.
+    """
+    asked = [] if principal.token_id is None else [principal.token_id]
+    known, now = store.tokens_by_id(asked)
+    return renewed(principal, known.get(principal.token_id or ""), now)
+
+
+def check_name(principal: Principal, hello: Hello) -> None:
+    """Check that `hello` names the worker whose credential it is.
+
+    Raises:
+        RefusedError: it names another.
+    """
+    if hello.worker != principal.worker:
+        raise _refuse(f"hello names worker {hello.worker}, the request named {principal.worker}")
 
 
 def admit(principal: Principal, hello: Hello) -> Principal:
@@ -82,8 +140,7 @@ def admit(principal: Principal, hello: Hello) -> Principal:
         RefusedError: the credential is for another name or team, or the worker asks for queues that it does
             not admit.
     """
-    if hello.worker != principal.worker:
-        raise _refuse(f"hello names worker {hello.worker}, the request named {principal.worker}")
+    check_name(principal, hello)
     if principal.team is not None and hello.team not in {None, principal.team}:
         raise RefusedError(
             Refusal.NOT_ADMITTED.value,

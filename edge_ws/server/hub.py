@@ -62,6 +62,8 @@ class Link:
         self.session = session
         self.transport = transport
         self.connection_id = ""
+        self.address: str | None = None
+        """Where the worker came from."""
         self.wish = WishRecord(revision=0, concurrency=None, queues=None)
         """The one last sent."""
         self.wished_at = 0.0
@@ -110,6 +112,10 @@ class Link:
     def is_heard(self, now: float) -> bool:
         """Tell whether the worker has been heard of lately."""
         return self.session.is_prompt(now)
+
+    def admit(self, principal: Principal) -> None:
+        """Offer what the credential admits now."""
+        self.principal, self._capacity = principal, None
 
     # Frames to the worker
 

@@ -241,9 +241,11 @@ class Polls:
         link, reason = self._link(request.headers), frames[0].sysinfo.get("transport_reason")
         if link is not None and not isinstance(link, PollLink) and CONNECTION_HEADER in request.headers:
             # It was on its way when the worker's WebSocket took over, and must not take that one's place.
+            # Strangers are told nothing of who is connected.
+            await self._workers.authenticate(request.headers)
             return _answer(codec.encode(Beat()), {CLOSE_HEADER: _told(_REPLACED)})
         if isinstance(link, PollLink) and link.continues(request.headers) and link.reason == reason:
-            auth.admit(link.principal, frames[0])
+            auth.check_name(link.principal, frames[0])
             link.confirm(request.headers.get(ANSWER_HEADER))
             await self._workers.take(link, Status(inventory=frames[0].inventory, sysinfo=frames[0].sysinfo))
             if not link.slots.keys() <= {held.claim for held in frames[0].inventory.claims}:
@@ -266,6 +268,7 @@ class Polls:
         try:
             principal = await self._workers.authenticate(request.headers)
             link = PollLink(principal, request.headers.get(TOKEN_HEADER, ""), self._timers)
+            link.address = request.client.host if request.client is not None else None
             registered = await self._workers.greet(link, hello)
             # One whose polls wander between gateways joins with each of them.
             await self._workers.joined(link, registered, is_new=CONNECTION_HEADER not in request.headers)

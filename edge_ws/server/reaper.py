@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from enum import Enum
 from typing import NoReturn
 
 import anyio
 
 from edge_ws.errors import EdgeWsError, UnreachableError
-from edge_ws.protocol.frames import Cancel, Query, Refusal, Refused
+from edge_ws.protocol.frames import Cancel, Query
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.protocol.session import Close, CloseCode
 from edge_ws.protocol.states import Phase
@@ -125,7 +125,6 @@ class Reaper:
         *,
         task_states: TaskStates,
         finished_logs: FinishedLogs,
-        asks_for_tokens: Callable[[], bool],
     ) -> None:
         """Make it.
 
@@ -136,7 +135,6 @@ class Reaper:
             gateway: its id.
             task_states: what the centre thinks of tasks.
             finished_logs: where logs of ended jobs go.
-            asks_for_tokens: whether revoked tokens must be looked for each second (nothing tells of them).
         """
         self._store = store
         self._hub = hub
@@ -146,7 +144,6 @@ class Reaper:
         self._finished_logs = finished_logs
         self._threads = ThreadLimit(threads=1)
         self._ended_since: dict[ClaimId, float] = {}
-        self._asks_for_tokens = asks_for_tokens
         self._ended = anyio.Event()
         self._unsettled = anyio.Event()
         self._purged_at = 0.0
@@ -195,11 +192,8 @@ class Reaper:
             if await self._threads.run(self._store.expire_offers):
                 self._hub.capacity_changed()
             pause_s = await self._settle_claims(now, None if whole else holding)
-        if self._asks_for_tokens():
-            await self.close_refused()
         if now - self._repaired_at >= self._settings.backup_scan_s:
             self._repaired_at = now
-            await self.close_refused()
             await self._forget_closed(holding)
             await self._threads.run(self._store.repair)
             await self._threads.run(self._store.mark_silent)
@@ -284,19 +278,6 @@ class Reaper:
             state or "", f"the task's state is {state}"
         )
         link.send(Cancel(claim=one.claim, reason=why))
-
-    async def close_refused(self) -> None:
-        """Close the connections of tokens that are no longer good."""
-        ids = {link.principal.token_id for link in self._hub.links()} - {None}
-        if not ids:
-            return
-        refused = await self._threads.run(self._store.refused_tokens, [one for one in ids if one is not None])
-        for link in self._hub.links():
-            if link.principal.token_id in refused:
-                sentence = "revoked or expired"
-                log.warning("Worker %s is sent away: its token is %s", link.name, sentence)
-                link.send(Refused(code=Refusal.TOKEN, sentence=sentence))
-                link.close(Close(CloseCode.REFUSED, f"token {sentence}"))
 
     # Liveness
 

@@ -5,8 +5,9 @@ Serves both transports. Answers go out after the verb is committed, never before
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol, assert_never
 
@@ -37,7 +38,7 @@ from edge_ws.protocol.frames import (
     Token,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import ClaimId, HostId
+from edge_ws.protocol.ids import ClaimId, HostId, WorkerName
 from edge_ws.protocol.states import Phase
 from edge_ws.server.batches import Batches
 from edge_ws.server.config import GatewaySettings
@@ -71,6 +72,8 @@ WRITERS = 2
 """Batches of reports that are written at a time. Their order does not matter: each report is a fact."""
 NEWS = 0.1
 """A change of a worker's free disk by less than this part is not written: idle workers cost no statements."""
+SYSINFO_BYTES = 16 * 1024
+"""Of what a worker says of its machine, as JSON; so much and no more is stored of each."""
 LOGS_AT_ONCE = 64
 """Log chunks in one transaction, at the most: 4 MiB."""
 
@@ -296,7 +299,7 @@ class Reports:
 
     async def _status(self, link: Link, status: Status) -> None:
         """Note the worker as it stands; what it does not name proves nothing."""
-        inventory = status.inventory
+        inventory, sysinfo = status.inventory, bounded(link.name, status.sysinfo)
         for host in inventory.dead_hosts:
             if host not in link.dead_hosts:
                 await self._others.put((link, HostDead(host=host, ended=_ended(inventory)), link))
@@ -308,7 +311,7 @@ class Reports:
         said = standing(link, _as_wished(link, in_force(inventory)))
         if said != link.noted:
             # The database was away when the worker said so, or its last job is gone, or its job host.
-            await self._others.put((link, replace(said, sysinfo=status.sysinfo), _Nobody()))
+            await self._others.put((link, replace(said, sysinfo=sysinfo), _Nobody()))
         self._in_force(link, said.applied)
         now = anyio.current_time()
         if inventory.revision != link.wish.revision and now >= link.wished_at + REPEAT_S:
@@ -379,6 +382,25 @@ def standing(link: Link, applied: Applied) -> Standing:
         inventory is not None and (inventory.maintenance or inventory.leaving) and bool(inventory.claims)
     )
     return Standing(applied, is_busy, link.room, link.disk_gb)
+
+
+def bounded(worker: WorkerName, sysinfo: Mapping[str, str | int | float]) -> dict[str, str | int | float]:
+    """Return what a worker says of its machine as far as it is stored; what is beyond is left out."""
+    kept: dict[str, str | int | float] = {}
+    left = SYSINFO_BYTES
+    for key, value in sysinfo.items():
+        # A character takes no more than four bytes, nor more than six of JSON.
+        left -= len(json.dumps([key, value]))
+        if left >= 0:
+            kept[key] = value
+    if left < 0:
+        log.warning(
+            "Worker %s says more of its machine than %d bytes; entries left out: %d",
+            worker,
+            SYSINFO_BYTES,
+            len(sysinfo) - len(kept),
+        )
+    return kept
 
 
 def steady(before: float | None, now: object) -> float | None:

@@ -209,6 +209,7 @@ def listed_worker(one: WorkerView) -> Row:
         "maintenance_comment": one.comment,
         "last_update": _iso(one.last_update),
         **_line(one),
+        "token_expires": _utc(one.token.expires_at) if one.token is not None else None,
         **{name: one.sysinfo.get(name) for name in _MACHINE},
     }
 

@@ -86,6 +86,7 @@ class _Conversation:
         self._websocket = websocket
         self._session = ServerSession(time.monotonic())
         self._link = Link(principal, self._session, "websocket")
+        self._link.address = websocket.client.host if websocket.client is not None else None
 
     async def run(self) -> None:
         reader, writer = asyncio.create_task(self._read()), asyncio.create_task(self._write())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import anyio
@@ -19,7 +20,7 @@ from edge_ws.server import auth
 from edge_ws.server.answers import refuse_worker
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub, Link, wish_frame
-from edge_ws.server.reports import Answers, Reports, in_force, standing, steady
+from edge_ws.server.reports import Answers, Reports, bounded, in_force, standing, steady
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.records import Principal, Registered, Registration, Room
 from edge_ws.store.store import Store
@@ -40,9 +41,18 @@ class Workers:
     """Lets workers in, and takes leave of them."""
 
     def __init__(
-        self, store: Store, hub: Hub, reports: Reports, settings: GatewaySettings, gateway: GatewayId
+        self,
+        store: Store,
+        hub: Hub,
+        reports: Reports,
+        settings: GatewaySettings,
+        gateway: GatewayId,
+        *,
+        on_joined: Callable[[], None] = lambda: None,
     ) -> None:
+        """Make it; `on_joined` is called when a worker has come: its token may be over soon, or be over."""
         self._store = store
+        self._on_joined = on_joined
         self._hub = hub
         self._reports = reports
         self._settings = settings
@@ -114,7 +124,11 @@ class Workers:
 
     async def greet(self, link: Link, hello: Hello) -> Registered:
         """Register the worker and queue its welcome."""
-        link.principal = auth.admit(link.principal, hello)
+        # Judged again: it may have been revoked since the request.
+        if link.principal.token_id is not None:
+            link.admit(await self._threads.run(auth.judge_again, self._store, link.principal))
+        link.admit(auth.admit(link.principal, hello))
+        sysinfo = bounded(link.name, hello.sysinfo)
         if hello.oldest_protocol > PROTOCOL or hello.protocol < OLDEST_PROTOCOL:
             raise RefusedError(
                 Refusal.VERSION.value,
@@ -133,8 +147,9 @@ class Workers:
                 concurrency=hello.concurrency,
                 queues=queues,
                 inventory=hello.inventory,
-                sysinfo=hello.sysinfo,
+                sysinfo=sysinfo,
                 life=hello.life,
+                address=link.address,
                 heartbeat_s=self._settings.timers.heartbeat_s,
             ),
         )
@@ -161,6 +176,7 @@ class Workers:
                 capabilities=(CONTROL, OUTCOMES),
                 settings=self._settings.task_settings,
                 twin=registered.twin,
+                token_expires_in_s=registered.expires_in_s,
             )
         )
         return registered
@@ -169,6 +185,7 @@ class Workers:
         """Open the worker to dispatch; one that is not new was connected to another gateway a moment ago."""
         await self._reports.compare(link, registered.open)
         self._hub.add(link)
+        self._on_joined()
         log.log(
             logging.INFO if is_new else logging.DEBUG,
             "Worker %s connected by %s",

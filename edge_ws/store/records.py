@@ -32,6 +32,11 @@ class Principal:
     """Queues the credential admits; None: every queue."""
     team: str | None = None
     token_id: str | None = None
+    secret_hash: str | None = None
+    """Of the secret that was shown, of the two that a token may have."""
+    expires_at: float | None = None
+    """When the credential admits nobody any more, seconds since the epoch, by the database's clock; None:
+    never."""
     site: SiteId | None = None
     """Of the connection that speaks, which speaks for that site's claims alone; None: before its hello."""
 
@@ -221,6 +226,8 @@ class Registration:
     sysinfo: dict[str, str | int | float]
     life: LifeId | None = None
     """None: a worker of a release that does not name it."""
+    address: str | None = None
+    """Where it came from."""
     heartbeat_s: float = HEARTBEAT_S
     """So often the gateway will say that it is here."""
 
@@ -296,6 +303,8 @@ class Registered:
     """The worker's open claims, whether its inventory names them or not."""
     twin: str | None = None
     """Where another daemon of this site runs, if one does; both take each other's place."""
+    expires_in_s: float | None = None
+    """For how long the credential is good; None: for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,7 +393,34 @@ class TokenRecord:
     expires_at: float | None
     """Database time, seconds since the epoch; None: never."""
     revoked_at: float | None = None
+    secret_hash: str = ""
+    old_secret_hash: str | None = None
+    """Of the secret before the last rotation."""
+    old_expires_at: float | None = None
+    """Until when that one is taken."""
+    max_workers: int | None = None
+    """Names by which workers may be known with it; None: the default."""
+
+    def expires_for(self, secret_hash: str | None) -> float | None:
+        """Return when the token, shown by this secret, is good no more; 0: it is no secret of the token's."""
+        if secret_hash == self.old_secret_hash and secret_hash is not None:
+            ends = [at for at in (self.expires_at, self.old_expires_at) if at is not None]
+            return min(ends, default=None)
+        return self.expires_at if secret_hash == self.secret_hash else 0.0
 
     def admits_worker(self, worker: str) -> bool:
         """Tell whether a worker of that name may use the token (`*` and `?` in the pattern)."""
         return fnmatchcase(worker, self.worker_pattern)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenUse:
+    """By which credential a worker came last."""
+
+    worker: WorkerName
+    token_id: str
+    secret_hash: str | None
+    """None: it came to a gateway of an older release."""
+    address: str | None
+    seen_at: float
+    """Database time, seconds since the epoch."""

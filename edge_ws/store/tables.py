@@ -235,6 +235,9 @@ worker = sa.Table(
     sa.Column("transport", sa.String(20)),
     sa.Column("seen_at", sa.Double, nullable=False),
     sa.Column("token_id", sa.String(36)),
+    # Of the secret by which it came, of the two that a token may have; and from where.
+    sa.Column("secret_hash", sa.String(64)),
+    sa.Column("address", sa.String(64)),
     sa.Column("local_concurrency", sa.Integer, nullable=False),
     sa.Column("local_queues", sa.JSON(none_as_null=True)),
     # So often the gateway that has its connection writes `seen_at`; an older release's are NULL.
@@ -271,6 +274,12 @@ token = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("expires_at", sa.Double),
     sa.Column("revoked_at", sa.Double),
+    # The one before the last rotation, and until when it is taken.
+    sa.Column("old_secret_hash", sa.String(64)),
+    sa.Column("old_expires_at", sa.Double),
+    # Names by which workers may be known with it, in all; NULL: as many as there are by default.
+    sa.Column("max_workers", sa.Integer),
+    sa.Index("edge_ws_token_old_secret", "old_secret_hash"),
 )
 
 gateway = sa.Table(

@@ -28,7 +28,7 @@ from edge_ws.protocol.ids import (
 from edge_ws.protocol.states import Phase
 from edge_ws.store import twins
 from edge_ws.store.command import parse
-from edge_ws.store.connections import former_connections, has_name, site_of
+from edge_ws.store.connections import check_room, former_connections, has_name, site_of
 from edge_ws.store.database import Database
 from edge_ws.store.live import FAILED, QUEUED, held, is_job, key_of, locking, set_claim, set_job
 from edge_ws.store.records import RETURNS, OpenClaim, Principal, Registered, Registration, Room
@@ -250,6 +250,8 @@ class WorkerVerbs:
                 "transport": said.transport,
                 "seen_at": epoch_now(),
                 "token_id": principal.token_id,
+                "secret_hash": principal.secret_hash,
+                "address": said.address[:64] if said.address is not None else None,
                 "local_concurrency": said.concurrency,
                 "local_queues": list(said.queues) if said.queues is not None else None,
                 "applied_revision": said.inventory.revision,
@@ -266,6 +268,7 @@ class WorkerVerbs:
                 # there, and it is told what is wished now.
                 values["wish_revision"] = said.inventory.revision + 1
             if before is None:
+                check_room(connection, principal)
                 connection.execute(worker.insert().values(worker_name=name, **values))
             else:
                 if before.site != said.inventory.site:
@@ -277,7 +280,12 @@ class WorkerVerbs:
             wish = read_wish(connection, name)
             assert wish is not None
             held_here = open_claims(connection, claim.c.worker == name)
-        return Registered(connection=this, wish=wish, open=held_here, twin=twin)
+            left_s = None
+            if principal.expires_at is not None:
+                left_s = max(
+                    0.0, principal.expires_at - float(connection.scalar(sa.select(epoch_now())) or 0.0)
+                )
+        return Registered(connection=this, wish=wish, open=held_here, twin=twin, expires_in_s=left_s)
 
     def _check_name(self, connection: Connection, name: WorkerName, site: SiteId) -> None:
         theirs = connection.execute(

@@ -63,6 +63,8 @@ class Conversation:
         self.transport = transport
         self.opened_at = anyio.current_time()
         self.ready_at: float | None = None
+        self.token = ""
+        """The one that was shown."""
         self._spoken = spoken
         self._session = WorkerSession(self.opened_at)
         self._greeted: Inventory | None = None

@@ -52,6 +52,10 @@ WRONG_URL = "wrong_url"
 """Code of the end of a first start where whoever answers is no gateway."""
 TOKEN_LOOK_S = 1.0
 """Between two looks at the token, while a gateway refuses the one that was shown."""
+TOKEN_WATCH_S = 5.0
+"""The same while the connection is ready: another token is shown by a new connection beside it."""
+EXPIRY_TOLD_S = 14 * 86_400.0
+"""Of a token that expires within so long is told at each connect."""
 _SAME_FOR_ALL = frozenset({Unreachable.TLS, Unreachable.NO_ANSWER, Unreachable.FOREIGN, Unreachable.SILENT})
 
 
@@ -113,6 +117,8 @@ class Link:
         self._pauses = Pauses()
         self._shown = ""
         """The token that was last shown to a gateway; empty: there was none to show."""
+        self._refused = ""
+        """The token that a gateway refused while another one's connection was ready."""
         self._choice = Choice(AUTO if len(transports) > 1 else transports[0].name, 0.0)
         self.steadiness = Steadiness()
         self._spoken = Callbacks(served.hello, served.status, self._welcomed, self._heard)
@@ -252,7 +258,7 @@ class Link:
         error: EdgeWsError | None = None
         try:
             self._shown = ""
-            self._shown = self._read_token()
+            self._shown = conversation.token = self._read_token()
             await conversation.run(self._worker, self._shown)
         except EdgeWsError as caught:
             error = caught
@@ -270,6 +276,8 @@ class Link:
             self._current = None
         if conversation.ready_at is None and error is not None:
             self._choice.failed(name, str(error), now)
+            if isinstance(error, RefusedError) and error.code not in COME_BACK:
+                self._refused = conversation.token
             self._renew_after = now + random.uniform(1.0, 2.0) * RENEW_AGAIN_S  # noqa: S311
         elif conversation.ready_at is not None:
             lived_s = now - conversation.ready_at
@@ -313,7 +321,7 @@ class Link:
             if name == WEBSOCKET and other.ready_at is None and other is not conversation:
                 # A long-poll that is let in after it would take its place.
                 other.retire()
-        self._errors, self._drain_at, self._renew_after = [], None, 0.0
+        self._errors, self._drain_at, self._renew_after, self._refused = [], None, 0.0, ""
         self._choice.ready(name, now)
         self.steadiness.ready(name)
         self.twin = welcome.twin
@@ -322,6 +330,11 @@ class Link:
                 "another worker uses this state directory, or a copy of it, at the same time (%s): the two "
                 "take each other's place; stop one, and give it a --state-dir of its own, or remove the copy",
                 welcome.twin,
+            )
+        if welcome.token_expires_in_s is not None and welcome.token_expires_in_s <= EXPIRY_TOLD_S:
+            log.warning(
+                "the token expires in %.1f days; replace it in time: edge-ws token rotate at the centre",
+                welcome.token_expires_in_s / 86_400,
             )
         with self._faults.contained("the greeting of a gateway"):
             self._served.welcomed(welcome, now - conversation.opened_at, name)
@@ -351,12 +364,14 @@ class Link:
         due = self._choice.renewal(current.transport.name, current.ready_at)
         if self._drain_at is not None:
             due = self._drain_at, current.transport.name
+        if self._has_changed(current.token):
+            due = current.ready_at, current.transport.name
         if due is None:
-            return None
+            return TOKEN_WATCH_S
         at, transport = due
         now = anyio.current_time()
         if now < max(at, self._renew_after):
-            return max(at, self._renew_after) - now
+            return min(TOKEN_WATCH_S, max(at, self._renew_after) - now)
         self._start(tasks, transport)
         return None
 
@@ -375,6 +390,13 @@ class Link:
     def _is_another_token(self) -> bool:
         try:
             return self._read_token() != self._shown
+        except EdgeWsError:
+            return False
+
+    def _has_changed(self, token: str) -> bool:
+        """Tell whether there is a token in place of this one that no gateway has refused yet."""
+        try:
+            return self._read_token() not in {token, self._refused}
         except EdgeWsError:
             return False
 

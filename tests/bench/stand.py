@@ -263,7 +263,7 @@ class Stand:
         """Run a generator of edge-ws workers for a gateway on that database and port."""
         with using(url) as engine:
             token = Store(engine).create_token(
-                "bench", worker_pattern="*", queues=None, team=None, expires_in_s=None
+                "bench", worker_pattern="*", queues=None, team=None, expires_in_s=None, max_workers=100_000
             )
         module, gateway = f"tests.bench.{transport}_fleet", f"http://127.0.0.1:{port}/edge-ws"
         command = [sys.executable, "-m", module, gateway, token]

@@ -36,7 +36,6 @@ def make_reaper(store: Store, tasks: Tasks, **settings: float) -> Reaper:
         GatewayId("g"),
         task_states=tasks,
         finished_logs=LogFolder(),
-        asks_for_tokens=lambda: False,
     )
 
 

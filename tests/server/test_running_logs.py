@@ -63,7 +63,6 @@ def move(store: Store, folder: LogFolder) -> None:
         "g",  # type: ignore[arg-type]
         task_states=tasks,
         finished_logs=folder,
-        asks_for_tokens=lambda: False,
     ).move_logs()
 
 

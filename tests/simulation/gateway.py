@@ -78,6 +78,7 @@ class _Request:
     """What a request is to the real code that takes it."""
 
     method = "POST"
+    client = None
 
     def __init__(self, carried: Carried) -> None:
         self._carried = carried
@@ -214,7 +215,6 @@ class Gateway:
             self.id,
             task_states=airflow,
             finished_logs=None,  # type: ignore[arg-type]
-            asks_for_tokens=lambda: False,
         )
         self._reaper._threads = ThreadLimit(self)  # type: ignore[assignment]
         self.conversations: dict[Wire, _Conversation] = {}

@@ -97,10 +97,16 @@ class FakeWorker:
     gateway: str = field(default_factory=new_id)
 
     token_id: str | None = None
+    secret_hash: str | None = None
 
     @property
     def principal(self) -> Principal:
-        return Principal(worker=WorkerName(self.name), token_id=self.token_id, site=SiteId(self.site))
+        return Principal(
+            worker=WorkerName(self.name),
+            token_id=self.token_id,
+            secret_hash=self.secret_hash,
+            site=SiteId(self.site),
+        )
 
     def register(self, **changes: Any) -> Registered:
         return self.store.register(

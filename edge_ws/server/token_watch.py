@@ -1,0 +1,94 @@
+"""Keeps open connections in step with their credentials: revoked, expired, narrowed, each acts at once."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import NoReturn
+
+import anyio
+
+from edge_ws.errors import RefusedError, UnreachableError
+from edge_ws.protocol.frames import Refusal, Refused
+from edge_ws.protocol.session import Close, CloseCode
+from edge_ws.server import auth
+from edge_ws.server.hub import Hub, Link
+from edge_ws.server.threads import ThreadLimit
+from edge_ws.store.store import Store
+
+log = logging.getLogger(__name__)
+
+PAUSE_S = 0.5
+"""Between two looks, however often something tells of changes; and where nothing tells."""
+SHORTEST_S = 0.02
+"""Before the look at a credential that is about to expire."""
+
+
+class TokenWatch:
+    """The loop that judges the credentials of all connections here again."""
+
+    def __init__(self, store: Store, hub: Hub, *, backup_s: float, hears: Callable[[], bool]) -> None:
+        """Make it.
+
+        Args:
+            store: the database.
+            hub: this gateway's workers.
+            backup_s: longest time between two looks, seconds.
+            hears: tells whether `changed` is called for every change just now.
+        """
+        self._store = store
+        self._hub = hub
+        self._backup_s = backup_s
+        self._hears = hears
+        self._threads = ThreadLimit(threads=1)
+        self._changed = anyio.Event()
+
+    def changed(self) -> None:
+        """Say that a credential may have changed, or that a worker has come."""
+        self._changed.set()
+
+    async def run(self) -> NoReturn:
+        """Look whenever something has changed or the next credential expires."""
+        while True:
+            self._changed = anyio.Event()
+            expiry_s = math.inf
+            try:
+                expiry_s = await self.look()
+            except UnreachableError as error:
+                log.warning("Cannot look for revoked tokens, retrying: %s", error)
+            pause_s = max(SHORTEST_S, min(PAUSE_S, expiry_s))
+            await anyio.sleep(pause_s)
+            rest_s = min(self._backup_s, expiry_s) - pause_s if self._hears() else 0.0
+            with anyio.move_on_after(max(0.0, rest_s)):
+                await self._changed.wait()
+
+    async def look(self) -> float:
+        """Judge the credentials of all connections; return the seconds until the next one expires."""
+        links = self._hub.links()
+        ids = {link.principal.token_id for link in links} - {None}
+        if not links:
+            return math.inf
+        known, now = await self._threads.run(
+            self._store.tokens_by_id, [one for one in ids if one is not None]
+        )
+        soonest = math.inf
+        for link in links:
+            try:
+                principal = auth.renewed(link.principal, known.get(link.principal.token_id or ""), now)
+            except RefusedError as error:
+                _send_away(link, error)
+                continue
+            if principal != link.principal:
+                log.info("Worker %s: its token admits something else now", link.name)
+                link.admit(principal)
+                self._hub.capacity_changed()
+            soonest = min(soonest, principal.expires_at or math.inf)
+        return soonest - now
+
+
+def _send_away(link: Link, error: RefusedError) -> None:
+    if link.closing is None:
+        log.warning("Worker %s is sent away: its token: %s", link.name, error)
+        link.send(Refused(code=Refusal(error.code), sentence=str(error)))
+        link.close(Close(CloseCode.REFUSED, f"token: {error}"))
