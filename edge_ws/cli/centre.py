@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy.engine import Engine
 
-from edge_ws.cli.output import Row, show, tell
+from edge_ws.cli.output import Row, render_one, show, tell
 from edge_ws.errors import UsageError
 from edge_ws.protocol.ids import is_queue_name, is_team_name, is_worker_name
 from edge_ws.provider.airflow_setup import (
@@ -30,11 +30,11 @@ from edge_ws.provider.airflow_setup import (
 )
 from edge_ws.provider.airflow_tables import Named
 from edge_ws.provider.tasks import AirflowTasks
-from edge_ws.server.admin import perform
+from edge_ws.server.admin import LARGEST, perform
 from edge_ws.server.diagnosis import Unmet
 from edge_ws.store import schema
 from edge_ws.store.database import shown_url
-from edge_ws.store.records import TokenRecord
+from edge_ws.store.records import TokenRecord, TokenUse
 from edge_ws.store.store import Store
 
 _EXPIRES = re.compile(r"([0-9]{1,9})([dhm])")
@@ -72,7 +72,7 @@ class TokenRequest:
         )
 
 
-def parse_expires(text: str) -> float:
+def parse_expires(text: str, flag: str = "--expires") -> float:
     """Return the seconds that a time such as 90d, 12h or 30m has.
 
     Raises:
@@ -81,12 +81,31 @@ def parse_expires(text: str) -> float:
     match = _EXPIRES.fullmatch(text)
     if match is None:
         raise UsageError(
-            f"--expires: {text!r} is not a number of days, hours or minutes such as 90d, 12h or 30m"
+            f"{flag}: {text!r} is not a number of days, hours or minutes such as 90d, 12h or 30m"
         )
     seconds = int(match[1]) * _SECONDS[match[2]]
     if not 0 < seconds <= LONGEST_EXPIRES_S:
-        raise UsageError(f"--expires: {text} is not between 1m and ten years (3650d)")
+        raise UsageError(f"{flag}: {text} is not between 1m and ten years (3650d)")
     return seconds
+
+
+def _queue_names(text: str | None) -> tuple[str, ...] | None:
+    """Return the queues of a flag.
+
+    Raises:
+        UsageError: one of them can name no queue.
+    """
+    names = None if text is None else tuple(dict.fromkeys(entry.strip() for entry in text.split(",")))
+    for entry in names or ():
+        if not is_queue_name(entry):
+            raise UsageError(f"--queues: {entry!r} cannot name a queue")
+    return names
+
+
+def _team(text: str | None) -> str | None:
+    if text is not None and not is_team_name(text):
+        raise UsageError(f"--team-name: {text!r} cannot name a team: it takes 1-64 characters")
+    return text
 
 
 def token_request(
@@ -108,17 +127,11 @@ def token_request(
         raise UsageError(
             f"--worker-name-pattern: {pattern!r} is not made of a worker name's characters, * and ?"
         )
-    names = None if queues is None else tuple(dict.fromkeys(entry.strip() for entry in queues.split(",")))
-    for entry in names or ():
-        if not is_queue_name(entry):
-            raise UsageError(f"--queues: {entry!r} cannot name a queue")
-    if team is not None and not is_team_name(team):
-        raise UsageError(f"--team-name: {team!r} cannot name a team: it takes 1-64 characters")
     return TokenRequest(
         name=name,
         worker_pattern=name if pattern is None else pattern,
-        queues=names,
-        team=team,
+        queues=_queue_names(queues),
+        team=_team(team),
         expires_in_s=None if expires is None else parse_expires(expires),
     )
 
@@ -135,9 +148,48 @@ def token_rows(tokens: Sequence[TokenRecord], now: float) -> list[Row]:
             "state": _token_state(token, now),
             "created": _utc(token.created_at),
             "expires": _utc(token.expires_at),
+            "old_secret_until": _old_secret_until(token, now),
         }
         for token in tokens
     ]
+
+
+def _old_secret_until(token: TokenRecord, now: float) -> str | None:
+    """Return until when the secret before the last rotation is taken, None if none is."""
+    is_taken = token.old_expires_at is not None and token.old_expires_at > now and token.revoked_at is None
+    return _utc(token.old_expires_at) if is_taken else None
+
+
+def token_row(token: TokenRecord, uses: Sequence[TokenUse], now: float) -> Row:
+    """Return all that is known of a token; `uses` are everybody's, those seen last first."""
+    (row,) = token_rows([token], now)
+    mine = [use for use in uses if use.token_id == token.id]
+    used = [
+        {
+            "worker_name": use.worker,
+            "last_seen": _utc(use.seen_at),
+            "address": use.address,
+            "secret": _which(token, use),
+        }
+        for use in mine
+    ]
+    old = [use.worker for use in mine if _which(token, use) == OLD]
+    last = {
+        "last_used": used[0]["last_seen"] if used else None,
+        "address": used[0]["address"] if used else None,
+    }
+    return {**row, "max_workers": token.max_workers, **last, "workers_by_old_secret": old, "workers": used}
+
+
+OLD = "old"
+"""A worker came by the secret before the last rotation."""
+
+
+def _which(token: TokenRecord, use: TokenUse) -> str | None:
+    """Return by which secret the worker came; None: that was not noted."""
+    if use.secret_hash is None:
+        return None
+    return "current" if use.secret_hash == token.secret_hash else OLD
 
 
 def _token_state(token: TokenRecord, now: float) -> str:
@@ -210,6 +262,8 @@ def token_create(arguments: Namespace) -> int:
         team=arguments.team_name,
         expires=arguments.expires,
     )
+    if arguments.max_workers is not None and not 1 <= arguments.max_workers <= LARGEST:
+        raise UsageError(f"--max-workers: {arguments.max_workers} is not between 1 and {LARGEST}")
     with _store() as store:
         secret = store.create_token(
             request.name,
@@ -217,6 +271,7 @@ def token_create(arguments: Namespace) -> int:
             queues=request.queues,
             team=request.team,
             expires_in_s=request.expires_in_s,
+            max_workers=arguments.max_workers,
         )
     _say(f"{request.told()}; it is shown only this once: put it into the worker's --token-file")
     tell(secret)
@@ -232,11 +287,61 @@ def token_list(arguments: Namespace) -> int:
     return 0
 
 
+def token_show(arguments: Namespace) -> int:
+    """Show all that is known of the token of that id, or of each of that name."""
+    with _store() as store:
+        known, uses, now = store.tokens(), store.token_uses(), store.clock()
+    found = [token for token in known if arguments.token in {token.id, token.name}]
+    if not found:
+        raise UsageError(f"there is no token {arguments.token!r}; see: edge-ws token list")
+    tell("\n\n".join(render_one(token_row(token, uses, now), arguments.output) for token in found))
+    return 0
+
+
+def token_rotate(arguments: Namespace) -> int:
+    """Give a token another secret, which alone goes to stdout."""
+    overlap_s = parse_expires(arguments.overlap, "--overlap")
+    _must_be_text(arguments.token)
+    with _store() as store:
+        secret = store.rotate_token(arguments.token, overlap_s)
+    _say(
+        f"the old secret is taken until {_utc(time.time() + overlap_s)}; who still uses it: edge-ws token "
+        f"show {arguments.token}; this one is shown only once: put it into the worker's --token-file"
+    )
+    tell(secret)
+    return 0
+
+
+def token_narrow(arguments: Namespace) -> int:
+    """Let a token admit less; connected workers get no more of the rest."""
+    if arguments.queues is None and arguments.team_name is None and arguments.expires is None:
+        raise UsageError("say what is left of it: --queues, --team-name or --expires")
+    _must_be_text(arguments.token)
+    with _store() as store:
+        left = store.narrow_token(
+            arguments.token,
+            queues=_queue_names(arguments.queues),
+            team=_team(arguments.team_name),
+            expires_in_s=None if arguments.expires is None else parse_expires(arguments.expires),
+        )
+    until = _utc(left.expires_at)
+    queues = f"queues {', '.join(left.queues)}" if left.queues is not None else "every queue"
+    team = f"team {left.team}" if left.team else "any team"
+    tell(
+        f"token {left.name!r} admits {queues}, {team}, {'until ' + until if until else 'until it is revoked'}"
+    )
+    return 0
+
+
+def _must_be_text(token: str) -> None:
+    if not token.isprintable():
+        # No name is like that, and the database might not even take it.
+        raise UsageError(f"there is no token {token!r}; see: edge-ws token list")
+
+
 def token_revoke(arguments: Namespace) -> int:
     """Revoke the token of that id, or all of that name."""
-    if not arguments.token.isprintable():
-        # No name is like that, and the database might not even take it.
-        raise UsageError(f"there is no token {arguments.token!r}; see: edge-ws token list")
+    _must_be_text(arguments.token)
     with _store() as store:
         count = store.revoke_token(arguments.token)
         known = [token for token in store.tokens() if arguments.token in {token.id, token.name}]

@@ -76,7 +76,7 @@ def list_workers(arguments: Namespace) -> int:
     shown = output.arrange(rows, asked)
     if arguments.output in {"table", "plain"} and asked.columns is None:
         shown = output.usual([{**row, "takes_jobs": _readiness(row)} for row in shown], _WORKERS)
-    summary = output.worker_summary(rows, waiting) if rows else ""
+    summary = output.worker_summary(rows, waiting) + output.expiring(rows, time.time()) if rows else ""
     _show(shown, arguments, {"queues": "all", "team_name": "any"}, _nothing("worker", given), summary)
     return 0
 

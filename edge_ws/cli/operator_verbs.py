@@ -34,7 +34,7 @@ ONE_RESULT = Argument(
     default="plain",
     help="plain or json (default: plain)",
 )
-_ONE_THING = Argument(
+ONE_THING = Argument(
     flags=("-o", "--output"),
     metavar="FORMAT",
     choices=("text", "json", "yaml"),
@@ -155,7 +155,7 @@ _SHOW_WORKER = _reads(
     "tell all that is known of a worker",
     "",
     _SOME_WORKERS,
-    output=_ONE_THING,
+    output=ONE_THING,
 )
 _LIST_QUEUES = _reads(
     "list-queues", "list the queues: what waits, what runs, who takes it", "", *_LISTING, _LIMIT
@@ -190,7 +190,7 @@ _SHOW_JOB = _reads(
     Argument(flags=("task_id",), metavar="TASK", help="the task's id"),
     Argument(flags=("--map-index",), metavar="N", type=int, default=-1, help="of a mapped task, which one"),
     Argument(flags=("--try-number",), metavar="N", type=int, help="which try (default: the last)"),
-    output=_ONE_THING,
+    output=ONE_THING,
 )
 _SET_CONCURRENCY = _changes(
     "set-worker-concurrency",

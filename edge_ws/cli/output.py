@@ -9,6 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from edge_ws.errors import EdgeWsError, UsageError
 
@@ -93,6 +94,25 @@ def fit(cells: Sequence[Sequence[str]], width: int, gap: int) -> int:
         if used > width:
             return max(1, index)
     return len(cells[0])
+
+
+EXPIRY_TOLD_S = 14 * 86_400.0
+"""Of tokens that expire within so long is told."""
+
+
+def expiring(rows: Sequence[Mapping[str, object]], now: float) -> str:
+    """Return whose tokens expire soon, as the end of a summary; empty: nobody's.
+
+    Args:
+        rows: the workers, as `list-workers` has them.
+        now: seconds since the epoch.
+    """
+    soon = datetime.fromtimestamp(now + EXPIRY_TOLD_S, UTC).isoformat(timespec="seconds")
+    names = [str(row.get("worker_name")) for row in rows if str(row.get("token_expires") or "~") <= soon]
+    if not names:
+        return ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"; the token expires within 14 days, or has expired, of {', '.join(names[:3])}{more}"
 
 
 def worker_summary(rows: Sequence[Mapping[str, object]], queues_waiting: int | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from edge_ws.cli.operator_verbs import ONE_RESULT, OPERATOR_VERBS, OUTPUT
+from edge_ws.cli.operator_verbs import ONE_RESULT, ONE_THING, OPERATOR_VERBS, OUTPUT
 from edge_ws.cli.verb import Argument, Group, Side, Verb
 from edge_ws.worker.config import CONFIG_VARIABLE, DEFAULT_FILE
 from edge_ws.worker.settings import SETTINGS, TOKEN_VARIABLE, Kind, Setting
@@ -49,6 +49,12 @@ _TOKEN = Group(
                     metavar="TIME",
                     help="how long it is valid, e.g. 90d, 12h, 30m (default: until it is revoked)",
                 ),
+                Argument(
+                    flags=("--max-workers",),
+                    metavar="N",
+                    type=int,
+                    help="admit no more than so many names in all (default: 1000)",
+                ),
             ),
         ),
         Verb(
@@ -67,6 +73,59 @@ _TOKEN = Group(
             extra="server",
             arguments=(
                 Argument(flags=("token",), metavar="TOKEN", help="its id, or the name of one or more"),
+            ),
+        ),
+        Verb(
+            name="show",
+            help="tell all that is known of a token: who came by it, when and from where",
+            side=Side.CENTRE,
+            implementation=f"{_COMMANDS}:token_show",
+            extra="server",
+            arguments=(
+                Argument(flags=("token",), metavar="TOKEN", help="its id, or the name of one or more"),
+                ONE_THING,
+            ),
+        ),
+        Verb(
+            name="rotate",
+            help="give a token a new secret and print it, once; the old one is good for a while",
+            description="The secret before the old one is good no more. A worker takes the new one over as "
+            "soon as it is in its token file.",
+            side=Side.CENTRE,
+            implementation=f"{_COMMANDS}:token_rotate",
+            extra="server",
+            arguments=(
+                Argument(flags=("token",), metavar="TOKEN", help="its id or its name"),
+                Argument(
+                    flags=("--overlap",),
+                    metavar="TIME",
+                    default="24h",
+                    help="how long the old secret is good, e.g. 7d, 12h, 30m (default: 24h)",
+                ),
+            ),
+        ),
+        Verb(
+            name="narrow",
+            help="let a token admit less, now and for good",
+            description="Workers that are connected by it get no more jobs of the other queues; those of "
+            "another team are sent away.",
+            side=Side.CENTRE,
+            implementation=f"{_COMMANDS}:token_narrow",
+            extra="server",
+            arguments=(
+                Argument(flags=("token",), metavar="TOKEN", help="its id or its name"),
+                Argument(
+                    flags=("-q", "--queues"),
+                    metavar="A,B",
+                    is_once=True,
+                    help="these of its queues only",
+                ),
+                Argument(flags=("-t", "--team-name"), metavar="TEAM", help="this team only"),
+                Argument(
+                    flags=("--expires",),
+                    metavar="TIME",
+                    help="no longer than so, from now, e.g. 90d, 12h, 30m",
+                ),
             ),
         ),
     ),

@@ -80,7 +80,7 @@ def not_checked(check: str, why: str) -> Finding:
     return Finding(check=check, verdict=Verdict.NOT_CHECKED, says=why)
 
 
-SOON_S = 7 * 86_400.0
+SOON_S = 14 * 86_400.0
 """Of a token that expires within so long is told."""
 NAMED = 3
 """Workers, queues or tokens that are named; of the rest only the number is told."""

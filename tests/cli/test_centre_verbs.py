@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from edge_ws.store.store import Store
 from tests.support.databases import Databases, using
 from tests.support.programs import clean_environment, run_edge_ws
+from tests.support.rows import FakeWorker
 from tests.support.waiting import free_port
 
 
@@ -59,6 +60,30 @@ def test_a_token_from_its_making_to_its_end(database_url: str, tmp_path: Path) -
 
     assert centre.run("token", "revoke", token.id).stdout == "revoked 1 token\n"
     assert centre.rows("token", "list")[0]["state"] == "revoked"
+
+
+def test_a_token_is_rotated_shown_and_narrowed(centre: Centre) -> None:
+    with using(centre.url) as engine:
+        store = Store(engine)
+        store.create_token("n", worker_pattern="*", queues=["a", "b"], team=None, expires_in_s=None)
+        (before,) = store.tokens()
+        FakeWorker(store, token_id=before.id, secret_hash=before.secret_hash).register(address="192.0.2.7")
+        rotated = centre.run("token", "rotate", "n", "--overlap", "2h")
+        assert rotated.returncode == 0, rotated.stderr
+        (secret,) = rotated.stdout.split()
+        assert store.find_token(secret) is not None
+        assert secret not in rotated.stderr
+        narrowed = centre.run("token", "narrow", "n", "-q", "b", "--expires", "30d")
+        assert narrowed.stdout.startswith("token 'n' admits queues b, any team, until 20")
+        wider = centre.run("token", "narrow", "n", "-q", "b,c")
+        assert (wider.returncode, "does not admit c" in wider.stderr) == (2, True)
+        shown = json.loads(centre.run("token", "show", "n", "-o", "json").stdout)
+        assert (shown["queues"], shown["address"], shown["workers_by_old_secret"]) == (
+            ["b"],
+            "192.0.2.7",
+            ["w1"],
+        )
+        assert shown["old_secret_until"] is not None
 
 
 def _stored_tokens(engine: sa.Engine) -> list[tuple[object, ...]]:
