@@ -84,8 +84,8 @@ class Link:
         self.cancelled: frozenset[ClaimId] = frozenset()
         self.doubted: frozenset[ClaimId] = frozenset()
         """Claims whose tasks are over for long, and that the worker was asked for."""
-        self.dead_hosts: frozenset[HostId] = frozenset()
-        """Hosts of the worker whose death is recorded."""
+        self.dead_hosts: tuple[HostId, ...] = ()
+        """The last hosts of the worker whose death is recorded."""
         self.not_before = 0.0
         self.left: Bye | None = None
         self.closing: Close | None = None

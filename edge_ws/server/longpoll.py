@@ -11,9 +11,10 @@ import hashlib
 import hmac
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
@@ -49,10 +50,14 @@ GONE_BEATS = 3
 ANSWER_WITHIN_S = 5.0
 """For the answers to what a request brought; what is not committed by then is said again by the worker."""
 LOOK_S = 0.5
+REQUESTS = 8
+"""Requests of one worker that are taken in at a time; its daemon makes one of each kind."""
+TURN = 32
+"""Statements of one request, after which others have their turn on the event loop."""
 
 
 _REPLACED = Close(CloseCode.REPLACED, "a newer connection of this worker took over")
-_Serve = Callable[[Request, tuple[WorkerFrame, ...]], Awaitable[Response]]
+_Serve = Callable[[Request, tuple[WorkerFrame, ...]], "Awaitable[Response | _Held]"]
 
 
 class PollLink(Link):
@@ -173,6 +178,13 @@ class _Request:
         return self._frames
 
 
+class _Held(NamedTuple):
+    """A poll whose statements are taken, and that is to wait for an answer."""
+
+    link: PollLink
+    hold_s: float
+
+
 class Polls:
     """Takes `v1/poll` and `v1/send`."""
 
@@ -182,6 +194,8 @@ class Polls:
         self._timers = settings.timers
         self.draining = False
         """Nobody new is let in."""
+        self._taking: Counter[tuple[str | None, str | None]] = Counter()
+        """Requests that are being taken in, by worker and token."""
 
     async def poll(self, request: Request) -> Response:
         """Take a worker's hello and hold the request until there is something to say."""
@@ -213,10 +227,19 @@ class Polls:
             if link.closing is not None or now - link.heard_at >= silent_s:
                 await self._workers.gone(link)
 
-    @staticmethod
-    async def _guarded(request: Request, serve: _Serve) -> Response:
+    async def _guarded(self, request: Request, serve: _Serve) -> Response:
+        whose = request.headers.get(WORKER_HEADER), request.headers.get(TOKEN_HEADER)
+        if self._taking[whose] >= REQUESTS:
+            return refuse_worker(Refusal.UNAVAILABLE, "too many requests of this worker at a time", 1.0)
         try:
-            return await serve(request, await _frames(request))
+            self._taking[whose] += 1
+            try:
+                served = await serve(request, await _frames(request))
+            finally:
+                self._taking[whose] -= 1
+                if not self._taking[whose]:
+                    del self._taking[whose]
+            return served if isinstance(served, Response) else await self._hold(request, served)
         except RemoteProtocolError as error:
             status = 413 if error.close_code == CloseCode.TOO_LARGE.value else None
             return refuse_worker(Refusal.PROTOCOL, str(error), status=status)
@@ -229,7 +252,7 @@ class Polls:
 
     # Polls
 
-    async def _poll(self, request: Request, frames: tuple[WorkerFrame, ...]) -> Response:
+    async def _poll(self, request: Request, frames: tuple[WorkerFrame, ...]) -> Response | _Held:
         if (
             not frames
             or not isinstance(frames[0], Hello)
@@ -256,9 +279,11 @@ class Polls:
             if isinstance(newcomer, Response):
                 return newcomer
             link, newcomer.reason = newcomer, reason
-        for frame in frames[1:]:
+        for number, frame in enumerate(frames[1:], 1):
             await self._workers.take(link, frame)
-        return await self._hold(request, link, hold_s)
+            if number % TURN == 0:
+                await asyncio.sleep(0)
+        return _Held(link, hold_s)
 
     async def _let_in(self, request: Request, hello: Hello) -> PollLink | Response:
         if self.draining:
@@ -276,7 +301,8 @@ class Polls:
             self._workers.greeted(request)
         return link
 
-    async def _hold(self, request: Request, link: PollLink, hold_s: float) -> Response:
+    async def _hold(self, request: Request, poll: _Held) -> Response:
+        link, hold_s = poll
         held = link.open_poll()
         if not held.done():
             # It may be offered jobs from now on.
@@ -314,12 +340,14 @@ class Polls:
             headers[ELSEWHERE_HEADER] = "1"
             link = self._link_of(await self._workers.speaker(request.headers))
         asked = _Request(link, len(frames))
-        for frame in frames:
+        for number, frame in enumerate(frames, 1):
             if isinstance(frame, Bye):
                 await self._leave(request, link, frame)
                 asked.settled()
             else:
                 await self._workers.take(link, frame, asked)
+            if number % TURN == 0:
+                await asyncio.sleep(0)
         answers = await asked.answers()
         return _answer(codec.encode_batch(answers) if answers else codec.encode(Beat()), headers)
 

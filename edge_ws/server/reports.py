@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
-from typing import Protocol, assert_never
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, assert_never
 
 import anyio
 
@@ -41,6 +41,7 @@ from edge_ws.protocol.frames import (
 from edge_ws.protocol.ids import ClaimId, HostId, WorkerName
 from edge_ws.protocol.states import Phase
 from edge_ws.server.batches import Batches
+from edge_ws.server.budget import Budget, Place
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import REFUSED_PAUSE_S, REPEAT_S, Hub, Link, Standing, wish_frame
 from edge_ws.server.ports import TaskTokens
@@ -54,6 +55,7 @@ log = logging.getLogger(__name__)
 
 _Other = HostDead | Asked | Standing
 """What a worker says of itself."""
+_Said = TypeVar("_Said")
 
 
 class Answers(Protocol):
@@ -76,6 +78,33 @@ SYSINFO_BYTES = 16 * 1024
 """Of what a worker says of its machine, as JSON; so much and no more is stored of each."""
 LOGS_AT_ONCE = 64
 """Log chunks in one transaction, at the most: 4 MiB."""
+CHUNKS = 4
+"""Log chunks of one claim that are taken in before they are acknowledged; a worker sends no more."""
+FOREIGN = 32
+"""Reports of one worker about claims that are not known here as its own: some are late, others made up."""
+_FOREIGN = "foreign"
+DEAD_HOSTS = 20
+"""Hosts of one inventory that are heard to be dead, the last ones, and so many are remembered."""
+FRAME_SIZE = 500
+"""Bytes that a statement takes besides its texts, about."""
+ID_SIZE = 100
+"""Bytes that an id takes in memory, about."""
+
+
+class _Taken(NamedTuple, Generic[_Said]):
+    """A statement in a lane."""
+
+    link: Link
+    said: _Said
+    to: Answers
+    place: Place | None = None
+    """The room that it takes; None: it takes the place of the one before."""
+
+    def leave(self) -> None:
+        """It is settled, answered or not."""
+        if self.place is not None:
+            self.place.leave()
+        self.to.settled()
 
 
 class Reports:
@@ -114,9 +143,21 @@ class Reports:
         self._on_unsettled = on_unsettled
         self._on_log = on_log
         self._threads = ThreadLimit(threads=1)
-        self._reports = Batches(self._write_reports, self._answer_reports, MANY, writers=WRITERS)
-        self._logs = Batches(self._write_logs, self._answer_logs, LOGS_AT_ONCE)
-        self._others = Batches(self._write_others, self._answer_others, 1)
+        self._budget = Budget()
+        self._reports = Batches(
+            self._write_reports,
+            self._answer_reports,
+            MANY,
+            sender=_sender,
+            left=_Taken.leave,
+            writers=WRITERS,
+        )
+        self._logs = Batches(
+            self._write_logs, self._answer_logs, LOGS_AT_ONCE, sender=_sender, left=_Taken.leave
+        )
+        self._others = Batches(
+            self._write_others, self._answer_others, 1, sender=_sender, key=_subject, left=_Taken.leave
+        )
 
     async def run_reports(self) -> None:
         """Write reports for ever."""
@@ -134,7 +175,7 @@ class Reports:
         """Take one statement of a worker whose `hello` was answered.
 
         A report is answered once it is committed; one whose batch the database did not take is not answered,
-        so the worker will say it again.
+        so the worker will say it again. Returns when the worker may say more.
 
         Args:
             link: the worker's.
@@ -144,19 +185,14 @@ class Reports:
         to = answers or link
         match frame:
             case Log():
-                await self._logs.put((link, frame, to))
+                await self._enter(self._logs, _Taken(link, frame, to), frame.claim, CHUNKS)
             case Accept() | Refuse() | Started() | Finished() | NotStarted() | PhaseIs():
-                await self._reports.put((link, frame, to))
+                kind = None if frame.claim in link.slots else _FOREIGN
+                await self._enter(self._reports, _Taken(link, frame, to), kind, FOREIGN)
             case HostDead():
-                await self._others.put((link, frame, to))
+                await self._enter(self._others, _Taken[_Other](link, frame, to))
             case Applied():
-                said = standing(link, _as_wished(link, frame))
-                if said == link.noted:
-                    # As its hello said: thousands who come back at once cost no transaction each.
-                    self._in_force(link, said.applied)
-                    to.settled()
-                else:
-                    await self._others.put((link, said, to))
+                self._applied(link, frame, to)
             case Status():
                 await self._status(link, frame)
                 to.settled()
@@ -168,13 +204,34 @@ class Reports:
             case _:
                 assert_never(frame)
 
+    async def _enter(
+        self, lane: Batches[_Taken[_Said], Any], taken: _Taken[_Said], kind: Hashable = None, most: int = 0
+    ) -> None:
+        """Put a statement into a lane once its worker has room for it; without any it is left out."""
+        name = taken.link.name
+        place = await self._budget.enter(name, _size(taken.said), kind, most)
+        if place is not None:
+            lane.put(taken._replace(place=place))
+        else:
+            log.debug("Left out a %s of worker %s: nothing of its is settled", type(taken.said), name)
+            taken.to.settled()
+
+    def _applied(self, link: Link, frame: Applied, to: Answers) -> None:
+        said = standing(link, _as_wished(link, frame))
+        if said == link.noted:
+            # As its hello said: thousands who come back at once cost no transaction each.
+            self._in_force(link, said.applied)
+            to.settled()
+        else:
+            self._others.put(_Taken(link, said, to))
+
     # Reports about claims
 
-    def _write_reports(self, batch: list[tuple[Link, ClaimReport, Answers]]) -> list[tuple[Outcome, str]]:
+    def _write_reports(self, batch: list[_Taken[ClaimReport]]) -> list[tuple[Outcome, str]]:
         """Commit a batch; return each outcome with the token to send, "" for none (blocking)."""
         life_s, leeway_s = self._settings.token_life_s, self._settings.token_leeway_s
         outcomes = self._store.take(
-            [(link.principal, frame) for link, frame, _ in batch], start_within_s=life_s + leeway_s
+            [(link.principal, frame) for link, frame, *_ in batch], start_within_s=life_s + leeway_s
         )
         return [(outcome, self._mint(outcome, life_s)) for outcome in outcomes]
 
@@ -191,10 +248,8 @@ class Reports:
             log.error("No token for task %s: %s", outcome.subject, error)  # noqa: TRY400
             return ""
 
-    def _answer_reports(
-        self, batch: list[tuple[Link, ClaimReport, Answers]], outcomes: list[tuple[Outcome, str]]
-    ) -> None:
-        for (link, frame, to), (outcome, token) in zip(batch, outcomes, strict=True):
+    def _answer_reports(self, batch: list[_Taken[ClaimReport]], outcomes: list[tuple[Outcome, str]]) -> None:
+        for (link, frame, to, _), (outcome, token) in zip(batch, outcomes, strict=True):
             match outcome:
                 case Accepted():
                     if token:
@@ -210,8 +265,7 @@ class Reports:
                     pass
                 case Verdict.DONE:
                     self._done(link, frame, to)
-            to.settled()
-        if any(_may_leave_a_log(frame) for _, frame, _ in batch):
+        if any(_may_leave_a_log(frame) for _, frame, *_ in batch):
             self._on_ended()
 
     def _done(self, link: Link, frame: ClaimReport, to: Answers) -> None:
@@ -241,24 +295,23 @@ class Reports:
 
     # Logs
 
-    def _write_logs(self, batch: list[tuple[Link, Log, Answers]]) -> list[int | Verdict]:
-        return self._store.append_logs([(link.principal, frame) for link, frame, _ in batch])
+    def _write_logs(self, batch: list[_Taken[Log]]) -> list[int | Verdict]:
+        return self._store.append_logs([(link.principal, frame) for link, frame, *_ in batch])
 
-    def _answer_logs(self, batch: list[tuple[Link, Log, Answers]], ends: list[int | Verdict]) -> None:
-        for (link, frame, to), end in zip(batch, ends, strict=True):
+    def _answer_logs(self, batch: list[_Taken[Log]], ends: list[int | Verdict]) -> None:
+        for (link, frame, to, _), end in zip(batch, ends, strict=True):
             if isinstance(end, Verdict):
                 to.send(Stale(claim=frame.claim))
                 self._hub.release(link, frame.claim)
             else:
                 to.send(LogAck(claim=frame.claim, log_end=end))
                 self._on_log(frame.claim)
-            to.settled()
 
     # Statements about the worker
 
-    def _write_others(self, batch: list[tuple[Link, _Other, Answers]]) -> list[tuple[ClaimId, ...]]:
+    def _write_others(self, batch: list[_Taken[_Other]]) -> list[tuple[ClaimId, ...]]:
         """Write what a worker says about itself; return the claims that ended with it (blocking)."""
-        ((link, said, _),) = batch
+        ((link, said, *_),) = batch
         match said:
             case HostDead():
                 return [self._store.host_dead(link.principal, said.host, said.ended)]
@@ -269,10 +322,8 @@ class Reports:
                 self._store.note_applied(link.principal, said.applied, said.room, said.sysinfo)
                 return [()]
 
-    def _answer_others(
-        self, batch: list[tuple[Link, _Other, Answers]], ended: list[tuple[ClaimId, ...]]
-    ) -> None:
-        ((link, said, to),) = batch
+    def _answer_others(self, batch: list[_Taken[_Other]], ended: list[tuple[ClaimId, ...]]) -> None:
+        ((link, said, to, _),) = batch
         match said:
             case HostDead():
                 self._buried(link, said.host, ended[0], to)
@@ -281,7 +332,6 @@ class Reports:
             case Standing():
                 link.noted = replace(said, sysinfo=None)
                 self._in_force(link, said.applied)
-        to.settled()
 
     def _in_force(self, link: Link, said: Applied) -> None:
         """Note what a worker has in force; of an older wish than the last a late request may speak."""
@@ -290,7 +340,7 @@ class Reports:
             self._hub.applied(link, said.concurrency, said.queues)
 
     def _buried(self, link: Link, host: HostId, claims: tuple[ClaimId, ...], to: Answers) -> None:
-        link.dead_hosts |= {host}
+        link.dead_hosts = (*link.dead_hosts, host)[-DEAD_HOSTS:]
         for claim in claims:
             to.send(Ack(claim=claim, phase=Phase.ENDED))
             self._hub.release(link, claim)
@@ -300,18 +350,18 @@ class Reports:
     async def _status(self, link: Link, status: Status) -> None:
         """Note the worker as it stands; what it does not name proves nothing."""
         inventory, sysinfo = status.inventory, bounded(link.name, status.sysinfo)
-        for host in inventory.dead_hosts:
+        for host in inventory.dead_hosts[-DEAD_HOSTS:]:
             if host not in link.dead_hosts:
-                await self._others.put((link, HostDead(host=host, ended=_ended(inventory)), link))
+                await self.take(link, HostDead(host=host, ended=_ended(inventory)))
         before, drained = link.free(), link.inventory is not None and link.inventory.draining
         link.inventory, link.room = inventory, Room.of(inventory, status.sysinfo)
         link.disk_gb = steady(link.disk_gb, status.sysinfo.get("disk_free_gb"))
         if inventory.asked is not None and inventory.asked.number > link.asked:
-            await self._others.put((link, inventory.asked, _Nobody()))
+            self._others.put(_Taken(link, inventory.asked, _Nobody()))
         said = standing(link, _as_wished(link, in_force(inventory)))
         if said != link.noted:
             # The database was away when the worker said so, or its last job is gone, or its job host.
-            await self._others.put((link, replace(said, sysinfo=sysinfo), _Nobody()))
+            self._others.put(_Taken(link, replace(said, sysinfo=sysinfo), _Nobody()))
         self._in_force(link, said.applied)
         now = anyio.current_time()
         if inventory.revision != link.wish.revision and now >= link.wished_at + REPEAT_S:
@@ -325,7 +375,7 @@ class Reports:
         """After a `hello`: tell which of the worker's claims are stale, and ask for those it did not name."""
         assert link.inventory is not None
         buried: set[ClaimId] = set()
-        for host in link.inventory.dead_hosts:
+        for host in link.inventory.dead_hosts[-DEAD_HOSTS:]:
             told = _ended(link.inventory)
             ended = await self._threads.run(self._store.host_dead, link.principal, host, told)
             self._buried(link, host, ended, link)
@@ -341,6 +391,30 @@ class Reports:
                 await self._threads.run(self._store.started, link.principal, claim_id, held.host)
         for claim_id in known.keys() - stated.keys() - buried:
             link.send(Query(claim=claim_id))
+
+
+def _sender(taken: _Taken[Any]) -> Hashable:
+    return taken.link.name
+
+
+def _subject(taken: _Taken[_Other]) -> Hashable:
+    """Return what a statement is about: of one thing the last word counts."""
+    return taken.said.host if isinstance(taken.said, HostDead) else type(taken.said).__name__
+
+
+def _size(frame: object) -> int:
+    """Return the bytes that a statement takes, about."""
+    match frame:
+        case Log():
+            return FRAME_SIZE + len(frame.data)
+        case Finished():
+            return FRAME_SIZE + len(frame.detail)
+        case Refuse() | NotStarted():
+            return FRAME_SIZE + len(frame.reason)
+        case HostDead():
+            return FRAME_SIZE + ID_SIZE * len(frame.ended)
+        case _:
+            return FRAME_SIZE
 
 
 def _may_leave_a_log(frame: ClaimReport) -> bool:

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 CLOSE_WITHIN_S = 1.0
 TICK_S = 0.5
 """How late a timer may be."""
+TURN = 32
+"""Frames of one connection, after which others have their turn on the event loop."""
 
 
 class WebSockets:
@@ -87,6 +89,9 @@ class _Conversation:
         self._session = ServerSession(time.monotonic())
         self._link = Link(principal, self._session, "websocket")
         self._link.address = websocket.client.host if websocket.client is not None else None
+        self._frames = 0
+        self._is_taking = False
+        """Whether what was read is not taken yet, so that nothing more is read."""
 
     async def run(self) -> None:
         reader, writer = asyncio.create_task(self._read()), asyncio.create_task(self._write())
@@ -111,7 +116,10 @@ class _Conversation:
         if deadline is None or deadline > now:
             return
         due = self._session.tick(now)
-        if due.close is not None:
+        if due.close is not None and self._is_taking:
+            # A worker that is not read is not silent.
+            self._session.heard(now)
+        elif due.close is not None:
             self._link.close(due.close)
         elif due.beat:
             self._link.send(Beat())
@@ -120,13 +128,19 @@ class _Conversation:
         """Take frames until the worker leaves; return why it is refused, if it is."""
         try:
             while not self._link.left:
-                for frame in await self._receive():
+                frames = await self._receive()
+                self._is_taking = True
+                for frame in frames:
                     if isinstance(frame, Hello):
                         registered = await self._workers.greet(self._link, frame)
                         await self._workers.joined(self._link, registered)
                         self._workers.greeted(self._websocket)
                     else:
                         await self._workers.take(self._link, frame)
+                    self._frames += 1
+                    if self._frames % TURN == 0:
+                        await asyncio.sleep(0)
+                self._is_taking = False
         except WebSocketDisconnect:
             return None
         except RemoteProtocolError as error:

@@ -47,14 +47,14 @@ async def test_what_arrives_meanwhile_is_written_together() -> None:
     batches = Batches(writer.write, writer.answer, 5)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(batches.run)
-        await batches.put(0)
+        batches.put(0)
         await until(lambda: writer.batches == [[0]])
         writer.gate.clear()
-        await batches.put(1)
+        batches.put(1)
         with anyio.move_on_after(0.05):
             await anyio.sleep_forever()
         for number in range(2, 9):
-            await batches.put(number)
+            batches.put(number)
         writer.gate.set()
         await until(lambda: len(writer.answers) == 9)
         tasks.cancel_scope.cancel()
@@ -67,7 +67,7 @@ async def test_one_bad_item_stops_nobody(caplog: pytest.LogCaptureFixture) -> No
     writer.bad = {3}
     batches = Batches(writer.write, writer.answer, 8)
     for number in range(8):
-        await batches.put(number)
+        batches.put(number)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(batches.run)
         await until(lambda: len(writer.answers) == 7)
@@ -82,11 +82,11 @@ async def test_a_database_that_is_away_gets_no_answers_and_a_pause() -> None:
     batches = Batches(writer.write, writer.answer, 8)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(batches.run)
-        await batches.put(1)
+        batches.put(1)
         with anyio.move_on_after(0.1):
             await anyio.sleep_forever()
         writer.away = False
-        await batches.put(2)
+        batches.put(2)
         await until(lambda: writer.answers == [(2, 4)])
         tasks.cancel_scope.cancel()
 
@@ -98,10 +98,52 @@ async def test_a_conflict_is_tried_again_at_once() -> None:
     with anyio.fail_after(AWAY_PAUSE_S / 2):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(batches.run)
-            await batches.put(1)
-            await batches.put(2)
+            batches.put(1)
+            batches.put(2)
             await until(lambda: sorted(writer.answers) == [(1, 2), (2, 4)])
             tasks.cancel_scope.cancel()
+
+
+async def test_each_sender_has_its_turn() -> None:
+    """Ten of one sender wait before one of another, which is in the next batch of two all the same."""
+    writer, left = Writer(), list[int]()
+    batches = Batches(writer.write, writer.answer, 2, sender=lambda one: one % 2, left=left.append)
+    for number in (0, 2, 4, 6, 8, 1):
+        batches.put(number)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(batches.run)
+        await until(lambda: len(left) == 6)
+        tasks.cancel_scope.cancel()
+    assert writer.batches == [[0, 1], [2, 4], [6, 8]]
+
+
+async def test_of_one_key_the_newest_is_written_in_the_first_ones_turn() -> None:
+    writer, left = Writer(), list[int]()
+    batches = Batches(writer.write, writer.answer, 1, key=lambda one: one // 10, left=left.append)
+    for number in (11, 20, 12, 13):
+        batches.put(number)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(batches.run)
+        await until(lambda: len(left) == 4)
+        tasks.cancel_scope.cancel()
+    assert writer.batches == [[13], [20]]
+    assert left == [11, 12, 13, 20], "each is left once, written or replaced"
+
+
+async def test_what_cannot_be_written_is_left_too() -> None:
+    writer, left = Writer(), list[int]()
+    writer.bad = {1}
+    batches = Batches(writer.write, writer.answer, 8, left=left.append)
+    for number in range(3):
+        batches.put(number)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(batches.run)
+        await until(lambda: len(left) == 3)
+        writer.away = True
+        batches.put(3)
+        await until(lambda: len(left) == 4)
+        tasks.cancel_scope.cancel()
+    assert left == [0, 1, 2, 3]
 
 
 async def test_two_writers_do_not_wait_for_each_other() -> None:
@@ -116,7 +158,7 @@ async def test_two_writers_do_not_wait_for_each_other() -> None:
 
         both = Batches(write, writer.answer, 1, writers=2)
         tasks.start_soon(both.run)
-        await both.put(1)
-        await both.put(2)
+        both.put(1)
+        both.put(2)
         await until(lambda: sorted(writer.answers) == [(1, 1), (2, 2)])
         tasks.cancel_scope.cancel()

@@ -25,12 +25,13 @@ from edge_ws.protocol.ids import GatewayId, WorkerName
 from edge_ws.protocol.session import Close, ServerSession
 from edge_ws.protocol.states import Connection
 from edge_ws.server.app import send_away
+from edge_ws.server.budget import Budget, _Share
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.dispatcher import Dispatcher
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.longpoll import PollLink, Polls
 from edge_ws.server.reaper import Reaper
-from edge_ws.server.reports import Answers, Reports
+from edge_ws.server.reports import Answers, Reports, _Taken
 from edge_ws.server.workers import Workers
 from edge_ws.store.records import Principal
 from edge_ws.store.watch import Changes
@@ -41,6 +42,13 @@ from tests.simulation.threads import Call, GoOn, Lane, ThreadLimit, settle
 from tests.simulation.world import Violation, World
 
 SETTINGS = GatewaySettings(hostname="g", keep_offline_workers_s=0.0)
+
+
+class SimBudget(Budget):
+    """The real one with patience for nobody: what has no room is left out, as it may be at any time."""
+
+    async def _is_freed(self, share: _Share) -> bool:
+        return False
 
 
 class SimReports(Reports):
@@ -58,9 +66,11 @@ class SimReports(Reports):
         )
         self._threads = ThreadLimit(gateway)  # type: ignore[assignment]
         self._rules = gateway.rules
-        self._reports = Lane(gateway, self._write_reports, self._answer_reports)  # type: ignore[assignment]
-        self._others = Lane(gateway, self._write_others, self._answer_others, 1)  # type: ignore[assignment]
-        self._logs = Lane(gateway, self._write_logs, self._answer_logs)  # type: ignore[assignment]
+        self._budget = SimBudget()
+        left = _Taken.leave
+        self._reports = Lane(gateway, self._write_reports, self._answer_reports, left=left)  # type: ignore[assignment]
+        self._others = Lane(gateway, self._write_others, self._answer_others, 1, left=left)  # type: ignore[assignment]
+        self._logs = Lane(gateway, self._write_logs, self._answer_logs, left=left)  # type: ignore[assignment]
 
     async def take(self, link: Link, frame: WorkerFrame, answers: Answers | None = None) -> None:
         if self._rules.queries or not isinstance(frame, PhaseIs):

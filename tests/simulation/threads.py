@@ -50,12 +50,15 @@ class Lane:
         write: Callable[[list[Any]], list[Any]],
         answer: Callable[[list[Any], list[Any]], None],
         most: int = 500,
+        *,
+        left: Callable[[Any], None],
     ) -> None:
         self._gateway, self._write, self._answer, self._most = gateway, write, answer, most
+        self._left = left
         self._items: list[Any] = []
         self._busy = False
 
-    async def put(self, item: Any) -> None:
+    def put(self, item: Any) -> None:
         self._items.append(item)
         self._next()
 
@@ -72,5 +75,7 @@ class Lane:
             pass
         else:
             self._answer(batch, answers)
+        for item in batch:
+            self._left(item)
         self._busy = False
         self._next()
