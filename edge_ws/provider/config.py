@@ -19,6 +19,7 @@ from edge_ws.server.config import GatewaySettings
 from edge_ws.store.records import EDGE3_BEAT_S
 
 DAY_S = 86_400.0
+MEBIBYTE = 1024 * 1024
 EDGE3_BEAT = "edge", "heartbeat_interval"
 LIFELESS = "scheduler", "task_instance_heartbeat_timeout"
 LONGEST_BEAT_S = 600.0
@@ -105,6 +106,9 @@ def gateway_settings(
         token_leeway_s=_number("api_auth", "jwt_leeway", leeway, least=0.0),
         keep_ended_s=_seconds(conf, "keep_ended_sec", least=0.0),
         keep_offline_workers_s=_days(conf, "offline_worker_retention_days") * DAY_S,
+        job_log_limit=_mebibytes(conf, "job_log_limit_mib"),
+        worker_log_limit=_mebibytes(conf, "worker_log_limit_mib"),
+        log_table_limit=_mebibytes(conf, "log_table_limit_mib"),
     )
 
 
@@ -151,6 +155,11 @@ def _seconds(conf: Conf, name: str, *, least: float, most: float = math.inf) -> 
 
 def _days(conf: Conf, name: str) -> float:
     return _number(SECTION, name, _text(conf, name), least=0.0, unit="days")
+
+
+def _mebibytes(conf: Conf, name: str) -> int:
+    """Return bytes."""
+    return int(_number(SECTION, name, _text(conf, name), least=0.0, unit="mebibytes") * MEBIBYTE)
 
 
 def _number(

@@ -106,6 +106,34 @@ OPTIONS: dict[str, Option] = {
         example="7",
         default="30",
     ),
+    "job_log_limit_mib": Option(
+        description=(
+            "Mebibytes of one job's log that are kept: of a longer one its beginning and its last 8 MiB, "
+            "with a line that says how much is left out between them. 0: all of it."
+        ),
+        type="float",
+        example="1024",
+        default="256",
+    ),
+    "worker_log_limit_mib": Option(
+        description=(
+            "Mebibytes that the logs of one worker's jobs may have in the database, where they are until "
+            "their jobs have ended. Over it each that grows is cut to its first 4 MiB and its last one. "
+            "0: no limit."
+        ),
+        type="float",
+        example="4096",
+        default="1024",
+    ),
+    "log_table_limit_mib": Option(
+        description=(
+            "The same for the logs of all workers; over it those are cut whose worker has more there than an "
+            "equal share. 0: no limit."
+        ),
+        type="float",
+        example="32768",
+        default="8192",
+    ),
     "listen_sql_alchemy_conn": Option(
         description=(
             "URL of the metadata database past a connection pooler, for one connection of each gateway that "

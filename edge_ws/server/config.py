@@ -37,3 +37,9 @@ class GatewaySettings:
     """Ended and reported rows are deleted after this (edge3: 5 minutes)."""
     keep_offline_workers_s: float = 30 * 86_400.0
     """A worker that was not seen for so long is forgotten; 0: none is."""
+    job_log_limit: int = 256 * 1024 * 1024
+    """Bytes of one job's log that are kept, its begin and its end; 0: all."""
+    worker_log_limit: int = 1024 * 1024 * 1024
+    """The same of the logs of a worker's jobs that are in the database; over it, each that grows is cut."""
+    log_table_limit: int = 8 * 1024 * 1024 * 1024
+    """The same of all logs there; over it, those of the workers with the most."""

@@ -44,6 +44,7 @@ from edge_ws.server.batches import Batches
 from edge_ws.server.budget import Budget, Place
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import REFUSED_PAUSE_S, REPEAT_S, Hub, Link, Standing, wish_frame
+from edge_ws.server.log_limits import LogLimits
 from edge_ws.server.ports import TaskTokens
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.records import Accepted, OpenClaim, Owing, Room, Verdict
@@ -144,6 +145,7 @@ class Reports:
         self._on_log = on_log
         self._threads = ThreadLimit(threads=1)
         self._budget = Budget()
+        self._log_limits = LogLimits(store.log_sizes, settings)
         self._reports = Batches(
             self._write_reports,
             self._answer_reports,
@@ -296,16 +298,26 @@ class Reports:
     # Logs
 
     def _write_logs(self, batch: list[_Taken[Log]]) -> list[int | Verdict]:
-        return self._store.append_logs([(link.principal, frame) for link, frame, *_ in batch])
+        bounds = self._log_limits.bounds({taken.link.name for taken in batch})
+        ends = self._store.append_logs([(link.principal, frame) for link, frame, *_ in batch], bounds)
+        for taken, end in zip(batch, ends, strict=True):
+            if not isinstance(end, Verdict):
+                self._log_limits.grown(taken.link.name, len(taken.said.data))
+        return ends
 
     def _answer_logs(self, batch: list[_Taken[Log]], ends: list[int | Verdict]) -> None:
+        limit = self._settings.job_log_limit
         for (link, frame, to, _), end in zip(batch, ends, strict=True):
             if isinstance(end, Verdict):
                 to.send(Stale(claim=frame.claim))
                 self._hub.release(link, frame.claim)
-            else:
-                to.send(LogAck(claim=frame.claim, log_end=end))
-                self._on_log(frame.claim)
+                continue
+            to.send(LogAck(claim=frame.claim, log_end=end))
+            self._on_log(frame.claim)
+            if frame.offset <= limit < end:
+                log.warning(
+                    "The log of claim %s, of %s, is too long: its middle is left out", frame.claim, link.name
+                )
 
     # Statements about the worker
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 import sqlalchemy as sa
@@ -20,22 +21,27 @@ from edge_ws.store.tables import claim, edge_job, edge_logs, epoch_now, log
 SHOWN_LOG = 8 * 1024 * 1024
 """Bytes of a running job's log that are shown at the most (of edge3's at least one chunk)."""
 _CHUNKS = 16
-"""Chunks that are read at a time: 1 MiB of those that workers send."""
+"""Rows that are read at a time: some mebibytes at the most."""
+
+
+def _line(level: str, sentence: str) -> bytes:
+    """Return a line as Airflow writes them."""
+    line = {"timestamp": datetime.now(UTC).isoformat(), "level": level, "event": sentence}
+    return orjson.dumps({**line, "logger": "edge_ws"}) + b"\n"
 
 
 def write_last_line(connection: Connection, claim_id: ClaimId, sentence: str) -> None:
-    """Append a line, as Airflow writes them, to the log of a claim whose row is locked."""
-    line = {
-        "timestamp": datetime.now(UTC).isoformat(),
-        "level": "error",
-        "event": sentence,
-        "logger": "edge_ws",
-    }
-    data = orjson.dumps(line) + b"\n"
+    """Append a line to the log of a claim whose row is locked."""
+    data = _line("error", sentence)
     end = int(connection.scalar(sa.select(claim.c.log_end).where(claim.c.id == claim_id)) or 0)
     connection.execute(log.insert().values(claim=claim_id, log_offset=end, data=data))
     grown = claim.update().where(claim.c.id == claim_id)
     connection.execute(grown.values(log_end=end + len(data), log_state="held"))
+
+
+def left_out(size: int) -> bytes:
+    """Return the line in place of so many bytes."""
+    return _line("warning", f"{size} bytes of the log are left out here: it was over a limit of [edge_ws]")
 
 
 class LogVerbs:
@@ -105,8 +111,8 @@ class LogVerbs:
             connection.execute(ours.values(lease_until=epoch_now() + lease_s))
 
     def log_chunks(self, claim_id: ClaimId) -> Iterator[bytes]:
-        """Yield the claim's log in order, a chunk at a time."""
-        offset = -1
+        """Yield the claim's log in order, a chunk at a time; where some is left out, a line says how much."""
+        offset, end, last = -1, 0, b"\n"
         while True:
             with self._database.read() as connection:
                 row = connection.execute(
@@ -117,8 +123,16 @@ class LogVerbs:
                 ).one_or_none()
             if row is None:
                 return
-            offset = row.log_offset
-            yield row.data
+            offset, data = row.log_offset, row.data
+            if offset > end:
+                # It goes on with a line of its own.
+                begun = data.find(b"\n") + 1
+                yield (b"" if last.endswith(b"\n") else b"\n") + left_out(offset + begun - end)
+                data = data[begun:]
+            end = offset + len(row.data)
+            if data:
+                last = data
+                yield data
 
     def end_move(self, claim_id: ClaimId) -> None:
         """Note that the log is in Airflow's log folder, and drop it here."""
@@ -145,6 +159,12 @@ class LogVerbs:
                 .where(log.c.claim == found.id, log.c.log_offset >= first)
                 .order_by(log.c.log_offset)
             ).all()
+        # What lies before a part that is left out is not shown along with what lies behind it.
+        for number in range(len(chunks) - 1, 0, -1):
+            before = chunks[number - 1]
+            if before.log_offset + len(before.data) < chunks[number].log_offset:
+                chunks = chunks[number:]
+                break
         cut = chunks[0].log_offset if chunks else found.log_end
         return RunningLog(
             worker=WorkerName(found.worker),
@@ -159,7 +179,7 @@ class LogVerbs:
         All rounds of the attempt that edge3's workers ran are in it: edge3 keeps no record of rounds.
         """
         theirs = sa.and_(*(edge_logs.c[name] == getattr(key, name) for name in _EDGE3_KEY))
-        size = _octets(self._database.dialect)
+        size = _octets(self._database.dialect, edge_logs.c.log_chunk_data)
         # The newest first, each with the bytes from its own first to the last of all.
         order = edge_logs.c.log_chunk_time.desc()
         sizes = sa.select(edge_logs.c.log_chunk_time, sa.func.sum(size).over(order_by=order).label("to_end"))
@@ -209,7 +229,7 @@ class LogVerbs:
             return [LogToShow(ClaimId(row.id), row.log_path, int(row.log_end)) for row in rows]
 
     def log_part(self, claim_id: ClaimId, begin: int) -> bytes:
-        """Return about a mebibyte of the claim's log from that byte on; less at its end."""
+        """Return a mebibyte or so of the claim's log from that byte on; less at its end, or before a gap."""
         # The part may begin within a chunk: a write to a file may have been cut short.
         first = sa.select(sa.func.max(log.c.log_offset)).where(
             log.c.claim == claim_id, log.c.log_offset <= begin
@@ -219,16 +239,30 @@ class LogVerbs:
         )
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(log.c.log_offset).limit(_CHUNKS)).all()
-        return b"".join(row.data for row in rows)[begin - rows[0].log_offset :] if rows else b""
+        part, end = bytearray(), begin
+        for row in rows:
+            if row.log_offset > end:
+                break
+            part += row.data[end - row.log_offset :]
+            end = max(end, row.log_offset + len(row.data))
+        return bytes(part)
+
+    def log_sizes(self) -> dict[WorkerName, int]:
+        """Return how many bytes of logs of each worker's jobs are in the table."""
+        size = sa.func.sum(_octets(self._database.dialect, log.c.data))
+        query = (
+            sa.select(claim.c.worker, size).join(claim, claim.c.id == log.c.claim).group_by(claim.c.worker)
+        )
+        with self._database.read() as connection:
+            return {WorkerName(row[0]): int(row[1]) for row in connection.execute(query)}
 
 
 _EDGE3_KEY = ("dag_id", "task_id", "run_id", "map_index", "try_number")
 
 
-def _octets(dialect: str) -> sa.ColumnElement[int]:
-    """Return the bytes that a chunk of edge3's has in UTF-8."""
-    text = edge_logs.c.log_chunk_data
+def _octets(dialect: str, data: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+    """Return the bytes that a text (in UTF-8) or a binary value has."""
     # SQLite has no octet_length before 3.43.
     return (
-        sa.func.length(sa.cast(text, sa.LargeBinary)) if dialect == "sqlite" else sa.func.octet_length(text)
+        sa.func.length(sa.cast(data, sa.LargeBinary)) if dialect == "sqlite" else sa.func.octet_length(data)
     )

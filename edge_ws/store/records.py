@@ -56,6 +56,13 @@ class JobKey(NamedTuple):
     task_instance_id: str = ""
 
 
+class LogBounds(NamedTuple):
+    """What the database keeps of a log that is longer: so many bytes of its begin, and of its end."""
+
+    head: int
+    tail: int
+
+
 HEARTBEAT_S = Timers().heartbeat_s
 """Of a gateway that does not tell its own."""
 SEEN_BEATS = 3

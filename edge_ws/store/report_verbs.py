@@ -6,7 +6,7 @@ repeated or come late; for a claim that is not live it changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -33,7 +33,7 @@ from edge_ws.store.live import (
     row_state,
 )
 from edge_ws.store.log_verbs import write_last_line
-from edge_ws.store.records import Accepted, JobKey, Owing, Principal, Verdict
+from edge_ws.store.records import Accepted, JobKey, LogBounds, Owing, Principal, Verdict
 from edge_ws.store.tables import claim, edge_job, epoch_now, log, utc_now
 
 ClaimReport = Accept | Refuse | Started | Finished | NotStarted | PhaseIs
@@ -41,6 +41,8 @@ Outcome = Accepted | Owing | Verdict
 
 MANY = 500
 """Reports in one transaction, at the most."""
+ROW = 256 * 1024
+"""Bytes in a row of the log's table, at the most, unless a chunk is longer."""
 _END_STATES = (SUCCESS, FAILED)
 _LONGEST_DETAIL = 1000
 """Characters of the column."""
@@ -243,8 +245,14 @@ class ReportVerbs:
 
     # Logs
 
-    def append_logs(self, batch: Sequence[tuple[Principal, Log]]) -> list[int | Verdict]:
+    def append_logs(
+        self, batch: Sequence[tuple[Principal, Log]], bounds: Mapping[WorkerName, LogBounds] | None = None
+    ) -> list[int | Verdict]:
         """Append log bytes; what is there already is not written again, and a gap is not jumped.
+
+        Args:
+            batch: the chunks with those on whose behalf they are.
+            bounds: of which workers' logs but a part is kept; what is cut out of them counts as being there.
 
         Returns:
             For each: the bytes that the store now has, where the worker goes on; or STALE.
@@ -255,7 +263,7 @@ class ReportVerbs:
             ends = {row.id: int(row.log_end) for row in rows}
             whose = {row.id: (row.worker, row.site) for row in rows}
             before = dict(ends)
-            chunks: list[dict[str, Any]] = []
+            chunks: dict[ClaimId, list[bytes]] = {}
             outcomes: list[int | Verdict] = []
             for who, frame in batch:
                 if whose.get(frame.claim) != (who.worker, who.site):
@@ -264,18 +272,39 @@ class ReportVerbs:
                 end = ends[frame.claim]
                 new = frame.data[end - frame.offset :] if frame.offset <= end else b""
                 if new:
-                    chunks.append({"claim": frame.claim, "log_offset": end, "data": new})
+                    chunks.setdefault(frame.claim, []).append(new)
                     ends[frame.claim] = end + len(new)
                 outcomes.append(ends[frame.claim])
             if chunks:
-                connection.execute(_INSERT_LOGS, chunks)
-                grown = [{"id": one, "log_end": end} for one, end in ends.items() if end != before[one]]
-                _GROW_LOGS.run(connection, grown)
+                new_rows = [row for one, said in chunks.items() for row in _log_rows(one, before[one], said)]
+                connection.execute(_INSERT_LOGS, new_rows)
+                _GROW_LOGS.run(connection, [{"id": one, "log_end": ends[one]} for one in chunks])
+                for one in chunks:
+                    _cut(connection, one, ends[one], (bounds or {}).get(workers[one]))
         return outcomes
 
     def append_log(self, principal: Principal, claim_id: ClaimId, offset: int, data: bytes) -> int | Verdict:
         """As `append_logs`, for one chunk."""
         return self.append_logs([(principal, Log(claim=claim_id, offset=offset, data=data))])[0]
+
+
+def _log_rows(claim_id: ClaimId, begin: int, chunks: Sequence[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield rows for what follows upon that byte; short chunks share one: each costs more than its bytes."""
+    data = bytearray()
+    for chunk in chunks:
+        if data and len(data) + len(chunk) > ROW:
+            yield {"claim": claim_id, "log_offset": begin, "data": bytes(data)}
+            begin += len(data)
+            data.clear()
+        data += chunk
+    yield {"claim": claim_id, "log_offset": begin, "data": bytes(data)}
+
+
+def _cut(connection: Connection, claim_id: ClaimId, end: int, bounds: LogBounds | None) -> None:
+    """Drop what lies between the two parts of a log that are kept."""
+    if bounds is not None and end > bounds.head + bounds.tail:
+        middle = log.c.log_offset.between(bounds.head, end - bounds.tail - 1)
+        connection.execute(log.delete().where(log.c.claim == claim_id, middle))
 
 
 def _find_live(connection: Connection, reports: Sequence[ClaimReport]) -> dict[ClaimId, _Claim]:

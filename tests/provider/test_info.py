@@ -27,6 +27,9 @@ def test_airflow_finds_every_option_with_its_default() -> None:
         "cancel_grace_sec": "airflow",
         "keep_ended_sec": "300",
         "offline_worker_retention_days": "30",
+        "job_log_limit_mib": "256",
+        "worker_log_limit_mib": "1024",
+        "log_table_limit_mib": "8192",
         "listen_sql_alchemy_conn": "",
     }
     assert [name for name, option in options.items() if option.get("sensitive")] == [

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
 
-from edge_ws.protocol.ids import new_id
+from edge_ws.protocol.frames import Log
+from edge_ws.protocol.ids import ClaimId, new_id
 from edge_ws.store.log_verbs import SHOWN_LOG
-from edge_ws.store.records import JobKey
+from edge_ws.store.records import JobKey, LogBounds
+from edge_ws.store.report_verbs import ROW
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_logs
 from tests.support.rows import FakeWorker, change_job, enqueue, new_job
@@ -131,3 +134,69 @@ class TestLogsToShow:
             assert len(part) >= min(1500, len(whole) - begin)
         assert store.log_part(claim, 2560) == b""
         assert store.log_part(claim, 9999) == b""
+
+
+class TestLongLogs:
+    BOUNDS = LogBounds(head=2 * MEBIBYTE, tail=MEBIBYTE)
+
+    def write(self, worker: FakeWorker, claim: ClaimId, size: int, bounds: LogBounds) -> bytes:
+        """Write a log of numbered lines of 1 KiB, in pieces as workers send them; return it."""
+        whole = b"".join(b"%07d%s\n" % (number, b"." * 1016) for number in range(size // 1024))
+        end = 0
+        while end < len(whole):
+            chunks = [
+                Log(claim=claim, offset=at, data=whole[at : at + 65000])
+                for at in range(end, end + 4 * 65000, 65000)
+            ]
+            batch = [(worker.principal, one) for one in chunks if one.data]
+            ends = worker.store.append_logs(batch, {worker.principal.worker: bounds})
+            assert isinstance(ends[-1], int)
+            assert ends[-1] > end, "what is cut counts as being there: the worker goes on"
+            end = ends[-1]
+        return whole
+
+    def test_the_begin_and_the_end_are_kept_and_a_line_says_what_is_not(
+        self, engine: sa.Engine, store: Store, worker: FakeWorker
+    ) -> None:
+        job = new_job()
+        enqueue(engine, job)
+        claim = worker.start(job)
+        whole = self.write(worker, claim, 8 * MEBIBYTE, self.BOUNDS)
+        assert store.log_sizes()["w1"] <= self.BOUNDS.head + self.BOUNDS.tail + ROW  # type: ignore[index]
+        kept = b"".join(store.log_chunks(claim))
+        told = [line for line in kept.splitlines(keepends=True) if b"left out" in line]
+        assert len(told) == 1
+        head, tail = kept.split(told[0])
+        left_out = int(json.loads(told[0])["event"].split()[0])
+        assert whole.startswith(head.removesuffix(b"\n"))
+        assert len(head) >= self.BOUNDS.head
+        assert whole.endswith(tail)
+        assert self.BOUNDS.tail - ROW <= len(tail) <= self.BOUNDS.tail
+        assert len(head.removesuffix(b"\n")) + left_out + len(tail) in {len(whole), len(whole) - 1}
+        assert all(len(line) == 1024 for line in tail.splitlines(keepends=True))
+
+    def test_while_it_runs_its_end_is_shown_and_the_copy_ends_before_the_gap(
+        self, engine: sa.Engine, store: Store, worker: FakeWorker
+    ) -> None:
+        job = new_job()
+        enqueue(engine, job)
+        claim = worker.start(job)
+        whole = self.write(worker, claim, 5 * MEBIBYTE, self.BOUNDS)
+        shown = store.running_log(job.key)
+        assert shown is not None
+        assert whole[shown.cut :] == shown.data
+        copied = bytearray()
+        while part := store.log_part(claim, len(copied)):
+            copied += part
+        assert whole.startswith(copied)
+        assert self.BOUNDS.head <= len(copied) < shown.cut
+
+    def test_a_log_within_the_bounds_is_whole(
+        self, engine: sa.Engine, store: Store, worker: FakeWorker
+    ) -> None:
+        job = new_job()
+        enqueue(engine, job)
+        claim = worker.start(job)
+        whole = self.write(worker, claim, 3 * MEBIBYTE, self.BOUNDS)
+        assert b"".join(store.log_chunks(claim)) == whole
+        assert store.log_sizes() == {"w1": len(whole)}
