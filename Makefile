@@ -6,7 +6,7 @@ export AIRFLOW
 BIN := .venv$(if $(filter-out 3.3,$(AIRFLOW)),-$(AIRFLOW))/bin
 ARGS ?=
 
-.PHONY: help install demo test quick pages simulate chaos parity bench check format wheel constraints clean
+.PHONY: help install demo test quick pages simulate chaos noisy parity bench check format wheel constraints clean
 
 help:
 	@echo "make demo         run a real Airflow, a worker and one DAG on this machine (KEEP=1: leave it up)"
@@ -14,6 +14,7 @@ help:
 	@echo "make quick        run the tests that start no process of their own"
 	@echo "make simulate     run 50,000 simulated histories, about 25 minutes (SEEDS=n: that many; SEED=n: that one)"
 	@echo "make chaos        200 rounds of faults on real processes, about 35 minutes (ROUNDS=n: that many; CHAOS_SEED=n)"
+	@echo "make noisy        flood a real gateway with every frame, and print what another worker feels, about 6 minutes"
 	@echo "make parity       run the same DAGs on LocalExecutor and on edge-ws and compare, about an hour (ONLY=name: some)"
 	@echo "make bench        measure edge-ws beside edge3 (ARGS='--quick', '--only ROW', '--no-edge3')"
 	@echo "make check        ruff, mypy --strict, import-linter"
@@ -52,6 +53,9 @@ simulate: install
 ROUNDS ?= 200
 chaos: install
 	@ROUNDS=$(ROUNDS) $(if $(CHAOS_SEED),CHAOS_SEED=$(CHAOS_SEED)) $(BIN)/python -m pytest tests/chaos -s $(ARGS)
+
+noisy: install
+	@NOISY=10 $(BIN)/python -m pytest tests/server/test_noisy_neighbour.py -n 0 -s -o timeout=1800 $(ARGS)
 
 parity: install
 	@PARITY=long $(if $(ONLY),ONLY=$(ONLY)) $(BIN)/python -m pytest tests/parity -s -p no:randomly $(ARGS)
