@@ -1,7 +1,6 @@
 """Files and standard streams whose writes never raise: a full or failing disk must not end what reports.
 
-What the disk does not take is lost, counted, and said as soon as the disk takes something again. Nor does
-opening one wait for whoever would read a named pipe in its place.
+What the disk does not take is lost, counted, and said as soon as the disk takes something again.
 """
 
 from __future__ import annotations
@@ -27,13 +26,16 @@ def plain_note(sentence: str) -> bytes:
 
 
 def open_to_write(path: Path) -> int:
-    """Make a file, or empty it; return its descriptor.
+    """Make a file anew, readable by its owner only; return its descriptor.
+
+    Whatever has that name goes: nothing is written through a link, into a pipe or to a file's other name.
 
     Raises:
-        OSError: it cannot be made, or something else is there: a named pipe, a link.
+        OSError: it cannot be made, or a folder is there.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(path, flags, 0o600)
+    with suppress(FileNotFoundError):
+        path.unlink()
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 class LossyFile(io.FileIO):

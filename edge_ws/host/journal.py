@@ -41,7 +41,7 @@ class Journal:
         Raises:
             OSError: another host of that id lives.
         """
-        self._locked = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._locked = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         fcntl.lockf(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def close(self) -> None:

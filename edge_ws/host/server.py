@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_ws import streams
-from edge_ws.errors import EdgeWsError, MissingExtraError
+from edge_ws.errors import EdgeWsError, MissingExtraError, UsageError
 from edge_ws.host import bundles, hostname, leftovers, runner
 from edge_ws.host.bundles import Sweeper
 from edge_ws.host.connection import Connection, value_of
@@ -32,6 +32,7 @@ from edge_ws.host.faults import Faults
 from edge_ws.host.jobs import GRACE_S, Jobs
 from edge_ws.host.journal import Journal
 from edge_ws.host.sentences import one_line
+from edge_ws.ownership import is_trusted, peer_uid, require_own_folder
 from edge_ws.processes import thread_count
 
 IDLE_S = 600.0
@@ -206,7 +207,7 @@ class Host:
             if path.stat().st_size < _OWN_LOG_BYTES:
                 return
             path.replace(path.with_suffix(".log.1"))
-            new = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            new = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
             os.dup2(new, 1)
             os.dup2(new, 2)
             os.close(new)
@@ -231,6 +232,9 @@ class Host:
             self.unwatch(self._listener)
             self._listen_at = time.monotonic() + _DEAF_S
             self._faults.note("a connection of the daemon", error)
+            return
+        if not is_trusted(peer_uid(sock)):
+            sock.close()
             return
         self._part()  # A new daemon replaces the old one.
         self._connection = Connection(sock)
@@ -331,6 +335,8 @@ def _listen(directory: Path, name: str) -> socket.socket:
     folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         sock.bind(f"/proc/self/fd/{folder}/{name}")
+        # Nobody can connect before it listens.
+        os.chmod(f"/proc/self/fd/{folder}/{name}", 0o600)  # noqa: PTH101 - through the descriptor
     finally:
         os.close(folder)
     sock.listen(4)
@@ -373,6 +379,11 @@ def main(argv: list[str]) -> int:
     settings = _parse(argv)
     # Before Airflow is loaded: its loggers keep the streams that they find.
     streams.protect_standard_streams()
+    try:
+        require_own_folder(settings.directory, "the folder of job hosts")
+    except UsageError as error:
+        sys.stderr.write(f"edge-ws host: {error}\n")
+        return error.exit_code
     journal = Journal(settings.directory, settings.host, settings.fingerprint)
     journal.lock()
     # What the jobs inherit. The mark would make Airflow look for its database.

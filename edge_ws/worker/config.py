@@ -6,6 +6,7 @@ the default. Reads neither environment nor argv of its own: both are handed in.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from edge_ws.errors import RefusedError, UsageError
+from edge_ws.ownership import is_trusted, others_may_read, others_may_write, user_name
 from edge_ws.protocol.frames import Refusal
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.worker import proxy
-from edge_ws.worker.files import open_plain
+from edge_ws.worker.files import LONGEST, open_plain
 from edge_ws.worker.settings import SETTINGS, TOKEN_VARIABLE, Kind, Setting, check_name, check_path
 
 DEFAULT_FILE = Path("/etc/edge-ws/worker.toml")
@@ -196,7 +198,7 @@ def _read_file(named: str | None, origin: str, default: Path) -> tuple[Path | No
     if named is None and not file.exists():
         return None, {}
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(_text_of_settings(file, origin))
     except OSError as error:
         raise UsageError(f"{origin}: {file} cannot be read: {error.strerror}") from error
     except ValueError as error:  # TOML's, Unicode's, and int's for a number of thousands of digits
@@ -206,6 +208,30 @@ def _read_file(named: str | None, origin: str, default: Path) -> tuple[Path | No
         if key not in known:
             raise UsageError(f"{file}: there is no setting {key!r}, only {', '.join(sorted(known))}")
     return file, values
+
+
+def _text_of_settings(file: Path, origin: str) -> str:
+    """Return the text of a settings file, be it a pipe.
+
+    It names where the token is sent to, so no other user may have a say in it: as with ssh's.
+
+    Raises:
+        UsageError: another user may have written it.
+        OSError: it cannot be read, or is endless.
+    """
+    # A named pipe that nobody writes to is not waited for.
+    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        found = os.fstat(stream.fileno())
+        if not is_trusted(found.st_uid):
+            owner = user_name(found.st_uid)
+            raise UsageError(f"{origin}: {file} is {owner}'s, who is neither root nor runs this; run: chown")
+        if stat.S_ISREG(found.st_mode) and others_may_write(found):
+            raise UsageError(f"{origin}: others may write to {file}; run: chmod go-w {file}")
+        os.set_blocking(stream.fileno(), True)
+        body = stream.read(LONGEST + 1)
+    if len(body) > LONGEST:
+        raise OSError(errno.EFBIG, f"Larger than {LONGEST // 2**20} MiB", str(file))
+    return body.decode("utf-8")
 
 
 def _flag(flags: Mapping[str, str | bool | None], setting: Setting) -> str | None:
@@ -366,13 +392,21 @@ def _checked_token(text: str, origin: str) -> str:
 
 
 def token_warning(config: WorkerConfig) -> str | None:
-    """Return a sentence if others than its owner may read the token file, else None."""
-    if config.token_file is None:
+    """Return a sentence if others than root and this user may read or write the token file, else None.
+
+    A warning only: the mode of a secret that a container has mounted is not the user's to change, and a
+    worker that would not start over it takes no jobs.
+    """
+    file = config.token_file
+    if file is None:
         return None
     try:
-        mode = config.token_file.stat().st_mode
+        found = file.stat()
     except OSError:
         return None  # reading it will tell
-    if not mode & (stat.S_IRGRP | stat.S_IROTH):
+    if not is_trusted(found.st_uid):
+        return f"the token file {file} belongs to {user_name(found.st_uid)}; make it the worker's own (chown)"
+    if not others_may_read(found) and not others_may_write(found):
         return None
-    return f"the token file {config.token_file} can be read by others; run: chmod 600 {config.token_file}"
+    doing = "written" if others_may_write(found) else "read"
+    return f"the token file {file} can be {doing} by others; run: chmod 600 {file}"

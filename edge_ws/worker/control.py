@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import socket
-import struct
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import anyio
 import orjson
 
 from edge_ws.errors import EdgeWsError, Unreachable, UnreachableError, UsageError
+from edge_ws.ownership import is_trusted, peer_uid, user_name
 from edge_ws.worker.faults import Faults
 from edge_ws.worker.files import set_aside
 from edge_ws.worker.state import daemon_of
@@ -42,8 +42,8 @@ ANSWER_S = 10.0
 """How long the client waits for the daemon."""
 _PAUSE_S = 1.0
 _AGAIN_S = 5.0
-_PEER = struct.Struct("3i")
-"""C's `struct ucred`: process, user, group."""
+LONGEST_ANSWER = 64 * 1024 * 1024
+"""Bytes; more than any worker can mean."""
 
 Condition = dict[str, Any]
 """How the worker is, as `condition.describe` has it."""
@@ -149,7 +149,7 @@ class ControlServer:
                     log.warning("the local control socket accepts no connections: %s", error.strerror)
                     await anyio.sleep(_PAUSE_S)
                     continue
-                if self._open >= CONNECTIONS or not _is_trusted(connection):
+                if self._open >= CONNECTIONS or not is_trusted(peer_uid(connection)):
                     connection.close()
                     continue
                 self._open += 1
@@ -238,11 +238,6 @@ def _read_request(line: bytes) -> _Request:
     return request
 
 
-def _is_trusted(connection: socket.socket) -> bool:
-    peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    return _PEER.unpack(peer)[1] in {0, os.geteuid()}
-
-
 # The other end
 
 
@@ -252,7 +247,7 @@ def ask(directory: Path, do: str, *, within_s: float = ANSWER_S, **words: object
     Raises:
         UnreachableError: no daemon runs there, or it does not answer.
         UsageError: it is no directory.
-        EdgeWsError: it has refused.
+        EdgeWsError: it has refused, or somebody else listens in its place.
     """
     try:
         pid = daemon_of(directory)
@@ -273,9 +268,14 @@ def ask(directory: Path, do: str, *, within_s: float = ANSWER_S, **words: object
         with _address(directory) as address, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(within_s)
             connection.connect(address)
+            if peer_uid(connection) != directory.stat().st_uid:
+                raise EdgeWsError(
+                    f"{user_name(peer_uid(connection))} listens in {directory}, and not its owner; nothing "
+                    f"was asked: remove {directory / NAME} and restart the worker"
+                )
             connection.sendall(request)
             with connection.makefile("rb") as lines:
-                line = lines.readline()
+                line = lines.readline(LONGEST_ANSWER)
     except PermissionError as error:
         raise _not_permitted(directory) from error
     except TimeoutError as error:

@@ -206,7 +206,6 @@ class Hosts:
         directory = self._settings.directory
         try:
             make_folder(directory, "the folder of job hosts", self._faults)
-            directory.chmod(0o700)
         except OSError as error:
             raise UsageError(
                 f"the folder {directory} cannot be made: {error.strerror}; choose another state directory"

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import anyio
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute
 
+from edge_ws.ownership import peer_uid
 from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.worker import host_process
 from edge_ws.worker.host_process import HostFiles
@@ -110,7 +111,7 @@ class HostConnection:
                 os.kill(pid, signal.SIGKILL)
 
     async def connect(self) -> ByteStream | None:
-        """Connect to the host's socket, however long its path is; None if nobody listens there.
+        """Connect to the host's socket, however long its path is; None if nobody of this user listens there.
 
         A socket's address holds 107 bytes; through /proc the directory costs about 20 of them.
 
@@ -119,11 +120,15 @@ class HostConnection:
         """
         folder = os.open(self.files.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return await anyio.connect_unix(f"/proc/self/fd/{folder}/{self.files.path('.sock').name}")
+            stream = await anyio.connect_unix(f"/proc/self/fd/{folder}/{self.files.path('.sock').name}")
         except (ConnectionRefusedError, FileNotFoundError):
             return None
         finally:
             os.close(folder)
+        if peer_uid(stream.extra_attributes[SocketAttribute.raw_socket]()) == os.geteuid():
+            return stream
+        await stream.aclose()
+        return None
 
     async def in_time(self, is_true: Callable[[], bool], within_s: float) -> bool:
         """Wait until an answer of the host makes that true; tell whether one has in time."""

@@ -27,15 +27,15 @@ from edge_ws.protocol.frames import Sentence
 from edge_ws.protocol.ids import HostId
 from edge_ws.worker.faults import Faults
 from edge_ws.worker.files import lock_holder as _lock_holder
-from edge_ws.worker.files import open_plain, read_small
+from edge_ws.worker.files import open_own, read_small
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _RESET = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
 _LOGS_KEPT = 3
 _LONGEST_LINE = 300
 _OF_THE_DAEMON = "EDGE_WS_"
-_NO_LOCK = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO})
-"""Errors of opening what no host can have locked: nothing, a link to itself, a socket."""
+_NO_LOCK = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EPERM})
+"""Errors of opening what no host can have locked: nothing, a link, a socket, another user's file."""
 _PASSES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
 """Errors after which a file may be read a moment later."""
 _LONGEST_WORDS = 64 * 1024
@@ -127,7 +127,7 @@ def launch(
         {**inherited, _MARK: files.host},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
         setsid=True,
@@ -181,7 +181,7 @@ def read_journal(files: HostFiles, faults: Faults) -> Journal:
 def last_words(files: HostFiles) -> str:
     """Return the last line that the host has printed."""
     try:
-        with os.fdopen(open_plain(files.path(".log")), "rb") as file:
+        with os.fdopen(open_own(files.path(".log")), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _LONGEST_WORDS))
             lines = file.read(_LONGEST_WORDS).decode("utf-8", "replace").split("\n")
     except OSError:

@@ -56,7 +56,8 @@ class _Tail:
         """Open the file once it is there and keep it open: it may be renamed or removed meanwhile."""
         if self.file is None and self.path is not None and not self.broken:
             try:
-                self.file = os.fdopen(open_plain(self.path), "rb")
+                # No link: who may write to the log's folder is not to have this process read another file.
+                self.file = os.fdopen(open_plain(self.path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
             except FileNotFoundError:
                 return False
             except OSError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 
 from edge_ws.protocol.frames import MAX_FRAME
-from edge_ws.worker.files import write_durably
+from edge_ws.worker.files import read_small, write_durably
 from edge_ws.worker.transports.sizes import FLOOR, Sizes
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class MessageLimits:
 
 def _read(path: Path) -> dict[str, int]:
     try:
-        told = orjson.loads(path.read_bytes())
+        told = orjson.loads(read_small(path))
         return {str(where): min(MAX_FRAME, max(FLOOR, int(limit))) for where, limit in told.items()}
     except FileNotFoundError:
         return {}

@@ -25,7 +25,7 @@ from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
 from edge_ws.streams import open_to_write
 from edge_ws.worker.faults import Faults
-from edge_ws.worker.files import make_folder, read_if_sound, write_durably
+from edge_ws.worker.files import make_folder, open_own, read_if_sound, write_durably
 from edge_ws.worker.job_names import JobName, read
 from edge_ws.worker.outcomes import Call
 
@@ -171,7 +171,7 @@ class Outbox:
 
 
 def _put(path: Path, spare: Path, body: bytes) -> None:
-    if spare.exists():
+    with suppress(OSError):  # Without one, or with an odd one, a new file is made.
         _overwrite(spare, body)
         spare.replace(path)
         return
@@ -185,7 +185,7 @@ def _put(path: Path, spare: Path, body: bytes) -> None:
 
 
 def _overwrite(path: Path, body: bytes) -> None:
-    with path.open("r+b") as file:
+    with os.fdopen(open_own(path, os.O_RDWR, in_place=True), "r+b") as file:
         file.write(body)
         file.truncate()
         file.flush()

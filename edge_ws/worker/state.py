@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
-import os
 import re
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -14,11 +13,12 @@ from pathlib import Path
 import orjson
 
 from edge_ws.errors import EdgeWsError, UsageError
+from edge_ws.ownership import make_own_folder
 from edge_ws.protocol.codec import reader
 from edge_ws.protocol.frames import Asked
 from edge_ws.protocol.ids import SiteId, new_id
 from edge_ws.worker.faults import Faults
-from edge_ws.worker.files import lock_holder, read_if_sound, read_sound, write_durably
+from edge_ws.worker.files import lock_holder, open_lock, read_if_sound, read_sound, write_durably
 from edge_ws.worker.wishes import COMMENT_LENGTH, Request
 
 log = logging.getLogger(__name__)
@@ -53,14 +53,15 @@ class StateDirectory:
         """Make the directory if it is absent, and lock it for this process.
 
         Raises:
-            UsageError: another daemon holds it, or it cannot be made or written to.
+            UsageError: another daemon holds it, other users have a say in it, or it cannot be made or written
+                to.
         """
         self.path = path
         self.faults = Faults()
         """What is odd here, and all that goes wrong in this life of the process."""
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            make_own_folder(path, "the state directory")
+            self._lock = open_lock(path / _LOCK)
         except OSError as error:
             sentence = f"the state directory {path} cannot be used: {error.strerror}; see --state-dir"
             raise UsageError(sentence) from error

@@ -438,6 +438,11 @@ async def test_the_disk(context: Context, tmp_path: Path) -> None:
     told = await here.disk(_with(context, state_dir=tmp_path / "file" / "state"))
     assert (told.status, told.advice.startswith("give another --state-dir")) == (Status.FAILED, True)
     assert not (tmp_path / "state").exists()
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    told = await here.disk(_with(context, state_dir=tmp_path / "open"))
+    assert told.status == Status.FAILED
+    assert "chmod 700" in told.detail
 
 
 # The order

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edge_ws import airflow_versions
 from edge_ws.errors import UnsupportedAirflowError
+from edge_ws.ownership import why_unsafe
 from edge_ws.worker import network, sysinfo
 from edge_ws.worker.doctor.context import Context, Found, failed, ok, warning
 
@@ -104,8 +105,14 @@ def _judge(bundles: list[dict[str, str | None]]) -> Found:
 
 
 async def disk(context: Context) -> Found:
-    """Look at the disk that holds the state directory, and whether it can be written to."""
+    """Look at the disk that holds the state directory, whether it can be written to, and by whom else."""
     folder = context.config.state_dir.absolute()
+    try:
+        unsafe = why_unsafe(folder)
+    except OSError as error:
+        return failed(f"{folder} cannot be looked at: {error.strerror}", "give another --state-dir")
+    if unsafe:
+        return failed(f"{folder} is not safe from other users: {unsafe}", "")
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return failed(f"{there} cannot be written to", "give another --state-dir, or its rights to this user")
