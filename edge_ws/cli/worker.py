@@ -8,16 +8,24 @@ import os
 import sys
 
 from edge_ws import streams
+from edge_ws.cli import hidden_token
 from edge_ws.cli.first_process import stand_aside
 from edge_ws.worker.config import WorkerConfig, resolve, this_machine, token_warning
+from edge_ws.worker.settings import TOKEN_VARIABLE
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the daemon until it leaves, or with `--show-config` print the configuration."""
-    resolved = resolve(vars(arguments), os.environ, this_machine())
+    token = hidden_token.take(os.environ)
+    told = dict(os.environ) if token is None else {**os.environ, TOKEN_VARIABLE: token}
+    resolved = resolve(vars(arguments), told, this_machine())
     if arguments.show_config:
         print(resolved.shown())
         return 0
+    if hidden_token.is_in(os.environ):
+        hidden_token.execute_again(os.environ)
+    if token is not None:
+        hidden_token.close_memory()
     warning = token_warning(resolved.config)
     if warning:
         print(f"edge-ws: warning: {warning}", file=sys.stderr)
