@@ -13,7 +13,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy.engine import Engine
@@ -29,9 +29,11 @@ from edge_ws.provider.airflow_setup import (
     tables_engine,
 )
 from edge_ws.provider.airflow_tables import Named
+from edge_ws.provider.audit import AirflowAudit
 from edge_ws.provider.tasks import AirflowTasks
 from edge_ws.server.admin import LARGEST, perform
 from edge_ws.server.diagnosis import Unmet
+from edge_ws.server.ports import AuditEntry
 from edge_ws.store import schema
 from edge_ws.store.database import shown_url
 from edge_ws.store.records import TokenRecord, TokenUse
@@ -213,6 +215,19 @@ def _store() -> Iterator[Store]:
         yield Store(engine, edge3_beat_s=edge3_heartbeat_s())
 
 
+@contextmanager
+def _changing(event: str, **asked: object) -> Iterator[Store]:
+    """Yield the store for a change, which is in the audit log before it is made; `asked` holds no secret."""
+    with _engine() as engine:
+        audit = AirflowAudit(engine, by_command_line=True)
+        audit.record([AuditEntry(event=event, user=None, extra=asked)])
+        try:
+            yield Store(engine, edge3_beat_s=edge3_heartbeat_s())
+        except UsageError as error:
+            audit.record([AuditEntry(event=event, user=None, extra={**asked, "refused": str(error)})])
+            raise
+
+
 def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
@@ -264,7 +279,7 @@ def token_create(arguments: Namespace) -> int:
     )
     if arguments.max_workers is not None and not 1 <= arguments.max_workers <= LARGEST:
         raise UsageError(f"--max-workers: {arguments.max_workers} is not between 1 and {LARGEST}")
-    with _store() as store:
+    with _changing("token-create", **asdict(request), max_workers=arguments.max_workers) as store:
         secret = store.create_token(
             request.name,
             worker_pattern=request.worker_pattern,
@@ -302,7 +317,7 @@ def token_rotate(arguments: Namespace) -> int:
     """Give a token another secret, which alone goes to stdout."""
     overlap_s = parse_expires(arguments.overlap, "--overlap")
     _must_be_text(arguments.token)
-    with _store() as store:
+    with _changing("token-rotate", token=arguments.token, overlap=arguments.overlap) as store:
         secret = store.rotate_token(arguments.token, overlap_s)
     _say(
         f"the old secret is taken until {_utc(time.time() + overlap_s)}; who still uses it: edge-ws token "
@@ -317,7 +332,8 @@ def token_narrow(arguments: Namespace) -> int:
     if arguments.queues is None and arguments.team_name is None and arguments.expires is None:
         raise UsageError("say what is left of it: --queues, --team-name or --expires")
     _must_be_text(arguments.token)
-    with _store() as store:
+    asked = {"queues": arguments.queues, "team": arguments.team_name, "expires": arguments.expires}
+    with _changing("token-narrow", token=arguments.token, **asked) as store:
         left = store.narrow_token(
             arguments.token,
             queues=_queue_names(arguments.queues),
@@ -342,11 +358,10 @@ def _must_be_text(token: str) -> None:
 def token_revoke(arguments: Namespace) -> int:
     """Revoke the token of that id, or all of that name."""
     _must_be_text(arguments.token)
-    with _store() as store:
+    with _changing("token-revoke", token=arguments.token) as store:
         count = store.revoke_token(arguments.token)
-        known = [token for token in store.tokens() if arguments.token in {token.id, token.name}]
-    if not known:
-        raise UsageError(f"there is no token {arguments.token}; see: edge-ws token list")
+        if not any(arguments.token in {token.id, token.name} for token in store.tokens()):
+            raise UsageError(f"there is no token {arguments.token}; see: edge-ws token list")
     tell(f"revoked {count} token{'' if count == 1 else 's'}" if count else "revoked already")
     return 0
 
@@ -360,10 +375,11 @@ class OnDatabase:
     def __init__(self, engine: Engine) -> None:
         self._store = Store(engine, edge3_beat_s=edge3_heartbeat_s())
         self._tasks = AirflowTasks(engine, log_folder, _unmet)
+        self._audit = AirflowAudit(engine, by_command_line=True)
 
     def __call__(self, operation: str, given: dict[str, object], *, changes: bool) -> object:  # noqa: ARG002
         """Return the operation's result."""
-        return perform(self._store, operation, given, tasks=self._tasks)
+        return perform(self._store, operation, given, tasks=self._tasks, audit=self._audit)
 
     def has_gateway(self) -> bool:
         """Tell whether a gateway is alive."""

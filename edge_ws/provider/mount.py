@@ -28,6 +28,7 @@ from edge_ws.errors import EdgeWsError, SchemaError, UnreachableError, UsageErro
 from edge_ws.protocol.frames import Refusal
 from edge_ws.protocol.http import PREFIX
 from edge_ws.provider import compat
+from edge_ws.provider.audit import AirflowAudit
 from edge_ws.provider.config import edge3_beat_s, gateway_settings, listen_url, serves_gateway
 from edge_ws.provider.dependencies import unmet
 from edge_ws.provider.ports import (
@@ -100,7 +101,16 @@ def make_gateway() -> Gateway:
     store = Store(engine, listen_url=listen_url(compat.conf), edge3_beat_s=edge3_beat_s(compat.conf))
     logs = AirflowFinishedLogs()
     tasks = AirflowTasks(engine, compat.log_folder, unmet)
-    return Gateway(store, settings, states, AirflowTaskTokens(), logs, users=AirflowUsers(), tasks=tasks)
+    return Gateway(
+        store,
+        settings,
+        states,
+        AirflowTaskTokens(),
+        logs,
+        users=AirflowUsers(),
+        tasks=tasks,
+        audit=AirflowAudit(engine),
+    )
 
 
 class Door:

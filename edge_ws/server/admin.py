@@ -6,7 +6,7 @@ An operation takes checked parameters and returns what JSON can hold. Knows no H
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
@@ -15,7 +15,7 @@ from typing import Any
 from edge_ws.errors import UsageError
 from edge_ws.protocol.ids import MAX_CONCURRENCY, is_queue_name
 from edge_ws.server import views
-from edge_ws.server.ports import Tasks
+from edge_ws.server.ports import Audit, AuditEntry, Tasks
 from edge_ws.store.records import Wished
 from edge_ws.store.store import Store
 from edge_ws.store.worker_states import AWAY, WorkerState, state_of
@@ -90,6 +90,23 @@ class Call:
     """Who asks by HTTP; None: the command line, on the database."""
     tasks: Tasks | None = None
     """Asks Airflow about a task; None: nobody is asked."""
+    name: str = ""
+    """The operation's."""
+    audit: Audit | None = None
+    """Where changes are written down."""
+
+    def note(self, workers: Sequence[str], refused: str | None = None) -> None:
+        """Write down what is asked of these workers; before it is done, or why it was refused."""
+        if self.audit is None:
+            return
+        asked = {one: value for one, value in self.given.items() if one not in {"worker", "yes"}}
+        more = {} if refused is None else {"refused": refused}
+        self.audit.record(
+            [
+                AuditEntry(event=self.name, user=self.user, extra={"worker_name": worker, **asked, **more})
+                for worker in workers
+            ]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +128,15 @@ def perform(
     *,
     user: str | None = None,
     tasks: Tasks | None = None,
+    audit: Audit | None = None,
 ) -> object:
     """Check the parameters and do what they ask; the result is plain data for JSON (blocking).
 
+    Every change is in the audit log before it is made.
+
     Raises:
         UsageError: there is no such operation, a parameter is wrong, or the store refuses.
+        UnreachableError: the database, or the audit log, is away.
     """
     operation = OPERATIONS.get(name)
     if operation is None:
@@ -135,7 +156,7 @@ def perform(
     checked = {
         one: operation.parameters[one].read(one, value) for one, value in given.items() if value is not None
     }
-    return operation.run(Call(store=store, given=checked, user=user, tasks=tasks))
+    return operation.run(Call(store=store, given=checked, user=user, tasks=tasks, name=name, audit=audit))
 
 
 # Views
@@ -179,10 +200,12 @@ def _change(wish: Callable[[Call, str], Wished]) -> Callable[[Call], object]:
     def run(call: Call) -> object:
         asked = call.given["worker"]
         if isinstance(asked, str) and _GLOB.isdisjoint(asked):
-            return _told(wish(call, asked))
+            call.note([asked])
+            return _told(_wished(wish, call, asked))
         if isinstance(asked, str):
             _must_be_sure(call, f"{asked} may mean many workers")
             asked = [worker.name for worker in call.store.workers(asked)]
+        call.note(asked)
         return [_one_of_many(wish, call, name) for name in asked]
 
     return run
@@ -192,6 +215,7 @@ def _shutdown_all(call: Call) -> list[Row]:
     _must_be_sure(call, "it is for all workers")
     # One that was cut off may be running, and is told when it is heard again.
     may_be = [one.name for one in call.store.workers() if state_of(one.state) is not WorkerState.OFFLINE]
+    call.note(may_be)
     rows = [_one_of_many(_shutdown, call, name) for name in may_be]
     return [row for row in rows if row["error"] or row["revision"] or state_of(str(row["state"])) not in AWAY]
 
@@ -201,10 +225,18 @@ def _must_be_sure(call: Call, why: str) -> None:
         raise UsageError(f"{why}; confirm it: yes must be true")
 
 
+def _wished(wish: Callable[[Call, str], Wished], call: Call, name: str) -> Wished:
+    try:
+        return wish(call, name)
+    except UsageError as error:
+        call.note([name], refused=str(error))
+        raise
+
+
 def _one_of_many(wish: Callable[[Call, str], Wished], call: Call, name: str) -> Row:
     """Do it for one worker; if it fails, the others are still changed."""
     try:
-        return _told(wish(call, name))
+        return _told(_wished(wish, call, name))
     except UsageError as error:
         nothing = dict.fromkeys(("kind", "state", "revision", "told"))
         return {"worker_name": name, **nothing, "error": str(error)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Mapping
 
 from starlette.datastructures import Headers, QueryParams
@@ -19,7 +20,8 @@ from starlette.responses import JSONResponse, Response
 from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError, UsageError
 from edge_ws.server import answers
 from edge_ws.server.admin import OPERATIONS, Kind, Operation, perform
-from edge_ws.server.ports import Tasks, User, Users
+from edge_ws.server.ports import Audit, AuditEntry, Tasks, User, Users
+from edge_ws.server.refused import Attempts
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.store import Store
 
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 MAX_BODY = 1024 * 1024
 """The names of thousands of workers fit."""
 BODY_WITHIN_S = 10.0
+_FORBIDDEN = frozenset({403, 415})
+"""Refusals of a known user that the audit log has: rights, and what another site's page might have sent."""
 
 
 class _RefusalError(Exception):
@@ -49,8 +53,12 @@ class _RefusalError(Exception):
 class Admin:
     """Answers what lies below `v1/admin/`."""
 
-    def __init__(self, store: Store, users: Users, tasks: Tasks | None = None) -> None:
+    def __init__(
+        self, store: Store, users: Users, tasks: Tasks | None = None, audit: Audit | None = None
+    ) -> None:
         self._store = store
+        self._audit = audit
+        self._attempts = Attempts()
         self._users = users
         self._tasks = tasks
         # Users are the centre's business, which may be slow; workers never wait for either.
@@ -62,10 +70,13 @@ class Admin:
         try:
             return await self._answer(request)
         except _RefusalError as refusal:
+            if refusal.status in _FORBIDDEN:
+                await self._note_refused(request, refusal.code)
             return refusal.response()
         except UsageError as error:
             return _RefusalError(400, "usage", str(error)).response()
         except RefusedError as error:
+            await self._note_refused(request, "token")
             return _RefusalError(401, "token", str(error), www_authenticate="Bearer").response()
         except UnreachableError as error:
             # Strangers read the answer: where the database is, is for the log only.
@@ -77,6 +88,7 @@ class Admin:
 
     async def _answer(self, request: Request) -> Response:
         user = await self._door.run(self._users.user, _token(request.headers))
+        request.state.user = user.name
         name = request.path_params["name"]
         operation = OPERATIONS.get(name)
         if operation is None:
@@ -90,8 +102,29 @@ class Admin:
         if operation.changes:
             # As JSON: nothing that was sent can look like a line of the log.
             log.info("%s wishes: %s %s", json.dumps(user.name), name, json.dumps(given))
-        result = await self._threads.run(perform, self._store, name, given, user=user.name, tasks=self._tasks)
+        result = await self._threads.run(
+            perform, self._store, name, given, user=user.name, tasks=self._tasks, audit=self._audit
+        )
         return JSONResponse(result, headers={"cache-control": "no-store"})
+
+    async def _note_refused(self, request: Request, code: str) -> None:
+        """Write an attempt down that nobody had the right to, if that is not too often."""
+        name = request.path_params["name"]
+        if self._audit is None or name not in OPERATIONS:
+            return
+        user: str | None = getattr(request.state, "user", None)
+        address = request.client.host if request.client is not None else "nowhere"
+        left_out = self._attempts.admit(user or address, time.monotonic())
+        if left_out is None:
+            return
+        more = {"left_out_before": left_out} if left_out else {}
+        entry = AuditEntry(
+            event=name, user=user or "(unknown)", extra={"refused": code, "address": address, **more}
+        )
+        try:
+            await self._threads.run(self._audit.record, [entry])
+        except EdgeWsError as error:
+            log.warning("A refused request of %s is not in the audit log: %s", json.dumps(entry.user), error)
 
 
 def _token(headers: Headers) -> str:

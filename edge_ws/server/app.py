@@ -29,7 +29,7 @@ from edge_ws.server.config import GatewaySettings
 from edge_ws.server.dispatcher import Dispatcher
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.longpoll import PollLink, Polls
-from edge_ws.server.ports import FinishedLogs, Tasks, TaskStates, TaskTokens, Users
+from edge_ws.server.ports import Audit, FinishedLogs, Tasks, TaskStates, TaskTokens, Users
 from edge_ws.server.reaper import Reaper
 from edge_ws.server.reports import Reports
 from edge_ws.server.running_logs import RunningLogs
@@ -111,6 +111,7 @@ class Gateway:
         *,
         users: Users | None = None,
         tasks: Tasks | None = None,
+        audit: Audit | None = None,
     ) -> None:
         """Make it; without `users` there is no `v1/admin/`. It asks the centre by `tasks`."""
         self.id = GatewayId(new_id())
@@ -144,7 +145,7 @@ class Gateway:
         )
         self._websockets = WebSockets(self._workers)
         self._polls = Polls(self._workers, self._hub, settings)
-        admin = [] if users is None else [Admin(store, users, tasks)]
+        admin = [] if users is None else [Admin(store, users, tasks, audit)]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch = store.watch(self._changed)
         self._serving = False

@@ -6,7 +6,7 @@ and are called from threads, several at a time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -172,5 +172,29 @@ class Users(Protocol):
         Raises:
             RefusedError: the token is none of the centre's, or is not valid any more.
             UnreachableError: who it is cannot be found out now.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """What an operator asked for, of one worker or token at the most."""
+
+    event: str
+    """The operation's or the verb's name."""
+    user: str | None
+    """Who asked by HTTP; None: whoever runs this process."""
+    extra: Mapping[str, object]
+    """What was asked, as JSON can hold it, never a secret; with `refused` if it was not done."""
+
+
+class Audit(Protocol):
+    """The centre's audit log."""
+
+    def record(self, entries: Sequence[AuditEntry]) -> None:
+        """Write them down for good.
+
+        Raises:
+            UnreachableError: that is not possible now; what was asked is not to be done then.
         """
         ...
