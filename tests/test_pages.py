@@ -132,6 +132,17 @@ def test_the_modules_that_pages_name_exist() -> None:
     assert missing == []
 
 
+def test_the_tests_that_security_names_exist_and_are_asked_for() -> None:
+    text = TEXTS["SECURITY.md"]
+    table, below = text.split("\n1. ", maxsplit=1)
+    named = re.findall(r"`(tests/[a-z_/]+\.py)::(test_[a-z_]+)`", below)
+    assert len(named) >= 20
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), name
+    numbers = {int(one) for one in re.findall(r"\(([0-9]+)\)", table)}
+    assert numbers == {int(one) for one in re.findall(r"^([0-9]+)\. `tests/", f"1. {below}", re.MULTILINE)}
+
+
 @pytest.mark.parametrize("page", TEXTS)
 def test_links_and_targets_exist(page: str) -> None:
     folder = PAGES[page].parent

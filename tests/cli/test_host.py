@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -103,6 +104,17 @@ def test_status_tells_of_a_way_that_lets_only_small_messages_pass(
             process.wait(60)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("connection ")]
     assert line.endswith("; messages of at most 64 KiB pass on this way")
+
+
+@pytest.mark.usefixtures("_worker")
+def test_a_worker_listens_to_nobody_elsewhere(environment: dict[str, str], tmp_path: Path) -> None:
+    wait_until(lambda: list((tmp_path / "state").glob("hosts/*.sock")), 60)
+    done = run_edge_ws("status", "-o", "json", environment=environment)
+    daemon = psutil.Process(json.loads(done.stdout)["pid"])
+    family = [daemon, *daemon.children(recursive=True)]
+    assert len(family) >= 2  # the job host, too
+    listening = [one for each in family for one in each.net_connections("inet") if one.status == "LISTEN"]
+    assert listening == []
 
 
 @pytest.mark.usefixtures("_worker")
