@@ -20,7 +20,7 @@ from edge_ws.store.database import Database
 from edge_ws.store.live import held
 from edge_ws.store.records import Wished
 from edge_ws.store.tables import claim, edge_job, edge_worker, token, worker
-from edge_ws.store.wishes import join_queues, may_come_back, read_wish, split_queues
+from edge_ws.store.wishes import join_queues, may_come_back, next_number, read_wish, split_queues
 from edge_ws.store.worker_states import AWAY, MAINTENANCE, Event, WorkerState, after, state_of
 from edge_ws.store.worker_verbs import COMMENT_LENGTH, MARK
 
@@ -41,6 +41,8 @@ class _Target:
     """It is ours and away without a goodbye: it may be running."""
     comment: str
     """Why it is in maintenance."""
+    revision: int
+    """Of the last wish; 0 for edge3's."""
     told: str = ""
 
     @property
@@ -73,7 +75,8 @@ class OperatorVerbs:
     def _changing(self, name: str) -> Iterator[tuple[Connection, _Target]]:
         """Lock the worker's rows, as everywhere ours before edge3's."""
         with self._database.write() as connection:
-            ours = sa.select(worker.c.life, worker.c.wish_shutdown).where(worker.c.worker_name == name)
+            columns = worker.c.life, worker.c.wish_shutdown, worker.c.wish_revision
+            ours = sa.select(*columns).where(worker.c.worker_name == name)
             known = connection.execute(ours.with_for_update()).one_or_none()
             query = sa.select(edge_worker).where(edge_worker.c.worker_name == name)
             row = connection.execute(query.with_for_update()).one_or_none()
@@ -94,6 +97,7 @@ class OperatorVerbs:
                     or (is_ours and may_come_back(known, state)),
                     is_silent=is_ours and state in AWAY and known is not None and known.life is not None,
                     comment=row.maintenance_comment or "",
+                    revision=known.wish_revision if known is not None else 0,
                 ),
             )
 
@@ -233,7 +237,7 @@ class OperatorVerbs:
             if state is not None:
                 target.values["state"] = state.value
             elif target.is_silent and not target.is_leaving:
-                one_more = {"wish_shutdown": True, "wish_revision": worker.c.wish_revision + 1}
+                one_more = {"wish_shutdown": True, **next_number(target.revision)}
                 connection.execute(worker.update().where(worker.c.worker_name == name).values(one_more))
             elif not target.is_leaving:
                 target.told = f"nothing to shut down: it is {target.state.value}"

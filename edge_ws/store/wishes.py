@@ -38,6 +38,20 @@ _query = sa.select(
 ).join(edge_worker, edge_worker.c.worker_name == worker.c.worker_name)
 
 
+LARGEST_REVISION = 2**31 - 1
+"""That the column and the wire hold."""
+
+
+def next_number(revision: int) -> dict[str, int]:
+    """Return what gives a wish the number after that one, for the worker's row.
+
+    After the greatest one the numbers begin anew; what was applied under the old ones counts no more.
+    """
+    if revision < LARGEST_REVISION:
+        return {"wish_revision": revision + 1}
+    return {"wish_revision": 1, "applied_revision": 0}
+
+
 def join_queues(queues: Iterable[str] | None) -> str | None:
     """Return queues in the form of edge3's column: the repr of a list, NULL for none named."""
     return str(list(queues)) if queues else None
@@ -105,9 +119,10 @@ def read_wish(connection: Connection, name: WorkerName) -> WishRecord | None:
         return None
     wanted, revision = _wanted(row), row.wish_revision
     if _changed(row):
-        revision += 1
+        number = next_number(revision)
+        revision = number["wish_revision"]
         copy = {f"wish_{part}": value for part, value in wanted.items()}
-        connection.execute(worker.update().where(here).values(wish_revision=revision, **copy))
+        connection.execute(worker.update().where(here).values(**number, **copy))
     queues = wanted["queues"]
     return WishRecord(
         revision=revision,

@@ -33,7 +33,7 @@ from edge_ws.store.database import Database
 from edge_ws.store.live import FAILED, QUEUED, held, is_job, key_of, locking, set_claim, set_job
 from edge_ws.store.records import RETURNS, OpenClaim, Principal, Registered, Registration, Room
 from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, silent_after_s, utc_now, worker
-from edge_ws.store.wishes import join_queues, may_come_back, read_wish
+from edge_ws.store.wishes import join_queues, may_come_back, next_number, read_wish
 from edge_ws.store.worker_states import AWAY, Event, WorkerState, after, said, state_of
 
 LOST_S = 600.0
@@ -158,13 +158,17 @@ def _same_since(before: Mapping[str, Any], now: Mapping[str, Any], *, is_same_wa
     return {name: before[name] for name, is_kept in kept.items() if is_kept and name in before}
 
 
+def _count(told: object) -> int:
+    return told if isinstance(told, int) else 0
+
+
 def room_of(sysinfo: Mapping[str, Any]) -> Room:
     """Return what the sysinfo says of it."""
     return Room(
         ready=not sysinfo.get(NOT_READY),
-        stale_slots=int(sysinfo.get(STALE_SLOTS) or 0),
-        why=sysinfo.get(HINDRANCE, ""),
-        code=sysinfo.get(HINDRANCE_CODE, ""),
+        stale_slots=_count(sysinfo.get(STALE_SLOTS)),
+        why=str(sysinfo.get(HINDRANCE, "")),
+        code=str(sysinfo.get(HINDRANCE_CODE, "")),
     )
 
 
@@ -179,9 +183,7 @@ def _note_state(
     jobs, slots = connection.execute(taken.where(claim.c.worker == name)).one()
     query = sa.select(edge_worker.c.sysinfo).where(edge_worker.c.worker_name == name)
     sysinfo = connection.scalar(query) or {}
-    told = {**sysinfo, **(said or {})}
-    if room is not None:
-        told = _with_room(told, room)
+    told = _with_room({**sysinfo, **(said or {})}, room or room_of(sysinfo))
     if told.get("concurrency") != applied.concurrency:
         # What edge3's CLI and page show.
         free = max(0, applied.concurrency - int(slots or 0))
@@ -263,10 +265,11 @@ class WorkerVerbs:
             }
             if before is not None and said.life != before.life:
                 values["former_lives"] = twins.former_lives(before)
-            if said.inventory.revision > (before.wish_revision if before is not None else 0):
-                # It knows wishes that this database does not, such as a restored one: the numbers go on from
-                # there, and it is told what is wished now.
-                values["wish_revision"] = said.inventory.revision + 1
+            issued = before.wish_revision if before is not None else 0
+            if said.inventory.revision > issued:
+                # It knows wishes that this database does not, such as a restored one, or says so: its number
+                # counts for nothing, and what is wished now is told under a new one of ours.
+                values |= {"applied_revision": 0, **next_number(issued)}
             if before is None:
                 check_room(connection, principal)
                 connection.execute(worker.insert().values(worker_name=name, **values))
@@ -452,7 +455,7 @@ class WorkerVerbs:
         room: Room | None = None,
         sysinfo: Mapping[str, Any] | None = None,
     ) -> None:
-        """Note what the worker has in force; a late word about an older wish changes nothing.
+        """Note what the worker has in force; a word about an older wish, or one never made, changes nothing.
 
         Args:
             principal: the worker's.
@@ -464,7 +467,11 @@ class WorkerVerbs:
         with self._database.write() as connection:
             noted = connection.execute(
                 worker.update()
-                .where(has_name(principal), worker.c.applied_revision <= applied.revision)
+                .where(
+                    has_name(principal),
+                    worker.c.applied_revision <= applied.revision,
+                    worker.c.wish_revision >= applied.revision,
+                )
                 .values(
                     applied_revision=applied.revision,
                     applied_concurrency=applied.concurrency,

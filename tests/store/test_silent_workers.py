@@ -16,6 +16,7 @@ from edge_ws.store.gateway_verbs import FORGOTTEN_S
 from edge_ws.store.records import WishRecord
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, gateway, utc_now, worker
+from edge_ws.store.wishes import LARGEST_REVISION
 from tests.support.rows import LIFE, NEXT_LIFE, FakeWorker, wish_of
 from tests.support.waiting import wait_until
 
@@ -247,23 +248,55 @@ def test_an_edge3_worker_that_is_dead_is_shown_so_though_no_edge3_executor_runs(
 # Numbers
 
 
-def test_a_database_that_knows_less_than_the_worker_counts_on_from_there(
+def test_a_database_that_knows_less_than_the_worker_tells_it_anew(
     engine: sa.Engine, store: Store, one: FakeWorker
 ) -> None:
     """Restored from a backup, or the worker was removed while only its link was down."""
     store.wish_concurrency("w1", 3)
-    assert _comes_back(one, maintenance=False, revision=7).revision == 8
-    assert store.applied("w1") == 7
+    assert _comes_back(one, maintenance=False, revision=7).revision == 2
+    assert store.applied("w1") == 0
     wish = _apply(one)
-    assert (wish.revision, wish.concurrency) == (8, 3)
+    assert (wish.revision, wish.concurrency) == (2, 3)
     _silent(engine, store)
     store.remove_worker("w1")
-    assert _comes_back(one, maintenance=False, revision=8).revision == 9
+    assert _comes_back(one, maintenance=False, revision=2).revision == 1
     asked = store.wish_concurrency("w1", 2)
-    assert asked.revision == 10
-    assert store.applied("w1") == 8
+    assert asked.revision == 2
+    assert store.applied("w1") == 0
     _apply(one)
-    assert store.applied("w1") == 10
+    assert store.applied("w1") == 2
+
+
+def test_a_worker_does_not_say_how_far_the_numbers_are(
+    engine: sa.Engine, store: Store, one: FakeWorker
+) -> None:
+    assert _comes_back(one, maintenance=False, revision=LARGEST_REVISION).revision == 1
+    store.note_applied(one.principal, Applied(revision=LARGEST_REVISION, concurrency=4, queues=("q",)))
+    assert store.applied("w1") == 0
+    assert store.wish_concurrency("w1", 2).revision == 2
+    _apply(one)
+    assert store.applied("w1") == 2
+
+
+@pytest.mark.parametrize("last", [LARGEST_REVISION - 1, LARGEST_REVISION])
+def test_numbers_begin_anew_after_the_greatest(
+    engine: sa.Engine, store: Store, one: FakeWorker, last: int
+) -> None:
+    """A row that an older release let a worker number."""
+    numbers = {"wish_revision": last, "applied_revision": last}
+    with engine.begin() as connection:
+        connection.execute(worker.update().values(numbers))
+    store.wish_concurrency("w1", 3)
+    asked = store.wish_concurrency("w1", 2)
+    assert asked.revision == (1 if last == LARGEST_REVISION - 1 else 2)
+    assert store.applied("w1") == 0
+    wish = _apply(one)
+    assert (wish.revision, wish.concurrency) == (asked.revision, 2)
+    assert store.applied("w1") == asked.revision
+    with engine.begin() as connection:
+        connection.execute(worker.update().values(numbers))
+    _silent(engine, store)
+    assert store.request_shutdown("w1").revision in {1, LARGEST_REVISION}
 
 
 def test_whoever_numbers_a_wish_sends_that_very_one(postgres_engine: sa.Engine) -> None:
