@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 
-from edge_ws.cli.output import printable
+from edge_ws.texts import printable
 from edge_ws.worker.config import resolve, this_machine
 from edge_ws.worker.doctor.checks import examine
 from edge_ws.worker.doctor.context import Context, Found, Status

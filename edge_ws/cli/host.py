@@ -16,9 +16,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from edge_ws.cli.output import printable, tell
+from edge_ws.cli.output import tell
 from edge_ws.errors import EdgeWsError, TimedOutError, UnreachableError, UsageError
 from edge_ws.faults import REPORT
+from edge_ws.texts import printable
 from edge_ws.worker.config import Place, find_state_dir, this_machine
 from edge_ws.worker.control import Condition, ask
 from edge_ws.worker.job_names import read, title

@@ -11,10 +11,11 @@ from importlib.machinery import PathFinder
 from typing import cast
 
 from edge_ws import airflow_versions
-from edge_ws.cli.output import discard, printable, tell
+from edge_ws.cli.output import discard, tell
 from edge_ws.cli.verb import Group, Side, Verb, leaves
 from edge_ws.cli.verbs import VERBS
 from edge_ws.errors import EdgeWsError, MissingExtraError
+from edge_ws.texts import printable
 
 PROGRAM = "edge-ws"
 

@@ -16,9 +16,10 @@ from typing import Any
 
 from edge_ws.cli import output
 from edge_ws.cli.backend import Centre, reach, split
-from edge_ws.cli.output import Row, cells, printable, render, render_one, show, tell, terminal_width
+from edge_ws.cli.output import Row, cells, render, render_one, show, tell, terminal_width
 from edge_ws.errors import EdgeWsError, TimedOutError, UsageError
 from edge_ws.store.worker_states import AWAY, WorkerState, state_of
+from edge_ws.texts import printable
 
 _GAP = len(" | ")
 _WORKERS = (

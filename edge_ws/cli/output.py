@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from edge_ws.errors import EdgeWsError, UsageError
+from edge_ws.texts import printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,14 +207,6 @@ def tell(text: str, end: str = "\n") -> None:
 def discard() -> None:
     """Have stdout take whatever comes: Python writes what is left at its exit, and would fail once more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def printable(text: str) -> str:
-    """Return the text with a blank for what would move the cursor, or break the line.
-
-    It may come from a worker, and is to do nothing to an operator's terminal.
-    """
-    return "".join(one if one.isprintable() else " " for one in text)
 
 
 def render(rows: Sequence[Row], form: str, absent: Mapping[str, str]) -> str:

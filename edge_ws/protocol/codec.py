@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import itertools
 import re
 import types
 import typing
@@ -20,6 +21,7 @@ import orjson
 from edge_ws.errors import LocalProtocolError, RemoteProtocolError
 from edge_ws.protocol import frames
 from edge_ws.protocol.frames import (
+    FACTS,
     ID_LENGTH,
     LOG_CHUNK,
     MAX_DEPTH,
@@ -28,10 +30,12 @@ from edge_ws.protocol.frames import (
     NAME_LENGTH,
     Frame,
     ServerFrame,
+    Shown,
     Within,
     WorkerFrame,
 )
 from edge_ws.protocol.ids import WorkerName
+from edge_ws.texts import words
 
 _Read = Callable[[object, str], object]
 _T = typing.TypeVar("_T")
@@ -139,7 +143,8 @@ def _message(encoded: list[bytes]) -> bytes:
 
 
 def _fail(path: str, want: str) -> typing.NoReturn:
-    raise RemoteProtocolError(f"{path} must be {want}")
+    # The path may hold what the peer has sent: the name of a fact.
+    raise RemoteProtocolError(words(f"{path} must be {want}"))
 
 
 def _read_scalar(kind: type) -> _Read:
@@ -180,6 +185,21 @@ def _read_within(inner: _Read, limits: Within) -> _Read:
         return known
 
     return read
+
+
+def _read_shown(inner: _Read, shown: Shown) -> _Read:
+    def read(value: object, path: str) -> object:
+        known = inner(value, path)
+        if isinstance(known, dict):
+            some = itertools.islice(known.items(), FACTS)
+            return {_words(key, shown.most): _words(entry, shown.most) for key, entry in some}
+        return _words(known, shown.most)
+
+    return read
+
+
+def _words(value: object, most: int) -> object:
+    return words(value, most) if isinstance(value, str) else value
 
 
 def _read_float(value: object, path: str) -> object:
@@ -241,7 +261,8 @@ def _reader(hint: object) -> _Read:
         return _read_id(NAME_LENGTH if hint is WorkerName else ID_LENGTH)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return _read_within(_reader(args[0]), args[1])
+        read = _read_shown if isinstance(args[1], Shown) else _read_within
+        return read(_reader(args[0]), args[1])
     if origin in (typing.Union, types.UnionType):
         (inner,) = (arg for arg in args if arg is not type(None))
         return _read_optional(_reader(inner))

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from edge_ws.protocol.ids import ClaimId, GatewayId, HostId, LifeId, SiteId, WorkerName
 from edge_ws.protocol.states import Phase
+from edge_ws.texts import WORDS
 
 MAX_FRAME = 1024 * 1024
 """Bytes of one message, and so of one encoded frame."""
@@ -23,6 +24,10 @@ LOG_CHUNK = 64 * 1024
 """Bytes of log in one `log` frame."""
 ID_LENGTH = 36
 """Characters of an id, at most."""
+COMMENT = 1024
+"""Characters of a comment that are read; edge3's column has no more."""
+FACTS = 200
+"""Facts about a machine that are read."""
 NAME_LENGTH = 64
 """Characters of a worker's name, at most."""
 
@@ -35,6 +40,14 @@ class Within:
     most: float
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A field whose texts people read, in logs too: the unprintable is read as blanks, the rest is cut."""
+
+    most: int
+    """Characters of one text."""
+
+
 Count = Annotated[int, Within(0, 2**31 - 1)]
 """A number of things; fits a 32-bit column."""
 Code = Annotated[int, Within(-(2**31), 2**31 - 1)]
@@ -43,6 +56,13 @@ Size = Annotated[int, Within(0, 2**53 - 1)]
 """A number of bytes, or a place in a log; exact in every JSON reader."""
 Sentence = Annotated[str, Within(0, 64 * 1024)]
 """Words for people, or a part of a request: of such a length that some of them fit in one frame."""
+Words = Annotated[str, Shown(WORDS)]
+"""What a worker says to people."""
+Comment = Annotated[str, Shown(COMMENT)]
+"""Why there is maintenance."""
+Versions = Annotated[dict[str, str], Shown(WORDS)]
+Facts = Annotated[dict[str, str | int | float], Shown(WORDS)]
+"""What a worker says of its machine."""
 Seconds = Annotated[float, Within(0, 1e9)]
 """A duration."""
 Interval = Annotated[float, Within(0.01, 86_400)]
@@ -86,7 +106,7 @@ class Asked:
     number: Count
     """Counts this site's requests: of two the higher one is the later."""
     maintenance: bool
-    comment: str = ""
+    comment: Comment = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +153,8 @@ class Hello:
     life: LifeId | None = None
     """Names this life of the daemon; a wish to shut down is for the life that it was made of."""
     capabilities: tuple[str, ...] = ()
-    versions: dict[str, str] = field(default_factory=dict)
-    sysinfo: dict[str, str | int | float] = field(default_factory=dict)
+    versions: Versions = field(default_factory=dict)
+    sysinfo: Facts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +162,7 @@ class Status:
     """The worker as it stands now; also its heartbeat."""
 
     inventory: Inventory
-    sysinfo: dict[str, str | int | float] = field(default_factory=dict)
+    sysinfo: Facts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +178,7 @@ class Refuse:
     """The worker does not take the offer; nothing of it runs, nor will."""
 
     claim: ClaimId
-    reason: str
+    reason: Words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +199,7 @@ class Finished:
     exit_code: Code
     """0 only if Airflow knows the outcome; anything else: the process or its report failed."""
     log_end: Size
-    detail: str = ""
+    detail: Words = ""
     log_uploaded: bool = False
     """The supervisor has sent the log to the remote log store itself."""
 
@@ -189,8 +209,8 @@ class NotStarted:
     """After `accept`: the task never ran and never will under this claim."""
 
     claim: ClaimId
-    reason: str
-    fault: str = ""
+    reason: Words
+    fault: Words = ""
     """Whose fault it is, if the worker knows: HOST or UNSURE (see `ids`)."""
 
 
@@ -236,7 +256,7 @@ class Applied:
 class Bye:
     """The worker has drained and leaves."""
 
-    reason: str
+    reason: Words
     maintenance: bool = False
     """It is to be in maintenance when it comes back."""
 

@@ -27,6 +27,7 @@ class CloseCode(Enum):
 
     LEAVING = 1000
     GOING_AWAY = 1001
+    RESTARTING = 1012
     REPLACED = 4001
     SILENT = 4008
     TOO_SLOW = 4009

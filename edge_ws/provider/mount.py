@@ -25,6 +25,7 @@ from starlette.websockets import WebSocket
 
 from edge_ws import __version__
 from edge_ws.errors import EdgeWsError, SchemaError, UnreachableError, UsageError
+from edge_ws.guard import expected, leaf
 from edge_ws.protocol.frames import Refusal
 from edge_ws.protocol.http import PREFIX
 from edge_ws.provider import compat
@@ -152,10 +153,17 @@ class Door:
                     await anyio.sleep_forever()
             except EdgeWsError as error:
                 self._close(error)
-            except Exception:
+            except Exception as error:
                 # The loops behind the gateway, as a group: their connections are closed, workers come back.
                 self._why = "it failed"
-                log.exception("edge-ws: the gateway failed and is started again in %g s", self._retry_s)
+                again = "edge-ws: the gateway failed and is started again in %g s: %s"
+                log.log(
+                    logging.ERROR,
+                    again,
+                    self._retry_s,
+                    leaf(error),
+                    exc_info=None if expected(error) else error,
+                )
             finally:
                 self._gateway = None
             looked()

@@ -5,6 +5,7 @@ An operation takes checked parameters and returns what JSON can hold. Knows no H
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -12,13 +13,15 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from edge_ws.errors import UsageError
+from edge_ws.errors import UnreachableError, UsageError
 from edge_ws.protocol.ids import MAX_CONCURRENCY, is_queue_name
 from edge_ws.server import views
 from edge_ws.server.ports import Audit, AuditEntry, Tasks
 from edge_ws.store.records import Wished
 from edge_ws.store.store import Store
 from edge_ws.store.worker_states import AWAY, WorkerState, state_of
+
+log = logging.getLogger(__name__)
 
 LONGEST_COMMENT = 800
 """edge3's column takes 1,024, and who wished it when is written in front."""
@@ -234,12 +237,24 @@ def _wished(wish: Callable[[Call, str], Wished], call: Call, name: str) -> Wishe
 
 
 def _one_of_many(wish: Callable[[Call, str], Wished], call: Call, name: str) -> Row:
-    """Do it for one worker; if it fails, the others are still changed."""
+    """Do it for one worker; if it fails, the others are still changed.
+
+    Raises:
+        UnreachableError: the database is away, for the others as well.
+    """
     try:
         return _told(_wished(wish, call, name))
+    except UnreachableError:
+        raise
     except UsageError as error:
-        nothing = dict.fromkeys(("kind", "state", "revision", "told"))
-        return {"worker_name": name, **nothing, "error": str(error)}
+        why = str(error)
+    except Exception as error:
+        log.exception("Nothing is changed of worker %s, by a fault of this program", name)
+        why = (
+            f"a fault of this program ({type(error).__name__}), of which the log says more; please report it"
+        )
+    nothing = dict.fromkeys(("kind", "state", "revision", "told"))
+    return {"worker_name": name, **nothing, "error": why}
 
 
 def _told(wished: Wished) -> Row:

@@ -13,6 +13,8 @@ from edge_ws.protocol.http import RefusalBody
 
 log = logging.getLogger(__name__)
 
+FAILED = "the gateway failed at what this worker says; the gateway's log says more"
+"""Told to a worker whose connection has met a fault of this program."""
 _STATUS = {Refusal.TOKEN: 401, Refusal.NOT_ADMITTED: 403, Refusal.UNAVAILABLE: 503}
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -18,6 +19,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from edge_ws.errors import UnreachableError
+from edge_ws.guard import Guard
 from edge_ws.protocol import http
 from edge_ws.protocol.frames import Drain, Refusal, Stale
 from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, GatewayId, new_id
@@ -35,6 +37,7 @@ from edge_ws.server.reports import Reports
 from edge_ws.server.running_logs import RunningLogs
 from edge_ws.server.token_watch import TokenWatch
 from edge_ws.server.websocket import WebSockets
+from edge_ws.server.worker_log import WorkerLog
 from edge_ws.server.workers import Workers
 from edge_ws.store.store import Store
 from edge_ws.store.watch import Changes
@@ -91,6 +94,8 @@ def _connected(hub: Hub) -> list[Link]:
 
 BEATS_MISSED = 2
 """Heartbeats to the database that may fail before `/health` says that no job can be handed out."""
+TRIES = 8
+"""A loop that ends by a fault so often in a row, within a minute or so, ends the gateway."""
 RETRY_AFTER_S = 5.0
 """Told to whoever comes to a gateway that cannot serve."""
 _DRAINING = "the gateway is draining: it is about to end"
@@ -115,10 +120,12 @@ class Gateway:
     ) -> None:
         """Make it; without `users` there is no `v1/admin/`. It asks the centre by `tasks`."""
         self.id = GatewayId(new_id())
+        self._guard = guard = Guard(log)
+        told = WorkerLog(log)
         self._store = store
         self._settings = settings
         self._hub = Hub(self._capacity_changed, self._queues_served)
-        self._dispatcher = Dispatcher(store, self._hub, settings, self.id)
+        self._dispatcher = Dispatcher(store, self._hub, settings, self.id, guard)
         self._reaper = Reaper(
             store,
             self._hub,
@@ -126,8 +133,9 @@ class Gateway:
             self.id,
             task_states=task_states,
             finished_logs=finished_logs,
+            guard=guard,
         )
-        self._running_logs = RunningLogs(store, finished_logs)
+        self._running_logs = RunningLogs(store, finished_logs, guard=guard)
         self._reports = Reports(
             store,
             self._hub,
@@ -136,12 +144,21 @@ class Gateway:
             on_ended=self._reaper.ended,
             on_unsettled=self._reaper.unsettled,
             on_log=self._running_logs.grown,
+            guard=guard,
+            told=told,
         )
         self._token_watch = TokenWatch(
-            store, self._hub, backup_s=settings.backup_scan_s, hears=lambda: self._watch.hears
+            store, self._hub, backup_s=settings.backup_scan_s, hears=lambda: self._watch.hears, guard=guard
         )
         self._workers = Workers(
-            store, self._hub, self._reports, settings, self.id, on_joined=self._token_watch.changed
+            store,
+            self._hub,
+            self._reports,
+            settings,
+            self.id,
+            guard,
+            told,
+            on_joined=self._token_watch.changed,
         )
         self._websockets = WebSockets(self._workers)
         self._polls = Polls(self._workers, self._hub, settings)
@@ -170,10 +187,11 @@ class Gateway:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run the gateway's loops while the block runs; once only.
+        """Run the gateway's loops while the block runs; once only. With the loops every connection ends.
 
         Raises:
             UnreachableError: the database is away at the start.
+            EdgeWsError: a loop cannot go on (in a group).
         """
         beat_s = self._settings.timers.heartbeat_s
         await anyio.to_thread.run_sync(
@@ -184,27 +202,37 @@ class Gateway:
         self._watch.start()
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._dispatcher.run, lambda: self._watch.hears)
-                tasks.start_soon(self._reports.run_reports)
-                tasks.start_soon(self._reports.run_logs)
-                tasks.start_soon(self._reports.run_others)
-                tasks.start_soon(self._websockets.tick_for_ever)
-                tasks.start_soon(self._polls.watch_for_ever)
-                tasks.start_soon(self._reaper.settle_for_ever)
-                tasks.start_soon(self._reaper.beat_for_ever)
-                tasks.start_soon(self._reaper.move_logs_for_ever)
-                tasks.start_soon(self._running_logs.copy_for_ever)
-                tasks.start_soon(self._token_watch.run)
+                for what, loop in self._loops().items():
+                    tasks.start_soon(partial(self._guard.keep, what, loop, tries=TRIES))
                 self._serving = True
                 yield
                 self._serving = False
                 tasks.cancel_scope.cancel()
         finally:
             self._serving = False
+            # Else a worker would hold on to a gateway that hears it, and does nothing.
+            self._websockets.end(Close(CloseCode.RESTARTING, "the gateway begins anew"))
+            self._polls.end()
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._watch.stop)
                 await anyio.to_thread.run_sync(self._retire)
                 self._store.release_connections()
+
+    def _loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Return what runs for ever, by name."""
+        return {
+            "the dispatch of jobs and wishes": partial(self._dispatcher.run, lambda: self._watch.hears),
+            "the writing of reports": self._reports.run_reports,
+            "the writing of logs": self._reports.run_logs,
+            "the writing of what workers say of themselves": self._reports.run_others,
+            "the timers of WebSockets": self._websockets.tick_for_ever,
+            "the watch over polls": self._polls.watch_for_ever,
+            "the settling of jobs": self._reaper.settle_for_ever,
+            "the gateway's heartbeat": self._reaper.beat_for_ever,
+            "the moving of logs": self._reaper.move_logs_for_ever,
+            "the showing of running logs": self._running_logs.copy_for_ever,
+            "the watch over tokens": self._token_watch.run,
+        }
 
     @property
     def draining(self) -> bool:
@@ -231,6 +259,10 @@ class Gateway:
         self._loop.call_soon_threadsafe(self._heard, changes)
 
     def _heard(self, changes: Changes) -> None:
+        with self._guard.contained("a change that the database told of"):
+            self._take_changes(changes)
+
+    def _take_changes(self, changes: Changes) -> None:
         self._dispatcher.heard(changes)
         if changes.tokens or changes.everything:
             self._token_watch.changed()

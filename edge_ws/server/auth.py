@@ -17,7 +17,14 @@ from starlette.responses import JSONResponse, Response
 from edge_ws.errors import RefusedError, RemoteProtocolError, TokenRefusedError, UnreachableError
 from edge_ws.protocol.frames import Hello, Refusal, Status, WorkerFrame
 from edge_ws.protocol.http import TOKEN_HEADER, WORKER_HEADER
-from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, GatewayId, WorkerName, is_worker_name
+from edge_ws.protocol.ids import (
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    GatewayId,
+    WorkerName,
+    is_team_name,
+    is_worker_name,
+)
 from edge_ws.server.answers import answer_to, refuse_worker
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.threads import ThreadLimit
@@ -137,10 +144,15 @@ def admit(principal: Principal, hello: Hello) -> Principal:
     """Return the principal for what the worker asks in `hello`, its team and its site settled.
 
     Raises:
-        RefusedError: the credential is for another name or team, or the worker asks for queues that it does
-            not admit.
+        RefusedError: the credential is for another name or team, the team's name is none, or the worker asks
+            for queues that the credential does not admit.
     """
     check_name(principal, hello)
+    if hello.team is not None and not is_team_name(hello.team):
+        raise RefusedError(
+            Refusal.NOT_ADMITTED.value,
+            "the worker's team cannot name a team: that takes 1-64 printable characters; change --team-name",
+        )
     if principal.team is not None and hello.team not in {None, principal.team}:
         raise RefusedError(
             Refusal.NOT_ADMITTED.value,

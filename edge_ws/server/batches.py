@@ -15,6 +15,7 @@ from typing import Generic, NoReturn, TypeVar
 import anyio
 
 from edge_ws.errors import ConflictError, UnreachableError
+from edge_ws.guard import Guard, apart
 from edge_ws.server.threads import ThreadLimit
 
 log = logging.getLogger(__name__)
@@ -36,26 +37,32 @@ class Batches(Generic[Item, Answer]):
     def __init__(
         self,
         write: Callable[[list[Item]], list[Answer]],
-        answer: Callable[[list[Item], list[Answer]], None],
+        answer: Callable[[Item, Answer], None],
         most: int,
         *,
         sender: Callable[[Item], Hashable] = lambda _: None,
         key: Callable[[Item], Hashable] = id,
         left: Callable[[Item], None] = lambda _: None,
         writers: int = 1,
+        guard: Guard | None = None,
+        named: Callable[[Item], str] = repr,
     ) -> None:
         """Make it.
 
         Args:
             write: commits a batch and returns an answer for each item; runs on a thread.
-            answer: takes what was written, with the answers; runs on the event loop.
+            answer: takes what was written, with its answer; runs on the event loop.
             most: items in one batch.
             sender: returns whose an item is.
             key: of a sender's items with the same key only the newest is written.
             left: called with each item once it is written, or left out; runs on the event loop.
             writers: batches that are written at a time, each on a thread: while one waits for the database
                 another is made ready.
+            guard: contains what an item raises.
+            named: says what an item is.
         """
+        self._guard = guard or Guard(log)
+        self._named = named
         self._write = write
         self._answer = answer
         self._most = most
@@ -107,7 +114,7 @@ class Batches(Generic[Item, Answer]):
         """Write batches for ever."""
         async with anyio.create_task_group() as tasks:
             for _ in range(self._writers):
-                tasks.start_soon(self._run_writer)
+                tasks.start_soon(self._guard.keep, "a writer of statements", self._run_writer)
 
     async def _run_writer(self) -> NoReturn:
         while True:
@@ -131,16 +138,12 @@ class Batches(Generic[Item, Answer]):
 
     async def _write_some(self, batch: list[Item]) -> None:
         """Write a batch; one that fails is halved, until the one bad item is alone and left out."""
-        try:
-            answers = await self._threads.run(self._write, batch)
-        except UnreachableError:
-            raise
-        except Exception:
-            if len(batch) == 1:
-                log.exception("Dropped a statement that cannot be written: %r", batch[0])
-                return
-            middle = len(batch) // 2
-            await self._write_some(batch[:middle])
-            await self._write_some(batch[middle:])
-        else:
-            self._answer(batch, answers)
+        for item, answer in await self._threads.run(apart, self._write_paired, batch, self._drop):
+            with self._guard.contained(f"the answer to {self._named(item)}"):
+                self._answer(item, answer)
+
+    def _write_paired(self, batch: list[Item]) -> list[tuple[Item, Answer]]:
+        return list(zip(batch, self._write(batch), strict=True))
+
+    def _drop(self, item: Item, error: Exception) -> None:
+        self._guard.note(f"the writing of {self._named(item)}", error)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NoReturn
 
 import anyio
 
 from edge_ws.errors import UnreachableError
+from edge_ws.guard import Aside, Guard, apart
 from edge_ws.protocol.frames import Offer, Stale
 from edge_ws.protocol.ids import GatewayId, WorkerName
 from edge_ws.server.backlog import Backlog
@@ -40,7 +43,17 @@ LONGEST_LOOK_S = 0.5
 class Dispatcher:
     """The loop that hands out jobs and wishes to this gateway's workers."""
 
-    def __init__(self, store: Store, hub: Hub, settings: GatewaySettings, gateway: GatewayId) -> None:
+    def __init__(
+        self,
+        store: Store,
+        hub: Hub,
+        settings: GatewaySettings,
+        gateway: GatewayId,
+        guard: Guard | None = None,
+    ) -> None:
+        self._guard = guard or Guard(log)
+        self._aside = Aside()
+        """Jobs that cannot be claimed, and workers whose wishes cannot be read."""
         self._store = store
         self._hub = hub
         self._settings = settings
@@ -142,7 +155,10 @@ class Dispatcher:
     async def cycle(self) -> bool:
         """Hand out all that can be handed out now; return whether there was anything."""
         self.cycles += 1
-        await self._send_wishes()
+        with self._guard.contained("telling workers what is wished of them") as wishes:
+            await self._send_wishes()
+        if wishes.told:
+            self._all_wishes = True
         found = False
         while not self._stopped and await self._hand_out():
             found = True
@@ -157,8 +173,9 @@ class Dispatcher:
         self._all_wishes, self._repeat_at = False, math.inf
         if not links:
             return
-        sent = {name: link.wish.revision for name, link in links.items()}
-        for name, new in (await self._threads.run(self._store.new_wishes, sent)).items():
+        begun = anyio.current_time()
+        sent = {name: link.wish.revision for name, link in links.items() if not self._aside.has(name, begun)}
+        for name, new in (await self._threads.run(self._store.new_wishes, sent, self._unread)).items():
             link, now = links[name], anyio.current_time()
             for claim in new.taken_back:
                 link.send(Stale(claim=claim))
@@ -175,6 +192,14 @@ class Dispatcher:
             self._hub.wished(link, new.wish)
             link.send(wish_frame(new.wish))
         self._wished -= links.keys()
+
+    def _unread(self, name: WorkerName, error: Exception) -> None:
+        self._guard.note(f"reading what is wished of worker {name}", error)
+        self._aside.add(name, time.monotonic())
+
+    def _unclaimed(self, one: Assignment, error: Exception) -> None:
+        self._guard.note(f"handing the job {one.key} to worker {one.worker}", error)
+        self._aside.add(one.key, time.monotonic())
 
     async def _hand_out(self) -> bool:
         """Claim and offer one window of jobs; return whether another look is worth it."""
@@ -220,11 +245,14 @@ class Dispatcher:
         teams = _teams(capacities)
         jobs = self._store.candidates(queues, window, teams=teams, widest=self._widest)
         others = self._store.queues_of_others(queues, teams) if teams is not None else set()
+        now = time.monotonic()
+        jobs = [job for job in jobs if not self._aside.has(job.key, now)]
         chosen = choose(jobs, capacities) if jobs else []
         if not chosen:
             return jobs, others, [], []
         lease_s = self._settings.timers.offer_lease_s
-        return jobs, others, chosen, self._store.claim(self._gateway, chosen, lease_s)
+        claim = partial(self._store.claim, self._gateway, lease_s=lease_s)
+        return jobs, others, chosen, apart(claim, chosen, self._unclaimed)
 
     def _offer(self, claimed: Iterable[Claimed]) -> None:
         for one in claimed:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from edge_ws.texts import printable
+
 LAST = 20
 """Lines that are looked at: what was an error long before the end did not end it."""
 ERRORS = 3
@@ -45,7 +47,7 @@ def log_end(data: bytes) -> LogEnd:
 
 
 def _short(text: str) -> str:
-    line = " ".join("".join(one if one.isprintable() else " " for one in text).split())
+    line = " ".join(printable(text).split())
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 

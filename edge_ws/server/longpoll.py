@@ -37,7 +37,7 @@ from edge_ws.protocol.http import (
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import Close, CloseCode, ServerSession
 from edge_ws.server import auth
-from edge_ws.server.answers import answer_to, refuse_worker
+from edge_ws.server.answers import FAILED, answer_to, refuse_worker
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.workers import Workers
@@ -54,6 +54,8 @@ REQUESTS = 8
 """Requests of one worker that are taken in at a time; its daemon makes one of each kind."""
 TURN = 32
 """Statements of one request, after which others have their turn on the event loop."""
+AGAIN_S = 5.0
+"""Told to a worker whose request has met a fault of this program."""
 
 
 _REPLACED = Close(CloseCode.REPLACED, "a newer connection of this worker took over")
@@ -225,7 +227,8 @@ class Polls:
             if not isinstance(link, PollLink) or link.is_waited_on:
                 continue
             if link.closing is not None or now - link.heard_at >= silent_s:
-                await self._workers.gone(link)
+                with self._workers.guard.contained(f"the end of worker {link.name}'s polls"):
+                    await self._workers.gone(link)
 
     async def _guarded(self, request: Request, serve: _Serve) -> Response:
         whose = request.headers.get(WORKER_HEADER), request.headers.get(TOKEN_HEADER)
@@ -249,6 +252,9 @@ class Polls:
             return answer_to(error)
         except ClientDisconnect:
             return Response(status_code=499)
+        except Exception as error:  # noqa: BLE001 - it costs this request, no more
+            self._workers.guard.note("a worker's request", error)
+            return refuse_worker(Refusal.UNAVAILABLE, FAILED, AGAIN_S)
 
     # Polls
 

@@ -15,6 +15,7 @@ from typing import NoReturn
 import anyio
 
 from edge_ws.errors import EdgeWsError, UnreachableError
+from edge_ws.guard import Guard
 from edge_ws.protocol.frames import Cancel, Query
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.protocol.session import Close, CloseCode
@@ -125,6 +126,7 @@ class Reaper:
         *,
         task_states: TaskStates,
         finished_logs: FinishedLogs,
+        guard: Guard | None = None,
     ) -> None:
         """Make it.
 
@@ -135,7 +137,9 @@ class Reaper:
             gateway: its id.
             task_states: what the centre thinks of tasks.
             finished_logs: where logs of ended jobs go.
+            guard: contains what a step, or an item of it, raises.
         """
+        self._guard = guard or Guard(log)
         self._store = store
         self._hub = hub
         self._settings = settings
@@ -188,20 +192,36 @@ class Reaper:
         """
         pause_s = LOOK_S
         holding = self._hub.holding()
+        contained = self._guard.contained
         if whole or holding:
-            if await self._threads.run(self._store.expire_offers):
-                self._hub.capacity_changed()
-            pause_s = await self._settle_claims(now, None if whole else holding)
+            with contained("the end of offers that nobody answers"):
+                if await self._threads.run(self._store.expire_offers):
+                    self._hub.capacity_changed()
+            with contained("the look at open claims"):
+                pause_s = await self._settle_claims(now, None if whole else holding)
         if now - self._repaired_at >= self._settings.backup_scan_s:
             self._repaired_at = now
-            await self._forget_closed(holding)
-            await self._threads.run(self._store.repair)
-            await self._threads.run(self._store.mark_silent)
+            await self._repair(holding)
         if now - self._purged_at >= PURGE_EVERY_S:
             self._purged_at = now
-            await self._threads.run(self._store.purge, self._settings.keep_ended_s)
-            await self._forget_workers()
+            with contained("the purge of what has ended"):
+                await self._threads.run(self._store.purge, self._settings.keep_ended_s)
+            with contained("the look for workers to be forgotten"):
+                await self._forget_workers()
         return pause_s
+
+    async def _repair(self, holding: list[WorkerName]) -> None:
+        """See to what nobody tells of."""
+        contained = self._guard.contained
+        with contained("the look for stale claims"):
+            await self._forget_closed(holding)
+        with contained("the repair of jobs' rows"):
+            await self._threads.run(self._store.repair)
+        with contained("the look for silent workers"):
+            await self._threads.run(self._store.mark_silent, self._unmarked)
+
+    def _unmarked(self, name: WorkerName, error: Exception) -> None:
+        self._guard.note(f"showing worker {name} as silent", error)
 
     async def _forget_workers(self) -> None:
         """Forget who has been away for long."""
@@ -240,7 +260,8 @@ class Reaper:
             action = judge(one, state, ended_for_s)
             if action is Action.LEAVE and ended_for_s >= DOUBT_S and not one.site_left:
                 self._ask(one)
-            await self._act(one, state, action)
+            with self._guard.contained(f"settling claim {one.claim} of worker {one.worker}"):
+                await self._act(one, state, action)
         return pause_s
 
     async def _act(self, one: OpenClaim, state: str | None, action: Action) -> None:
@@ -338,8 +359,17 @@ class Reaper:
                     moved |= self._move(one)
                 except UnreachableError:
                     raise
-                except EdgeWsError as error:
-                    log.error("The log of %s stays in the database: %s", one.key, error)  # noqa: TRY400
+                except Exception as error:  # noqa: BLE001 - the others are moved
+                    self._leave_log(one, error)
+
+    def _leave_log(self, one: LogToStore, error: Exception) -> None:
+        """Leave a log that cannot be moved where it is, for a while: else it would be in the others' way."""
+        if isinstance(error, EdgeWsError):
+            log.error("The log of %s stays in the database: %s", one.key, error)
+        else:
+            self._guard.note(f"moving the log of {one.key}", error)
+        with self._guard.contained("leaving a log alone"):
+            self._store.keep_move(one.claim, self._settings.move_lease_s)
 
     def _move(self, one: LogToStore) -> bool:
         size = self._finished_logs.size(one.log_path)

@@ -14,6 +14,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, assert_never
 import anyio
 
 from edge_ws.errors import EdgeWsError
+from edge_ws.guard import Guard
 from edge_ws.protocol.frames import (
     Accept,
     Ack,
@@ -47,6 +48,7 @@ from edge_ws.server.hub import REFUSED_PAUSE_S, REPEAT_S, Hub, Link, Standing, w
 from edge_ws.server.log_limits import LogLimits
 from edge_ws.server.ports import TaskTokens
 from edge_ws.server.threads import ThreadLimit
+from edge_ws.server.worker_log import WorkerLog
 from edge_ws.store.records import Accepted, OpenClaim, Owing, Room, Verdict
 from edge_ws.store.report_verbs import MANY, ClaimReport, Outcome
 from edge_ws.store.store import Store
@@ -124,6 +126,8 @@ class Reports:
         on_ended: Callable[[], None],
         on_unsettled: Callable[[], None],
         on_log: Callable[[ClaimId], None],
+        guard: Guard | None = None,
+        told: WorkerLog | None = None,
     ) -> None:
         """Make it.
 
@@ -135,6 +139,8 @@ class Reports:
             on_ended: called after jobs have ended.
             on_unsettled: called when a claim needs the reaper's judgement.
             on_log: called when the database has more of a claim's log.
+            guard: contains what a statement raises.
+            told: where what workers say is logged.
         """
         self._store = store
         self._hub = hub
@@ -144,21 +150,38 @@ class Reports:
         self._on_unsettled = on_unsettled
         self._on_log = on_log
         self._threads = ThreadLimit(threads=1)
+        self._told = told or WorkerLog(log)
+        guard = guard or Guard(log)
         self._budget = Budget()
         self._log_limits = LogLimits(store.log_sizes, settings)
         self._reports = Batches(
             self._write_reports,
-            self._answer_reports,
+            self._answer_report,
             MANY,
             sender=_sender,
             left=_Taken.leave,
             writers=WRITERS,
+            guard=guard,
+            named=_named,
         )
         self._logs = Batches(
-            self._write_logs, self._answer_logs, LOGS_AT_ONCE, sender=_sender, left=_Taken.leave
+            self._write_logs,
+            self._answer_log,
+            LOGS_AT_ONCE,
+            sender=_sender,
+            left=_Taken.leave,
+            guard=guard,
+            named=_named,
         )
         self._others = Batches(
-            self._write_others, self._answer_others, 1, sender=_sender, key=_subject, left=_Taken.leave
+            self._write_others,
+            self._answer_other,
+            1,
+            sender=_sender,
+            key=_subject,
+            left=_Taken.leave,
+            guard=guard,
+            named=_named,
         )
 
     async def run_reports(self) -> None:
@@ -250,24 +273,24 @@ class Reports:
             log.error("No token for task %s: %s", outcome.subject, error)  # noqa: TRY400
             return ""
 
-    def _answer_reports(self, batch: list[_Taken[ClaimReport]], outcomes: list[tuple[Outcome, str]]) -> None:
-        for (link, frame, to, _), (outcome, token) in zip(batch, outcomes, strict=True):
-            match outcome:
-                case Accepted():
-                    if token:
-                        to.send(Go(claim=frame.claim, token=token))
-                case Owing():
-                    to.send(Ack(claim=frame.claim, phase=Phase.STARTED))
-                    if token:
-                        to.send(Token(claim=frame.claim, token=token))
-                case Verdict.STALE:
-                    to.send(Stale(claim=frame.claim))
-                    self._hub.release(link, frame.claim)
-                case Verdict.REPEATED:
-                    pass
-                case Verdict.DONE:
-                    self._done(link, frame, to)
-        if any(_may_leave_a_log(frame) for _, frame, *_ in batch):
+    def _answer_report(self, taken: _Taken[ClaimReport], judged: tuple[Outcome, str]) -> None:
+        (link, frame, to, _), (outcome, token) = taken, judged
+        match outcome:
+            case Accepted():
+                if token:
+                    to.send(Go(claim=frame.claim, token=token))
+            case Owing():
+                to.send(Ack(claim=frame.claim, phase=Phase.STARTED))
+                if token:
+                    to.send(Token(claim=frame.claim, token=token))
+            case Verdict.STALE:
+                to.send(Stale(claim=frame.claim))
+                self._hub.release(link, frame.claim)
+            case Verdict.REPEATED:
+                pass
+            case Verdict.DONE:
+                self._done(link, frame, to)
+        if _may_leave_a_log(frame):
             self._on_ended()
 
     def _done(self, link: Link, frame: ClaimReport, to: Answers) -> None:
@@ -279,7 +302,8 @@ class Reports:
                 to.send(Ack(claim=frame.claim, phase=Phase.ENDED))
                 self._hub.release(link, frame.claim)
             case NotStarted():
-                log.warning("Worker %s could not start claim %s: %s", link.name, frame.claim, frame.reason)
+                told = "Worker %s could not start claim %s: %s"
+                self._told.say(logging.WARNING, link.name, told, link.name, frame.claim, frame.reason)
                 to.send(Ack(claim=frame.claim, phase=Phase.ENDED))
                 self._hub.release(link, frame.claim)
                 self._on_unsettled()
@@ -305,19 +329,22 @@ class Reports:
                 self._log_limits.grown(taken.link.name, len(taken.said.data))
         return ends
 
-    def _answer_logs(self, batch: list[_Taken[Log]], ends: list[int | Verdict]) -> None:
-        limit = self._settings.job_log_limit
-        for (link, frame, to, _), end in zip(batch, ends, strict=True):
-            if isinstance(end, Verdict):
-                to.send(Stale(claim=frame.claim))
-                self._hub.release(link, frame.claim)
-                continue
-            to.send(LogAck(claim=frame.claim, log_end=end))
-            self._on_log(frame.claim)
-            if frame.offset <= limit < end:
-                log.warning(
-                    "The log of claim %s, of %s, is too long: its middle is left out", frame.claim, link.name
-                )
+    def _answer_log(self, taken: _Taken[Log], end: int | Verdict) -> None:
+        link, frame, to, _ = taken
+        if isinstance(end, Verdict):
+            to.send(Stale(claim=frame.claim))
+            self._hub.release(link, frame.claim)
+            return
+        to.send(LogAck(claim=frame.claim, log_end=end))
+        self._on_log(frame.claim)
+        if frame.offset <= self._settings.job_log_limit < end:
+            self._told.say(
+                logging.WARNING,
+                link.name,
+                "The log of claim %s, of %s, is too long: its middle is left out",
+                frame.claim,
+                link.name,
+            )
 
     # Statements about the worker
 
@@ -334,11 +361,11 @@ class Reports:
                 self._store.note_applied(link.principal, said.applied, said.room, said.sysinfo)
                 return [()]
 
-    def _answer_others(self, batch: list[_Taken[_Other]], ended: list[tuple[ClaimId, ...]]) -> None:
-        ((link, said, to, _),) = batch
+    def _answer_other(self, taken: _Taken[_Other], ended: tuple[ClaimId, ...]) -> None:
+        link, said, to, _ = taken
         match said:
             case HostDead():
-                self._buried(link, said.host, ended[0], to)
+                self._buried(link, said.host, ended, to)
             case Asked():
                 link.asked = max(link.asked, said.number)
             case Standing():
@@ -427,6 +454,10 @@ def _size(frame: object) -> int:
             return FRAME_SIZE + ID_SIZE * len(frame.ended)
         case _:
             return FRAME_SIZE
+
+
+def _named(taken: _Taken[Any]) -> str:
+    return f"a statement of worker {taken.link.name} ({type(taken.said).__name__})"
 
 
 def _may_leave_a_log(frame: ClaimReport) -> bool:

@@ -14,6 +14,7 @@ from typing import NoReturn
 import anyio
 
 from edge_ws.errors import EdgeWsError, UnreachableError
+from edge_ws.guard import Guard
 from edge_ws.protocol.ids import ClaimId
 from edge_ws.server.ports import FinishedLogs
 from edge_ws.server.threads import ThreadLimit
@@ -31,7 +32,10 @@ LOOK_S = 5.0
 class RunningLogs:
     """The loop that copies what has grown."""
 
-    def __init__(self, store: Store, finished_logs: FinishedLogs, look_s: float = LOOK_S) -> None:
+    def __init__(
+        self, store: Store, finished_logs: FinishedLogs, look_s: float = LOOK_S, guard: Guard | None = None
+    ) -> None:
+        self._guard = guard or Guard(log)
         self._store = store
         self._finished_logs = finished_logs
         self._look_s = look_s
@@ -68,6 +72,9 @@ class RunningLogs:
             except UnreachableError as error:
                 log.warning("Cannot show the logs of running jobs, retrying: %s", error)
                 self._grown |= grown
+            except Exception:
+                self._grown |= grown
+                raise
             await anyio.sleep(COPY_S)
 
     def copy(self, claims: Collection[ClaimId]) -> None:
@@ -96,11 +103,15 @@ class RunningLogs:
                 log.error("The log of a running job is not shown: %s", error)  # noqa: TRY400
                 self._failing.add(one.claim)
             return False
+        except Exception as error:  # noqa: BLE001 - the others are shown
+            self._guard.note(f"showing the log of claim {one.claim}", error)
+            return False
         self._failing.discard(one.claim)
         return have > begin
 
     def _drop(self, claim: ClaimId, log_path: str) -> None:
         try:
-            self._finished_logs.drop_copy(log_path, claim)
+            with self._guard.contained("removing the copy of a log"):
+                self._finished_logs.drop_copy(log_path, claim)
         except EdgeWsError as error:
             log.error("Cannot remove the copy of a log: %s", error)  # noqa: TRY400

@@ -10,11 +10,13 @@ from typing import NoReturn
 import anyio
 
 from edge_ws.errors import RefusedError, UnreachableError
+from edge_ws.guard import Guard
 from edge_ws.protocol.frames import Refusal, Refused
 from edge_ws.protocol.session import Close, CloseCode
 from edge_ws.server import auth
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.threads import ThreadLimit
+from edge_ws.store.records import TokenRecord
 from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,15 @@ SHORTEST_S = 0.02
 class TokenWatch:
     """The loop that judges the credentials of all connections here again."""
 
-    def __init__(self, store: Store, hub: Hub, *, backup_s: float, hears: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        hub: Hub,
+        *,
+        backup_s: float,
+        hears: Callable[[], bool],
+        guard: Guard | None = None,
+    ) -> None:
         """Make it.
 
         Args:
@@ -36,7 +46,9 @@ class TokenWatch:
             hub: this gateway's workers.
             backup_s: longest time between two looks, seconds.
             hears: tells whether `changed` is called for every change just now.
+            guard: contains what the look at one connection raises.
         """
+        self._guard = guard or Guard(log)
         self._store = store
         self._hub = hub
         self._backup_s = backup_s
@@ -74,17 +86,22 @@ class TokenWatch:
         )
         soonest = math.inf
         for link in links:
-            try:
-                principal = auth.renewed(link.principal, known.get(link.principal.token_id or ""), now)
-            except RefusedError as error:
-                _send_away(link, error)
-                continue
-            if principal != link.principal:
-                log.info("Worker %s: its token admits something else now", link.name)
-                link.admit(principal)
-                self._hub.capacity_changed()
-            soonest = min(soonest, principal.expires_at or math.inf)
+            with self._guard.contained(f"the look at the token of worker {link.name}"):
+                soonest = min(soonest, self._judge(link, known.get(link.principal.token_id or ""), now))
         return soonest - now
+
+    def _judge(self, link: Link, token: TokenRecord | None, now: float) -> float:
+        """Let a connection have what its credential admits now; return when that expires."""
+        try:
+            principal = auth.renewed(link.principal, token, now)
+        except RefusedError as error:
+            _send_away(link, error)
+            return math.inf
+        if principal != link.principal:
+            log.info("Worker %s: its token admits something else now", link.name)
+            link.admit(principal)
+            self._hub.capacity_changed()
+        return math.inf if principal.expires_at is None else principal.expires_at
 
 
 def _send_away(link: Link, error: RefusedError) -> None:

@@ -24,10 +24,11 @@ from edge_ws.errors import (
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import Beat, Hello, Refusal, Refused, ServerFrame, WorkerFrame
 from edge_ws.protocol.session import Close, CloseCode, ServerSession
-from edge_ws.server.answers import answer_to
+from edge_ws.server.answers import FAILED, answer_to
 from edge_ws.server.hub import Link
 from edge_ws.server.workers import Workers
 from edge_ws.store.records import Principal
+from edge_ws.texts import words
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class WebSockets:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._conversations: set[_Conversation] = set()
+        self._end: Close | None = None
+        """How connections end, once all do."""
 
     async def serve(self, websocket: WebSocket) -> None:
         """Authenticate, accept, and serve until the connection ends."""
@@ -54,6 +57,8 @@ class WebSockets:
             conversation = await self._let_in(websocket)
             if conversation is not None:
                 self._conversations.add(conversation)
+                if self._end is not None:
+                    conversation.close(self._end)
                 try:
                     await conversation.run()
                 finally:
@@ -76,8 +81,16 @@ class WebSockets:
         while True:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
+            self._workers.told.flush(now)
             for conversation in list(self._conversations):
-                conversation.tick(now)
+                with self._workers.guard.contained("the timers of a connection"):
+                    conversation.tick(now)
+
+    def end(self, close: Close) -> None:
+        """Close every connection, and those that are about to be made: nobody serves them any more."""
+        self._end = close
+        for conversation in list(self._conversations):
+            conversation.close(close)
 
 
 class _Conversation:
@@ -109,6 +122,10 @@ class _Conversation:
             await asyncio.gather(reader, writer, return_exceptions=True)
             with anyio.CancelScope(shield=True):
                 await self._workers.gone(self._link)
+
+    def close(self, close: Close) -> None:
+        """Write what is queued, then close."""
+        self._link.close(close)
 
     def tick(self, now: float) -> None:
         """Do what is due by the clock: a heartbeat, or the end of a silent connection."""
@@ -149,6 +166,9 @@ class _Conversation:
             return Refusal(error.code), error, CloseCode.REFUSED
         except UnreachableError as error:
             return Refusal.UNAVAILABLE, error, CloseCode.UNAVAILABLE
+        except Exception as error:  # noqa: BLE001 - it costs this connection, no more
+            self._workers.guard.note(f"a connection of worker {self._link.name}", error)
+            return Refusal.UNAVAILABLE, EdgeWsError(FAILED), CloseCode.UNAVAILABLE
         return None
 
     async def _receive(self) -> tuple[WorkerFrame, ...]:
@@ -167,8 +187,10 @@ class _Conversation:
 
     def _refuse(self, code: Refusal, error: EdgeWsError, close: CloseCode) -> None:
         """Have the writer say why, then close; the sentence is for the worker's terminal."""
-        log.warning("Worker %s is refused (%s): %s", self._link.name, code.value, error)
-        sentence = str(error)
+        # It may hold what the worker has sent: the name of a queue.
+        name, sentence = self._link.name, words(str(error))
+        told = "Worker %s is refused (%s): %s"
+        self._workers.told.say(logging.WARNING, name, told, name, code.value, sentence)
         self._link.send(Refused(code=code, sentence=sentence, retry_after_s=None))
         self._link.close(Close(close, sentence))
 
@@ -184,11 +206,15 @@ class _Conversation:
                     await self._close(link.closing)
                     return
         except TimeoutError:
-            log.warning("Worker %s does not read; its connection is closed", link.name)
+            told = "Worker %s does not read; its connection is closed"
+            self._workers.told.say(logging.WARNING, link.name, told, link.name)
             await self._close(Close(CloseCode.TOO_SLOW, "no bytes taken in time"))
         except (WebSocketDisconnect, RuntimeError):
             # The peer left while we wrote; the reader notices as well.
             return
+        except Exception as error:  # noqa: BLE001 - it costs this connection, no more
+            self._workers.guard.note(f"a message to worker {self._link.name}", error)
+            await self._close(Close(CloseCode.UNAVAILABLE, FAILED))
 
     async def _send(self, frames: Iterable[ServerFrame]) -> None:
         """Write the frames in as few messages as may be."""

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
 from edge_ws.errors import RefusedError, TokenRefusedError, UnreachableError
+from edge_ws.guard import Guard
 from edge_ws.protocol.frames import Bye, Hello, Refusal, Welcome, WorkerFrame
 from edge_ws.protocol.http import CONNECTION_HEADER, TOKEN_HEADER, WORKER_HEADER
 from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, GatewayId
@@ -22,6 +23,7 @@ from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub, Link, wish_frame
 from edge_ws.server.reports import Answers, Reports, bounded, in_force, standing, steady
 from edge_ws.server.threads import ThreadLimit
+from edge_ws.server.worker_log import WorkerLog
 from edge_ws.store.records import Principal, Registered, Registration, Room
 from edge_ws.store.store import Store
 
@@ -40,17 +42,23 @@ COME_BACK_PER_S = 100.0
 class Workers:
     """Lets workers in, and takes leave of them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - each is another kind of thing
         self,
         store: Store,
         hub: Hub,
         reports: Reports,
         settings: GatewaySettings,
         gateway: GatewayId,
+        guard: Guard | None = None,
+        told: WorkerLog | None = None,
         *,
         on_joined: Callable[[], None] = lambda: None,
     ) -> None:
         """Make it; `on_joined` is called when a worker has come: its token may be over soon, or be over."""
+        self.told = told or WorkerLog(log)
+        """Where what workers do is logged."""
+        self.guard = guard or Guard(log)
+        """Contains what one connection raises."""
         self._store = store
         self._on_joined = on_joined
         self._hub = hub
@@ -186,12 +194,8 @@ class Workers:
         await self._reports.compare(link, registered.open)
         self._hub.add(link)
         self._on_joined()
-        log.log(
-            logging.INFO if is_new else logging.DEBUG,
-            "Worker %s connected by %s",
-            link.name,
-            link.transport,
-        )
+        level = logging.INFO if is_new else logging.DEBUG
+        self.told.say(level, link.name, "Worker %s connected by %s", link.name, link.transport)
 
     async def take(self, link: Link, frame: WorkerFrame, answers: Answers | None = None) -> None:
         """Admit a statement, whichever way it came, and hand it to the reports; see there.
@@ -219,8 +223,10 @@ class Workers:
     async def disconnected(self, principal: Principal, connection_id: str, left: Bye | None) -> None:
         """Record the end of a connection, here or at another gateway; `left`: the worker's goodbye."""
         try:
-            if await self._threads.run(self._store.disconnected, principal, connection_id, left=left):
-                log.info("Worker %s %s", principal.worker, "left" if left else "is disconnected")
+            with self.guard.contained(f"the end of a connection of worker {principal.worker}"):
+                if await self._threads.run(self._store.disconnected, principal, connection_id, left=left):
+                    how, name = "left" if left else "is disconnected", principal.worker
+                    self.told.say(logging.INFO, name, "Worker %s %s", name, how)
         except UnreachableError as error:
             log.warning("The end of %s's connection is not recorded: %s", principal.worker, error)
         self._hub.capacity_changed()

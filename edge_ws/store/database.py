@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
 
 from edge_ws.errors import ConflictError, UnreachableError
+from edge_ws.protocol.ids import WorkerName
 
 KEEP_S = 30.0
 """A connection that was not used for so long goes back to the pool."""
@@ -23,6 +24,26 @@ IDLE_S = 10.0
 frozen, or whose machine is gone, would else keep its rows locked from all others without limit."""
 _CONFLICTS = frozenset({"40001", "40P01"})
 """PostgreSQL's serialization_failure and deadlock_detected."""
+
+
+Failed = Callable[[WorkerName, Exception], None]
+"""Told of a worker for which something cannot be done; for the others it is done."""
+
+
+def fail(name: WorkerName, error: Exception) -> None:  # noqa: ARG001 - the shape of Failed
+    """Let one worker's fault be everybody's."""
+    raise error
+
+
+@contextmanager
+def each(name: WorkerName, failed: Failed) -> Iterator[None]:
+    """Do something for one of many workers: what it raises, the database's absence apart, is told."""
+    try:
+        yield
+    except UnreachableError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whoever is told notes it
+        failed(name, error)
 
 
 def shown_url(engine: Engine) -> str:

@@ -17,7 +17,7 @@ from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName, new_id
 from edge_ws.protocol.states import Phase
 from edge_ws.store.bulk import Both, InsertMany, UpdateMany, one_of, place_of
 from edge_ws.store.command import parse
-from edge_ws.store.database import Database
+from edge_ws.store.database import Database, Failed, each, fail
 from edge_ws.store.faults import forget_faults
 from edge_ws.store.leftovers import forget_unclaimed, unclaimed
 from edge_ws.store.live import (
@@ -235,20 +235,21 @@ class GatewayVerbs:
 
     # Wishes
 
-    def new_wishes(self, sent: Mapping[WorkerName, int]) -> dict[WorkerName, NewWish]:
+    def new_wishes(self, sent: Mapping[WorkerName, int], failed: Failed = fail) -> dict[WorkerName, NewWish]:
         """Return the wishes that these workers have not been sent; a wish without a number is given one.
 
         Offers that a wish does not admit are taken back with it, so that nothing of them starts after it.
 
         Args:
             sent: worker -> revision of the wish it was last sent.
+            failed: told of a worker whose wish cannot be read.
         """
         with self._database.read() as connection:
             changed = changed_wishes(connection, sent)
         found: dict[WorkerName, NewWish] = {}
         for name in changed:
             # A transaction each: whoever holds the rows of several workers has to take them in order.
-            with self._database.write() as connection:
+            with each(name, failed), self._database.write() as connection:
                 wish = read_wish(connection, name)
                 if wish is not None:
                     found[name] = NewWish(wish=wish, taken_back=_take_back(connection, name, wish))

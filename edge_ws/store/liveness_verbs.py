@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from edge_ws.protocol.ids import GatewayId, WorkerName
 from edge_ws.protocol.states import Phase
-from edge_ws.store.database import Database
+from edge_ws.store.database import Database, Failed, each, fail
 from edge_ws.store.live import OPEN_STATES, age_s, held, key_columns
 from edge_ws.store.records import HEARTBEAT_S
 from edge_ws.store.tables import (
@@ -126,8 +126,11 @@ class LivenessVerbs:
             )
         return known
 
-    def mark_silent(self) -> None:
-        """Show workers that no gateway has seen lately as unknown, or as offline in maintenance."""
+    def mark_silent(self, failed: Failed = fail) -> None:
+        """Show workers that no gateway has seen lately as unknown, or as offline in maintenance.
+
+        `failed` is told of one for whom that cannot be done.
+        """
         here = edge_worker.c.state.in_(
             [state.value for state, moves in MOVES.items() if Event.SILENCE in moves]
         )
@@ -144,7 +147,7 @@ class LivenessVerbs:
             table, is_so = (worker, is_silent) if is_ours else (edge_worker, sa.and_(here, is_abandoned))
             still = sa.select(table.c.worker_name).where(table.c.worker_name == name, is_so)
             # A transaction each, looked at again in it: the worker may be back, or be coming back.
-            with self._database.write() as connection:
+            with each(name, failed), self._database.write() as connection:
                 if connection.execute(still.with_for_update(skip_locked=True)).one_or_none() is None:
                     continue
                 # Numbered before the state that says it is overwritten.

@@ -21,6 +21,7 @@ from edge_ws.protocol.ids import (
     WorkerName,
 )
 from edge_ws.protocol.states import Phase
+from edge_ws.texts import printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,9 +217,8 @@ class Room:
 
 
 def _line(said: object) -> str:
-    """Return what may come from anybody so that it can be shown in the middle of a sentence."""
-    line = "".join(one if one.isprintable() else " " for one in str(said))
-    return " ".join(line.split())[:_LONGEST_WHY]
+    """Return a fact so that it can be shown in the middle of a sentence."""
+    return " ".join(printable(str(said)).split())[:_LONGEST_WHY]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

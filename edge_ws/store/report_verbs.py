@@ -280,7 +280,7 @@ class ReportVerbs:
                 connection.execute(_INSERT_LOGS, new_rows)
                 _GROW_LOGS.run(connection, [{"id": one, "log_end": ends[one]} for one in chunks])
                 for one in chunks:
-                    _cut(connection, one, ends[one], (bounds or {}).get(workers[one]))
+                    _cut(connection, one, ends[one], (bounds or {}).get(whose[one][0]))
         return outcomes
 
     def append_log(self, principal: Principal, claim_id: ClaimId, offset: int, data: bytes) -> int | Verdict:

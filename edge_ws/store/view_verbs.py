@@ -5,6 +5,7 @@ Each a fixed number of statements, however much there is; none locks or writes a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -35,14 +36,16 @@ from edge_ws.store.tables import (
     edge_worker,
     epoch_now,
     gateway,
-    log,
     silent_after_s,
     token,
     worker,
 )
+from edge_ws.store.tables import log as log_table
 from edge_ws.store.view_records import Backlog, ClaimView, JobView, Stranded, TokenView, WorkerView
 from edge_ws.store.wishes import split_queues
 from edge_ws.store.worker_verbs import MARK, room_of
+
+log = logging.getLogger(__name__)
 
 _Row = Any
 """A row of one of these queries; SQLAlchemy 2.0 and 2.1 write its type in different ways."""
@@ -242,7 +245,10 @@ class ViewVerbs:
     def log_end(self, claim_id: ClaimId) -> bytes:
         """Return the end of a claim's log, as far as it is still here: one or two chunks."""
         query = (
-            sa.select(log.c.data).where(log.c.claim == claim_id).order_by(log.c.log_offset.desc()).limit(2)
+            sa.select(log_table.c.data)
+            .where(log_table.c.claim == claim_id)
+            .order_by(log_table.c.log_offset.desc())
+            .limit(2)
         )
         with self._database.read() as connection:
             return b"".join(reversed(connection.scalars(query).all()))
@@ -262,7 +268,7 @@ class ViewVerbs:
         """Return the workers, ours and edge3's, by name: all, those like a pattern (`*` and `?`), or one."""
         query = workers_query if name is None else workers_query.where(edge_worker.c.worker_name == name)
         with self._database.read() as connection:
-            found = [_worker(row, self._edge3_alive_s) for row in connection.execute(query)]
+            found = [_shown(row, self._edge3_alive_s) for row in connection.execute(query)]
         return [one for one in found if pattern is None or fnmatchcase(one.name, pattern)]
 
     def stranded(self, owner: int, team: str | None) -> Stranded | None:
@@ -323,6 +329,31 @@ def _float(value: float | None) -> float | None:
 
 def _names(value: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if value is None else tuple(value)
+
+
+def _shown(row: _Row, edge3_alive_s: float) -> WorkerView:
+    """Return the worker; a row that holds what nobody foresaw hides no other one."""
+    try:
+        return _worker(row, edge3_alive_s)
+    except Exception:
+        log.exception("The row of worker %s cannot be read", row.worker_name)
+        return WorkerView(
+            name=WorkerName(row.worker_name),
+            is_ours=row.our_worker_name is not None,
+            state=row.state,
+            comment="its row cannot be read: a fault of this program; please report it",
+            team=row.team_name,
+            queues=(),
+            wished_queues=None,
+            local_queues=None,
+            concurrency=None,
+            wished_concurrency=None,
+            local_concurrency=None,
+            taken=0,
+            jobs=0,
+            seen_s=None,
+            first_online=None,
+        )
 
 
 def _worker(row: _Row, edge3_alive_s: float) -> WorkerView:

@@ -90,6 +90,8 @@ class ChangeWatch:
         self._wakeup = Wakeup("polling", time.time())
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+        self._said = ""
+        """The fault that was last logged."""
 
     @property
     def wakeup(self) -> Wakeup:
@@ -118,6 +120,19 @@ class ChangeWatch:
             self._wakeup = Wakeup(by, time.time())
             self._on_change(Changes(everything=True))
 
+    def _hears_nothing(self) -> None:
+        """Note that the caller must look by itself, whatever becomes of telling it so."""
+        try:
+            self._now_by("polling")
+        except Exception as error:  # noqa: BLE001 - it asks `hears`
+            self._say(f"A change cannot be told: {first_line(error)}")
+
+    def _say(self, sentence: str) -> None:
+        """Log a fault, once while it is the same."""
+        if sentence != self._said and not self._stopped.is_set():
+            self._said = sentence
+            log.warning("%s; the gateway looks for changes by itself meanwhile", sentence)
+
     def _run(self) -> None:
         return
 
@@ -133,9 +148,9 @@ class DataVersionWatch(ChangeWatch):
         while not self._stopped.is_set():
             try:
                 self._watch()
-            except (exc.SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error, OSError) as error:
-                log.warning("Watching the database failed, trying again: %s", error)
-            self._now_by("polling")
+            except Exception as error:  # noqa: BLE001 - whatever it was: else nobody would look any more
+                self._say(f"Watching the database failed: {first_line(error)}")
+            self._hears_nothing()
             self._stopped.wait(AWAY_PAUSE_S)
 
     def _watch(self) -> None:
@@ -248,7 +263,6 @@ class ListenWatch(ChangeWatch):
         self._name = new_id()
         self._sent = 0
         self._sender: threading.Thread | None = None
-        self._said = ""
 
     @staticmethod
     def can_listen(engine: Engine) -> bool:
@@ -280,15 +294,10 @@ class ListenWatch(ChangeWatch):
                 # One that did hear, until now, has lost its way: a new one may find it.
                 pause_s = SHORTEST_PAUSE_S if self.hears else self._echoes.deaf_pause_s
                 self._say(str(error))
-            except self._errors as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was: else nobody would listen any more
                 pause_s = min(LONGEST_PAUSE_S, max(SHORTEST_PAUSE_S, 2 * pause_s))
                 self._say(f"LISTEN on {shown_url(self._direct)} failed: {first_line(error)}")
-            self._now_by("polling")
-
-    def _say(self, sentence: str) -> None:
-        if sentence != self._said and not self._stopped.is_set():
-            self._said = sentence
-            log.warning("%s; the gateway looks for changes by itself meanwhile", sentence)
+            self._hears_nothing()
 
     @contextmanager
     def _listening(self) -> Iterator[Ear]:

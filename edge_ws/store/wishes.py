@@ -138,11 +138,14 @@ def read_wish(connection: Connection, name: WorkerName) -> WishRecord | None:
 def changed_wishes(connection: Connection, sent: Mapping[WorkerName, int]) -> list[WorkerName]:
     """Return those workers whose wish is another than the one they were sent; writes nothing."""
     rows = connection.execute(_query.where(worker.c.worker_name.in_(list(sent)))).all()
-    return [
-        WorkerName(row.worker_name)
-        for row in rows
-        if row.wish_revision != sent[WorkerName(row.worker_name)] or _changed(row) or _is_unheard(row)
-    ]
+    return [WorkerName(row.worker_name) for row in rows if _is_news(row, sent[WorkerName(row.worker_name)])]
+
+
+def _is_news(row: _WishRow, sent: int) -> bool:
+    try:
+        return row.wish_revision != sent or _changed(row) or _is_unheard(row)
+    except Exception:  # noqa: BLE001 - it fails once more where it is read alone, and is told there
+        return True
 
 
 def admitted(connection: Connection, name: WorkerName, wish: WishRecord) -> tuple[int, list[str] | None]:

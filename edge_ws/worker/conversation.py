@@ -14,6 +14,7 @@ from typing import NoReturn, TypeVar
 import anyio
 
 from edge_ws.errors import RefusedError, RemoteProtocolError, Unreachable, UnreachableError
+from edge_ws.guard import expected
 from edge_ws.protocol.frames import (
     Bye,
     Hello,
@@ -28,7 +29,6 @@ from edge_ws.protocol.frames import (
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import Close, CloseCode, WorkerSession
 from edge_ws.protocol.states import Connection
-from edge_ws.worker.faults import expected
 from edge_ws.worker.transports.base import Channel, Transport, refused_by
 
 _E = TypeVar("_E", bound=BaseException)

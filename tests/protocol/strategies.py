@@ -9,11 +9,13 @@ from enum import Enum
 
 from hypothesis import strategies as st
 
-from edge_ws.protocol.frames import ID_LENGTH, NAME_LENGTH, Frame, ServerFrame, Within, WorkerFrame
+from edge_ws.protocol.frames import ID_LENGTH, NAME_LENGTH, Frame, ServerFrame, Shown, Within, WorkerFrame
 from edge_ws.protocol.ids import WorkerName
+from edge_ws.texts import printable
 
 # A NUL or a lone surrogate does not come back as it went: test_codec looks at those.
 _TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
+_WORDS = _TEXT.map(printable)
 _NUMBERS = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 _PLAIN: dict[object, st.SearchStrategy[object]] = {str: _TEXT, bool: st.booleans()}
 
@@ -26,13 +28,21 @@ def _within(kind: type, limits: Within) -> st.SearchStrategy[object]:
     return st.binary(max_size=300)
 
 
+def _shown(kind: object) -> st.SearchStrategy[object]:
+    """Return what comes back as it went; test_codec looks at the rest."""
+    if kind is str:
+        return _WORDS
+    (_, entry) = typing.get_args(kind)
+    return st.dictionaries(_WORDS, _WORDS if entry is str else _WORDS | _NUMBERS, max_size=4)
+
+
 def values(hint: object) -> st.SearchStrategy[object]:
     """Return a strategy for the values of a type hint."""
     if hint in _PLAIN:
         return _PLAIN[hint]
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return _within(args[0], args[1])
+        return _shown(args[0]) if isinstance(args[1], Shown) else _within(args[0], args[1])
     if origin is not None:
         return _of_several(origin, args)
     if isinstance(hint, typing.NewType):

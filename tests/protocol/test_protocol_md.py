@@ -26,10 +26,13 @@ _WORDS: dict[object, str] = {
     frames.Seconds: "seconds",
     frames.Interval: "interval",
     frames.LogBytes: "bytes",
+    frames.Words: "words",
+    frames.Comment: "comment",
+    frames.Versions: "{text: words}",
+    frames.Facts: "facts",
     str: "text",
     bool: "bool",
     dict[str, str]: "{text: text}",
-    dict[str, str | int | float]: "{text: text | number}",
 }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from edge_ws.errors import RefusedError, RemoteProtocolError, UnreachableError
+from edge_ws.guard import Guard
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import (
     Beat,
@@ -51,6 +53,16 @@ class SimBudget(Budget):
         return False
 
 
+class Strict(Guard):
+    """Contains nothing: what a gateway would go on after is a fault here."""
+
+    def note(self, what: str, error: BaseException) -> None:
+        raise error
+
+
+STRICT = Strict(logging.getLogger(__name__))
+
+
 class SimReports(Reports):
     """The real ones with threads in virtual time."""
 
@@ -63,14 +75,15 @@ class SimReports(Reports):
             on_ended=lambda: None,
             on_unsettled=gateway.look_soon,
             on_log=lambda _: None,
+            guard=STRICT,
         )
         self._threads = ThreadLimit(gateway)  # type: ignore[assignment]
         self._rules = gateway.rules
         self._budget = SimBudget()
         left = _Taken.leave
-        self._reports = Lane(gateway, self._write_reports, self._answer_reports, left=left)  # type: ignore[assignment]
-        self._others = Lane(gateway, self._write_others, self._answer_others, 1, left=left)  # type: ignore[assignment]
-        self._logs = Lane(gateway, self._write_logs, self._answer_logs, left=left)  # type: ignore[assignment]
+        self._reports = Lane(gateway, self._write_reports, self._answer_report, left=left)  # type: ignore[assignment]
+        self._others = Lane(gateway, self._write_others, self._answer_other, 1, left=left)  # type: ignore[assignment]
+        self._logs = Lane(gateway, self._write_logs, self._answer_log, left=left)  # type: ignore[assignment]
 
     async def take(self, link: Link, frame: WorkerFrame, answers: Answers | None = None) -> None:
         if self._rules.queries or not isinstance(frame, PhaseIs):
@@ -213,10 +226,10 @@ class Gateway:
         self._whole_at = -100.0
         self.hub = Hub(self.capacity_changed, self.queues_served)
         self.reports = SimReports(self)
-        self.workers = SimWorkers(store, self.hub, self.reports, SETTINGS, self.id)  # type: ignore[arg-type]
+        self.workers = SimWorkers(store, self.hub, self.reports, SETTINGS, self.id, STRICT)  # type: ignore[arg-type]
         self.workers._threads = ThreadLimit(self)  # type: ignore[assignment]
         self.polls = Polls(self.workers, self.hub, SETTINGS)
-        self._dispatcher = Dispatcher(store, self.hub, SETTINGS, self.id)  # type: ignore[arg-type]
+        self._dispatcher = Dispatcher(store, self.hub, SETTINGS, self.id, STRICT)  # type: ignore[arg-type]
         self._dispatcher._threads = ThreadLimit(self)  # type: ignore[assignment]
         self._reaper = Reaper(
             store,  # type: ignore[arg-type]
@@ -225,6 +238,7 @@ class Gateway:
             self.id,
             task_states=airflow,
             finished_logs=None,  # type: ignore[arg-type]
+            guard=STRICT,
         )
         self._reaper._threads = ThreadLimit(self)  # type: ignore[assignment]
         self.conversations: dict[Wire, _Conversation] = {}

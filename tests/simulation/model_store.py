@@ -35,6 +35,7 @@ from edge_ws.protocol.ids import (
     WorkerName,
 )
 from edge_ws.protocol.states import Phase, phases_before
+from edge_ws.store.database import Failed, fail
 from edge_ws.store.faults import Faults
 from edge_ws.store.leftovers import EDGE3_S
 from edge_ws.store.live import REPORTED
@@ -455,7 +456,7 @@ class ModelStore:
             row.wish = replace(wanted, revision=row.wish.revision + 1)
         return row.wish
 
-    def new_wishes(self, sent: Mapping[WorkerName, int]) -> dict[WorkerName, NewWish]:
+    def new_wishes(self, sent: Mapping[WorkerName, int], failed: Failed = fail) -> dict[WorkerName, NewWish]:
         found = {}
         for name, revision in sent.items():
             row = self.workers.get(name)
@@ -671,7 +672,7 @@ class ModelStore:
 
     # The gateway
 
-    def mark_silent(self) -> None:
+    def mark_silent(self, failed: Failed = fail) -> None:
         """Only shows something to people."""
 
     def purge(self, keep_s: float) -> None:

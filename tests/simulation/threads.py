@@ -48,7 +48,7 @@ class Lane:
         self,
         gateway: Any,
         write: Callable[[list[Any]], list[Any]],
-        answer: Callable[[list[Any], list[Any]], None],
+        answer: Callable[[Any, Any], None],
         most: int = 500,
         *,
         left: Callable[[Any], None],
@@ -74,7 +74,8 @@ class Lane:
         except UnreachableError:
             pass
         else:
-            self._answer(batch, answers)
+            for item, answer in zip(batch, answers, strict=True):
+                self._answer(item, answer)
         for item in batch:
             self._left(item)
         self._busy = False
