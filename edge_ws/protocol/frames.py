@@ -20,6 +20,8 @@ MESSAGE_GOAL = 128 * 1024
 """Bytes up to which frames are put together in one message; a single larger frame goes alone."""
 MAX_DEPTH = 8
 """Nested arrays and objects."""
+MAX_ELEMENTS = 100_000
+"""Commas and opening brackets in one message of a worker, wherever they stand: what it costs to read it."""
 LOG_CHUNK = 64 * 1024
 """Bytes of log in one `log` frame."""
 ID_LENGTH = 36

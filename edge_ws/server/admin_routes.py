@@ -7,19 +7,22 @@ browser make one.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError, UsageError
+from edge_ws.protocol import codec
 from edge_ws.server import answers
 from edge_ws.server.admin import OPERATIONS, Kind, Operation, perform
+from edge_ws.server.bodies import BodyError, read_whole
+from edge_ws.server.entrance import CrowdedError, Entrance
 from edge_ws.server.ports import Audit, AuditEntry, Tasks, User, Users
 from edge_ws.server.refused import Attempts
 from edge_ws.server.threads import ThreadLimit
@@ -29,7 +32,6 @@ log = logging.getLogger(__name__)
 
 MAX_BODY = 1024 * 1024
 """The names of thousands of workers fit."""
-BODY_WITHIN_S = 10.0
 _FORBIDDEN = frozenset({403, 415})
 """Refusals of a known user that the audit log has: rights, and what another site's page might have sent."""
 
@@ -62,7 +64,7 @@ class Admin:
         self._users = users
         self._tasks = tasks
         # Users are the centre's business, which may be slow; workers never wait for either.
-        self._door = ThreadLimit(threads=2)
+        self._entrance = Entrance()
         self._threads = ThreadLimit(threads=2)
 
     async def answer(self, request: Request) -> Response:
@@ -87,7 +89,7 @@ class Admin:
             return _RefusalError(500, "failed", str(error)).response()
 
     async def _answer(self, request: Request) -> Response:
-        user = await self._door.run(self._users.user, _token(request.headers))
+        user = await self._user(request)
         request.state.user = user.name
         name = request.path_params["name"]
         operation = OPERATIONS.get(name)
@@ -98,7 +100,7 @@ class Admin:
             sentence = f"v1/admin/{name} takes {method}, not {request.method}"
             raise _RefusalError(405, "method", sentence, allow=method)
         _check_right(user, operation)
-        given = await _body(request) if operation.changes else _query(operation, request.query_params)
+        given = await self._body(request) if operation.changes else _query(operation, request.query_params)
         if operation.changes:
             # As JSON: nothing that was sent can look like a line of the log.
             log.info("%s wishes: %s %s", json.dumps(user.name), name, json.dumps(given))
@@ -125,6 +127,28 @@ class Admin:
             await self._threads.run(self._audit.record, [entry])
         except EdgeWsError as error:
             log.warning("A refused request of %s is not in the audit log: %s", json.dumps(entry.user), error)
+
+    async def _user(self, request: Request) -> User:
+        token, address = _token(request.headers), request.client.host if request.client else None
+        try:
+            return await self._entrance.judge(token, address, partial(self._users.user, token))
+        except CrowdedError:
+            sentence = "too many requests with tokens that are not known here wait already"
+            raise _RefusalError(503, "unavailable", sentence, retry_after="1") from None
+
+    async def _body(self, request: Request) -> Mapping[str, object]:
+        """Return the JSON object that a request brings."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            sentence = f"the content type is {kind[:60] or 'missing'}, but must be application/json"
+            raise _RefusalError(415, "type", sentence)
+        try:
+            body = await read_whole(request.receive, MAX_BODY)
+        except BodyError as error:
+            raise _RefusalError(error.status, error.code, str(error), connection="close") from None
+        except ClientDisconnect:
+            raise _RefusalError(400, "usage", "the body broke off") from None
+        return await self._threads.run(_object, body) if codec.is_heavy(body) else _object(body)
 
 
 def _token(headers: Headers) -> str:
@@ -169,25 +193,9 @@ def _typed(text: str, kind: Kind | None) -> object:
     return int(text) if is_number else text
 
 
-async def _body(request: Request) -> Mapping[str, object]:
-    """Return the JSON object that a request brings."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        sentence = f"the content type is {kind[:60] or 'missing'}, but must be application/json"
-        raise _RefusalError(415, "type", sentence)
-    body = bytearray()
+def _object(body: bytes) -> Mapping[str, object]:
     try:
-        async with asyncio.timeout(BODY_WITHIN_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    raise _RefusalError(413, "too_large", f"the body is over the limit of {MAX_BODY} bytes")
-    except TimeoutError:
-        raise _RefusalError(408, "timeout", f"the body did not come within {BODY_WITHIN_S:g} s") from None
-    except ClientDisconnect:
-        raise _RefusalError(400, "usage", "the body broke off") from None
-    try:
-        given = json.loads(bytes(body) or b"{}")
+        given = json.loads(body or b"{}")
     except (ValueError, RecursionError):
         given = None
     if not isinstance(given, dict):

@@ -173,7 +173,7 @@ class Gateway:
                 Route(http.WEBSOCKET_PATH, self._upgrade_required),
                 Route(http.POLL_PATH, self._polls.poll, methods=_ANY_METHOD),
                 Route(http.SEND_PATH, self._polls.send, methods=_ANY_METHOD),
-                Route(http.WHOAMI_PATH, WhoAmI(store, settings, self.id).answer),
+                Route(http.WHOAMI_PATH, WhoAmI(self._workers.authenticate, settings, self.id).answer),
                 *(Route(http.ADMIN_PATH + "/{name:path}", one.answer, methods=_ANY_METHOD) for one in admin),
                 Route(http.HEALTH_PATH, self._health),
             ]

@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 
 from edge_ws.errors import RefusedError, RemoteProtocolError, TokenRefusedError, UnreachableError
 from edge_ws.protocol.frames import Hello, Refusal, Status, WorkerFrame
-from edge_ws.protocol.http import TOKEN_HEADER, WORKER_HEADER
+from edge_ws.protocol.http import WORKER_HEADER
 from edge_ws.protocol.ids import (
     OLDEST_PROTOCOL,
     PROTOCOL,
@@ -27,7 +28,6 @@ from edge_ws.protocol.ids import (
 )
 from edge_ws.server.answers import answer_to, refuse_worker
 from edge_ws.server.config import GatewaySettings
-from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.records import Principal, TokenRecord
 from edge_ws.store.secret_form import hash_secret
 from edge_ws.store.store import Store
@@ -192,11 +192,15 @@ HELD_AT_ONCE = 100
 class WhoAmI:
     """Answers `GET v1/whoami`, after `hold_s` seconds if the query says so: does something cut it?"""
 
-    def __init__(self, store: Store, settings: GatewaySettings, gateway: GatewayId) -> None:
-        self._store = store
+    def __init__(
+        self,
+        authenticate: Callable[[HTTPConnection], Awaitable[Principal]],
+        settings: GatewaySettings,
+        gateway: GatewayId,
+    ) -> None:
+        self._authenticate = authenticate
         self._settings = settings
         self._gateway = gateway
-        self._threads = ThreadLimit(threads=1)
         self._held = 0
 
     async def answer(self, request: Request) -> Response:
@@ -206,12 +210,7 @@ class WhoAmI:
         except ValueError as error:
             return refuse_worker(Refusal.PROTOCOL, str(error))
         try:
-            principal = await self._threads.run(
-                authenticate,
-                self._store,
-                request.headers.get(TOKEN_HEADER),
-                request.headers.get(WORKER_HEADER),
-            )
+            principal = await self._authenticate(request)
         except (RefusedError, UnreachableError) as error:
             return answer_to(error)
         held_s = await self._hold(request, hold_s) if hold_s > 0.0 else 0.0

@@ -38,6 +38,7 @@ from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import Close, CloseCode, ServerSession
 from edge_ws.server import auth
 from edge_ws.server.answers import FAILED, answer_to, refuse_worker
+from edge_ws.server.bodies import CLOSES, BodyError, read_whole
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.workers import Workers
@@ -56,10 +57,12 @@ TURN = 32
 """Statements of one request, after which others have their turn on the event loop."""
 AGAIN_S = 5.0
 """Told to a worker whose request has met a fault of this program."""
+JUDGED_S = 0.5
+"""A credential counts for so long; what takes longer to come is judged again before it is heard."""
 
 
 _REPLACED = Close(CloseCode.REPLACED, "a newer connection of this worker took over")
-_Serve = Callable[[Request, tuple[WorkerFrame, ...]], "Awaitable[Response | _Held]"]
+_Serve = Callable[[Request, tuple[WorkerFrame, ...], Principal | None], "Awaitable[Response | _Held]"]
 
 
 class PollLink(Link):
@@ -196,8 +199,8 @@ class Polls:
         self._timers = settings.timers
         self.draining = False
         """Nobody new is let in."""
-        self._taking: Counter[tuple[str | None, str | None]] = Counter()
-        """Requests that are being taken in, by worker and token."""
+        self._taking: Counter[str] = Counter()
+        """Requests that are being taken in, by worker."""
 
     async def poll(self, request: Request) -> Response:
         """Take a worker's hello and hold the request until there is something to say."""
@@ -231,34 +234,54 @@ class Polls:
                     await self._workers.gone(link)
 
     async def _guarded(self, request: Request, serve: _Serve) -> Response:
-        whose = request.headers.get(WORKER_HEADER), request.headers.get(TOKEN_HEADER)
-        if self._taking[whose] >= REQUESTS:
-            return refuse_worker(Refusal.UNAVAILABLE, "too many requests of this worker at a time", 1.0)
         try:
-            self._taking[whose] += 1
-            try:
-                served = await serve(request, await _frames(request))
-            finally:
-                self._taking[whose] -= 1
-                if not self._taking[whose]:
-                    del self._taking[whose]
+            _check(request)
+            served = await self._served(request, serve)
             return served if isinstance(served, Response) else await self._hold(request, served)
         except RemoteProtocolError as error:
-            status = 413 if error.close_code == CloseCode.TOO_LARGE.value else None
-            return refuse_worker(Refusal.PROTOCOL, str(error), status=status)
-        except _WrongRequest as error:
-            return refuse_worker(Refusal.PROTOCOL, str(error), status=error.status)
+            answer = refuse_worker(Refusal.PROTOCOL, str(error))
+        except BodyError as error:
+            answer = refuse_worker(Refusal.PROTOCOL, str(error), status=error.status)
         except (RefusedError, UnreachableError) as error:
-            return answer_to(error)
+            answer = answer_to(error)
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception as error:  # noqa: BLE001 - it costs this request, no more
             self._workers.guard.note("a worker's request", error)
-            return refuse_worker(Refusal.UNAVAILABLE, FAILED, AGAIN_S)
+            answer = refuse_worker(Refusal.UNAVAILABLE, FAILED, AGAIN_S)
+        answer.headers.update(CLOSES)
+        return answer
+
+    async def _served(self, request: Request, serve: _Serve) -> Response | _Held:
+        """Take what a request says; nobody's body is read before he is known."""
+        caller, judged_at = await self._caller(request), time.monotonic()
+        worker = request.headers[WORKER_HEADER]
+        if self._taking[worker] >= REQUESTS:
+            sentence = "too many requests of this worker at a time"
+            raise RefusedError(Refusal.UNAVAILABLE.value, sentence, retry_after_s=1.0)
+        self._taking[worker] += 1
+        try:
+            frames = await self._workers.decode(await read_whole(request.receive, codec.MAX_FRAME))
+            if caller is None or time.monotonic() - judged_at > JUDGED_S:
+                caller = await self._caller(request)
+            return await serve(request, frames, caller)
+        finally:
+            self._taking[worker] -= 1
+            if not self._taking[worker]:
+                del self._taking[worker]
+
+    async def _caller(self, request: Request) -> Principal | None:
+        """Return whom the headers name, None where they are of a connection here: it ends with its token."""
+        link = self._link(request.headers)
+        if isinstance(link, PollLink) and link.is_of(request.headers):
+            return None
+        return await self._workers.authenticate(request)
 
     # Polls
 
-    async def _poll(self, request: Request, frames: tuple[WorkerFrame, ...]) -> Response | _Held:
+    async def _poll(
+        self, request: Request, frames: tuple[WorkerFrame, ...], caller: Principal | None
+    ) -> Response | _Held:
         if (
             not frames
             or not isinstance(frames[0], Hello)
@@ -270,8 +293,6 @@ class Polls:
         link, reason = self._link(request.headers), frames[0].sysinfo.get("transport_reason")
         if link is not None and not isinstance(link, PollLink) and CONNECTION_HEADER in request.headers:
             # It was on its way when the worker's WebSocket took over, and must not take that one's place.
-            # Strangers are told nothing of who is connected.
-            await self._workers.authenticate(request.headers)
             return _answer(codec.encode(Beat()), {CLOSE_HEADER: _told(_REPLACED)})
         if isinstance(link, PollLink) and link.continues(request.headers) and link.reason == reason:
             auth.check_name(link.principal, frames[0])
@@ -281,7 +302,7 @@ class Polls:
                 # They ended, perhaps at another gateway, or are not yet known there.
                 await self._workers.forget_ended(link)
         else:
-            newcomer = await self._let_in(request, frames[0])
+            newcomer = await self._let_in(request, frames[0], caller)
             if isinstance(newcomer, Response):
                 return newcomer
             link, newcomer.reason = newcomer, reason
@@ -291,13 +312,13 @@ class Polls:
                 await asyncio.sleep(0)
         return _Held(link, hold_s)
 
-    async def _let_in(self, request: Request, hello: Hello) -> PollLink | Response:
+    async def _let_in(self, request: Request, hello: Hello, caller: Principal | None) -> PollLink | Response:
         if self.draining:
             return refuse_worker(Refusal.UNAVAILABLE, "the gateway is leaving", 1.0)
-        if (busy := self._workers.begin_greeting(request)) is not None:
+        principal = caller or await self._workers.authenticate(request)
+        if (busy := self._workers.begin_greeting(request, principal)) is not None:
             return busy
         try:
-            principal = await self._workers.authenticate(request.headers)
             link = PollLink(principal, request.headers.get(TOKEN_HEADER, ""), self._timers)
             link.address = request.client.host if request.client is not None else None
             registered = await self._workers.greet(link, hello)
@@ -338,13 +359,16 @@ class Polls:
 
     # Statements
 
-    async def _send(self, request: Request, frames: tuple[WorkerFrame, ...]) -> Response:
+    async def _send(
+        self, request: Request, frames: tuple[WorkerFrame, ...], caller: Principal | None
+    ) -> Response:
         if any(isinstance(frame, Hello | Status) for frame in frames):
             raise RemoteProtocolError("hello and status come by v1/poll")
         link, headers = self._link(request.headers), {}
         if not (isinstance(link, PollLink) and link.continues(request.headers)):
             headers[ELSEWHERE_HEADER] = "1"
-            link = self._link_of(await self._workers.speaker(request.headers))
+            caller = caller or await self._workers.authenticate(request)
+            link = self._link_of(await self._workers.speaker(caller, request.headers))
         asked = _Request(link, len(frames))
         for number, frame in enumerate(frames, 1):
             if isinstance(frame, Bye):
@@ -378,36 +402,15 @@ class Polls:
         return self._hub.get(WorkerName(headers.get(WORKER_HEADER, "")))
 
 
-class _WrongRequest(Exception):  # noqa: N818 - never leaves this module
-    """A request that is none of ours: its method, its type or its length."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
-async def _frames(request: Request) -> tuple[WorkerFrame, ...]:
-    """Return what a request brings.
-
-    Raises:
-        RemoteProtocolError: too large, or no frames.
-        _WrongRequest: not a POST of JSON.
-    """
+def _check(request: Request) -> None:
+    """Check that a request is a POST of JSON; else raise BodyError."""
     if request.method != "POST":
-        raise _WrongRequest(405, f"{request.method} is not allowed here: POST")
+        raise BodyError(405, "method", f"{request.method} is not allowed here: POST")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise _WrongRequest(
-            415, f"the content type is {kind[:60] or 'missing'}, but must be application/json"
+        raise BodyError(
+            415, "type", f"the content type is {kind[:60] or 'missing'}, but must be application/json"
         )
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > codec.MAX_FRAME:
-            raise RemoteProtocolError(
-                f"the body is over the limit of {codec.MAX_FRAME} bytes", close_code=CloseCode.TOO_LARGE.value
-            )
-    return codec.decode_batch_from_worker(bytes(body))
 
 
 async def _wait_gone(request: Request) -> None:

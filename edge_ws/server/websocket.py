@@ -50,31 +50,26 @@ class WebSockets:
 
     async def serve(self, websocket: WebSocket) -> None:
         """Authenticate, accept, and serve until the connection ends."""
-        if (busy := self._workers.begin_greeting(websocket)) is not None:
+        try:
+            principal = await self._workers.authenticate(websocket)
+        except (RefusedError, UnreachableError) as error:
+            await websocket.send_denial_response(answer_to(error))
+            return
+        if (busy := self._workers.begin_greeting(websocket, principal)) is not None:
             await websocket.send_denial_response(busy)
             return
         try:
-            conversation = await self._let_in(websocket)
-            if conversation is not None:
-                self._conversations.add(conversation)
-                if self._end is not None:
-                    conversation.close(self._end)
-                try:
-                    await conversation.run()
-                finally:
-                    self._conversations.discard(conversation)
+            await websocket.accept()
+            conversation = _Conversation(self._workers, websocket, principal)
+            self._conversations.add(conversation)
+            if self._end is not None:
+                conversation.close(self._end)
+            try:
+                await conversation.run()
+            finally:
+                self._conversations.discard(conversation)
         finally:
             self._workers.greeted(websocket)
-
-    async def _let_in(self, websocket: WebSocket) -> _Conversation | None:
-        """Accept the connection of a worker whose credential is good; else refuse it."""
-        try:
-            principal = await self._workers.authenticate(websocket.headers)
-        except (RefusedError, UnreachableError) as error:
-            await websocket.send_denial_response(answer_to(error))
-            return None
-        await websocket.accept()
-        return _Conversation(self._workers, websocket, principal)
 
     async def tick_for_ever(self) -> NoReturn:
         """Serve the timers of all connections: one task for all costs a thousand idle ones nothing."""
@@ -176,7 +171,7 @@ class _Conversation:
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))
         data = message.get("text")
-        frames = codec.decode_batch_from_worker(data if data is not None else message["bytes"])
+        frames = await self._workers.decode(data if data is not None else message["bytes"])
         now = time.monotonic()
         was_prompt = self._session.is_prompt(now)
         for frame in frames:

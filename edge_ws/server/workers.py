@@ -7,19 +7,23 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import anyio
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 
 from edge_ws.errors import RefusedError, TokenRefusedError, UnreachableError
 from edge_ws.guard import Guard
+from edge_ws.protocol import codec
 from edge_ws.protocol.frames import Bye, Hello, Refusal, Welcome, WorkerFrame
 from edge_ws.protocol.http import CONNECTION_HEADER, TOKEN_HEADER, WORKER_HEADER
-from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, GatewayId
+from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, GatewayId, WorkerName
 from edge_ws.server import auth
-from edge_ws.server.answers import refuse_worker
+from edge_ws.server.answers import answer_to
 from edge_ws.server.config import GatewaySettings
+from edge_ws.server.entrance import CrowdedError, Entrance, Turns
 from edge_ws.server.hub import Hub, Link, wish_frame
 from edge_ws.server.reports import Answers, Reports, bounded, in_force, standing, steady
 from edge_ws.server.threads import ThreadLimit
@@ -35,8 +39,8 @@ REFUSALS_KEPT = 1000
 """So many are remembered for that."""
 GREETED_AT_ONCE = 50
 """Connections that are being let in; more would wait for so long that their workers give up and try again."""
-COME_BACK_PER_S = 100.0
-"""Others are told when to come back, so many a second: thousands return at once after a restart."""
+GREETED_OF_ONE = 3
+"""Of them, those of one name: a connection that says nothing keeps its place for seconds."""
 
 
 class Workers:
@@ -66,55 +70,72 @@ class Workers:
         self._settings = settings
         self._gateway = gateway
         self._threads = ThreadLimit(threads=2)
-        self._greeting: set[object] = set()
-        """Connections that are being let in."""
+        self._decoder = ThreadLimit(threads=1)
+        self._entrance = Entrance()
+        self._greeting: dict[object, WorkerName] = {}
+        """Connections that are being let in, and whose they are."""
         self._refused_at: dict[tuple[str, str], float] = {}
         """Worker and token -> when their refusal was last told."""
-        self._next_turn = 0.0
-        """When the next one that is turned away may come back."""
+        self._turns = Turns()
 
-    def begin_greeting(self, newcomer: object) -> JSONResponse | None:
+    def begin_greeting(self, newcomer: object, principal: Principal) -> JSONResponse | None:
         """Note that somebody is being let in, until `greeted`; else return the answer that says when to come.
 
-        It costs next to nothing: thousands may come at once.
+        It costs next to nothing: thousands may come at once. Only who has a good credential may ask for it.
         """
-        if len(self._greeting) < GREETED_AT_ONCE:
-            self._greeting.add(newcomer)
+        of_one = sum(name == principal.worker for name in self._greeting.values())
+        if len(self._greeting) < GREETED_AT_ONCE and of_one < GREETED_OF_ONE:
+            self._greeting[newcomer] = principal.worker
             return None
-        now = time.monotonic()
-        self._next_turn = max(now + 1.0, self._next_turn + 1.0 / COME_BACK_PER_S)
-        sentence = "the gateway is letting many workers in at the moment"
-        return refuse_worker(Refusal.UNAVAILABLE, sentence, round(self._next_turn - now, 2))
+        return answer_to(self._come_back())
 
-    async def authenticate(self, headers: Headers) -> Principal:
-        """Return whom a request's headers name, by their secret.
+    def _come_back(self) -> RefusedError:
+        """Return the refusal that gives somebody a turn of his own to come back."""
+        sentence = "the gateway is letting many workers in at the moment"
+        after_s = self._turns.come_back_s(time.monotonic())
+        return RefusedError(Refusal.UNAVAILABLE.value, sentence, retry_after_s=after_s)
+
+    async def authenticate(self, connection: HTTPConnection) -> Principal:
+        """Return whom a request's headers name, by their secret; nothing else of it is looked at.
 
         Raises:
-            RefusedError: no worker of that name may connect with this secret.
+            RefusedError: no worker of that name may connect with this secret, or too many strangers came.
             UnreachableError: the database is away.
         """
-        secret, worker = headers.get(TOKEN_HEADER), headers.get(WORKER_HEADER)
+        secret, worker = connection.headers.get(TOKEN_HEADER), connection.headers.get(WORKER_HEADER)
+        address = connection.client.host if connection.client is not None else None
+        verdict = partial(auth.authenticate, self._store, secret, worker)
         try:
-            return await self._threads.run(auth.authenticate, self._store, secret, worker)
+            return await self._entrance.judge(f"{worker} {secret}", address, verdict)
+        except CrowdedError:
+            raise self._come_back() from None
         except TokenRefusedError as error:
             self._tell_refused(worker or "", error)
             raise
 
-    async def speaker(self, headers: Headers) -> Principal:
+    async def speaker(self, caller: Principal, headers: Headers) -> Principal:
         """Return for whom a request speaks whose connection is not known here.
 
         Raises:
-            RefusedError: as `authenticate`; or its connection is not the one that has the worker's name, nor
-                was it a moment ago.
+            RefusedError: its connection is not the one that has the worker's name, nor was it a moment ago.
             UnreachableError: the database is away.
         """
-        principal = await self.authenticate(headers)
         connection = headers.get(CONNECTION_HEADER, "")
-        site = await self._threads.run(self._store.site_of, principal, connection)
+        site = await self._threads.run(self._store.site_of, caller, connection)
         if site is None:
             sentence = "this is no connection of the worker's any more, a poll makes a new one"
             raise RefusedError(Refusal.UNAVAILABLE.value, sentence)
-        return replace(principal, site=site)
+        return replace(caller, site=site)
+
+    async def decode(self, data: bytes | str) -> tuple[WorkerFrame, ...]:
+        """Return the frames of a worker's message; what takes long to read leaves the event loop free.
+
+        Raises:
+            RemoteProtocolError: they are none.
+        """
+        if codec.is_heavy(data):
+            return await self._decoder.run(codec.decode_batch_from_worker, data)
+        return codec.decode_batch_from_worker(data)
 
     def _tell_refused(self, worker: str, error: TokenRefusedError) -> None:
         """Say once in a while who comes with a token that is good no more; strangers fill no log."""
@@ -128,7 +149,7 @@ class Workers:
 
     def greeted(self, newcomer: object) -> None:
         """Note that the worker is let in, or is not: the next one may come."""
-        self._greeting.discard(newcomer)
+        self._greeting.pop(newcomer, None)
 
     async def greet(self, link: Link, hello: Hello) -> Registered:
         """Register the worker and queue its welcome."""

@@ -152,6 +152,7 @@ def test_limits() -> None:
     values = {row["limit"]: row["value"] for row in tables("## Limits")}
     assert values["frame"] == f"{frames.MAX_FRAME} bytes"
     assert values["depth"] == f"{frames.MAX_DEPTH} levels"
+    assert values["elements"] == f"{frames.MAX_ELEMENTS}"
     assert values["log chunk"] == f"{frames.LOG_CHUNK} bytes"
     assert values["id"] == f"{frames.ID_LENGTH} characters"
     assert values["name"] == f"{frames.NAME_LENGTH} characters"

@@ -431,7 +431,6 @@ async def test_a_death_that_was_not_heard_is_learnt_from_the_inventory(
 
 async def test_many_who_come_at_once_are_let_in_by_turns(store: Store, gateway: RunningGateway) -> None:
     token = make_token(store)
-    headers = {"edge-ws-token": token, "edge-ws-worker": "w1"}
     told: list[dict[str, object]] = []
 
     async def come(name: str) -> None:
@@ -449,9 +448,13 @@ async def test_many_who_come_at_once_are_let_in_by_turns(store: Store, gateway: 
         # Silent ones hold their places until they are given up.
         silent = [
             await stack.enter_async_context(
-                connect(gateway.ws_url, additional_headers=headers, compression=None)
+                connect(
+                    gateway.ws_url,
+                    additional_headers={"edge-ws-token": token, "edge-ws-worker": f"w-silent-{number}"},
+                    compression=None,
+                )
             )
-            for _ in range(GREETED_AT_ONCE)
+            for number in range(GREETED_AT_ONCE)
         ]
         async with anyio.create_task_group() as tasks:
             for number in range(5):
