@@ -93,8 +93,8 @@ class SimReports(Reports):
 class SimWorkers(Workers):
     """The real ones, who know whoever comes."""
 
-    async def authenticate(self, headers: Any) -> Principal:
-        return Principal(worker=WorkerName(headers[WORKER_HEADER]))
+    async def authenticate(self, connection: Any) -> Principal:
+        return Principal(worker=WorkerName(connection.headers[WORKER_HEADER]))
 
 
 class _Request:
@@ -106,11 +106,12 @@ class _Request:
     def __init__(self, carried: Carried) -> None:
         self._carried = carried
         self.headers = carried.said.headers
+        self._unread: bytes | None = carried.said.body
 
-    async def stream(self) -> AsyncIterator[bytes]:
-        yield self._carried.said.body
-
-    async def receive(self) -> dict[str, str]:
+    async def receive(self) -> dict[str, Any]:
+        if (body := self._unread) is not None:
+            self._unread = None
+            return {"type": "http.request", "body": body, "more_body": False}
         await self._carried.left
         return {"type": "http.disconnect"}
 
