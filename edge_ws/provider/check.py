@@ -207,6 +207,7 @@ def look(engine: Engine, conf: Conf) -> Iterator[Finding]:
     yield _said("settings", lambda: _settings(conf))
     yield _said("executor", lambda: executor(compat.configured_executors()))
     yield _said("secret", _secret)
+    yield _said("strangers", lambda: strangers(serves_here=serves_gateway(conf)))
     tables = _said("tables", lambda: _tables(engine))
     yield tables
     store = Store(engine, listen_url=listen_url(conf), edge3_beat_s=edge3_beat_s(conf))
@@ -306,6 +307,14 @@ def _gateways(store: Store, conf: Conf) -> Finding:
         return wrong("gateways", says, "[edge_ws] api_enabled is True: start the api-server, or restart it")
     do = "set [edge_ws] api_enabled = True and restart the api-server, or run: edge-ws server"
     return wrong("gateways", says, do)
+
+
+def strangers(*, serves_here: bool) -> Finding:
+    """Judge what holds off those who open connections and finish nothing."""
+    if not serves_here:
+        return ok("strangers", "edge-ws server limits connections and unfinished requests by itself")
+    says = "the api-server's web server limits neither connections nor what they leave unfinished"
+    return warning("strangers", says, "let only a proxy reach it that does: examples/nginx.conf shows how")
 
 
 def _queues(store: Store) -> Finding:

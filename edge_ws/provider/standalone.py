@@ -34,6 +34,7 @@ from edge_ws.provider.airflow_setup import load_engine
 from edge_ws.provider.config import Conf, api_certificate, api_path
 from edge_ws.server import relay
 from edge_ws.server.answers import refusal
+from edge_ws.server.guarded import MAX_HEAD, GuardedHttp, GuardedWebSocket, limits_by_files
 from edge_ws.server.relay import Relay
 from edge_ws.server.uvicorn_server import BelowPath, DrainingServer, Processes
 
@@ -223,7 +224,9 @@ def serve(options: ServerOptions, listener: socket.socket, *, is_child: bool) ->
     door = Door(make_gateway)
     onward = Relay(options.airflow_url) if options.airflow_url else None
     config = web_config(make_app(door, onward, options.path), options.certificate)
-    server = DrainingServer(config, partial(door.drain, options.drain_timeout_s), is_child=is_child)
+    limits = limits_by_files()
+    drain = partial(door.drain, options.drain_timeout_s)
+    server = DrainingServer(config, drain, is_child=is_child, limits=limits)
     if not is_child:
         log.info("edge-ws: a gateway at %s", _address(options))
     try:
@@ -274,7 +277,9 @@ def web_config(app: ASGIApp, certificate: Certificate | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="on",
-        ws="websockets-sansio",
+        http=GuardedHttp,
+        h11_max_incomplete_event_size=MAX_HEAD,
+        ws=GuardedWebSocket,
         ws_max_size=MAX_FRAME,
         # 46 KB a connection, for messages that are small or logs of which the worker sends few.
         ws_per_message_deflate=False,
@@ -308,5 +313,6 @@ def _log_less() -> None:
     """Leave out what comes with each request of thousands of workers."""
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     # uvicorn says this of every WebSocket that is refused with an answer, which is as it should be.
-    refused = "ASGI callable returned without completing handshake."
-    logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != refused)
+    # The other is for strangers to fill the log with.
+    unsaid = {"ASGI callable returned without completing handshake.", "Invalid HTTP request received."}
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg not in unsaid)

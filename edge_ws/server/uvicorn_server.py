@@ -23,12 +23,19 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from edge_ws.server.guarded import GuardedState, Limits
+
 
 class DrainingServer(uvicorn.Server):
     """Drains before it closes what is open; uvicorn alone closes all WebSockets when it is told to end."""
 
     def __init__(
-        self, config: uvicorn.Config, drain: Callable[[], Awaitable[None]], *, is_child: bool = False
+        self,
+        config: uvicorn.Config,
+        drain: Callable[[], Awaitable[None]],
+        *,
+        is_child: bool = False,
+        limits: Limits | None = None,
     ) -> None:
         """Make it.
 
@@ -36,8 +43,11 @@ class DrainingServer(uvicorn.Server):
             config: uvicorn's.
             drain: returns when nobody is connected any more, or enough time has passed.
             is_child: of a process that passes SIGTERM on, and that kills what is to end at once.
+            limits: for the protocols of `guarded`, if the configuration names them.
         """
         super().__init__(config)
+        self._guarded = GuardedState(limits or Limits())
+        self.server_state = self._guarded
         self._drain = drain
         self._is_child = is_child
 
@@ -47,6 +57,12 @@ class DrainingServer(uvicorn.Server):
             server.close()
         await self._drain()
         await super().shutdown(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look after the connections every second; uvicorn calls it ten times as often."""
+        if counter % 10 == 0:
+            self._guarded.sweep(time.monotonic())
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

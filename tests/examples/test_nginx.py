@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,7 @@ def url(sqlite_engine: sa.Engine, authority: Authority) -> Iterator[str]:
             "127.0.0.1:8794": f"127.0.0.1:{gateway.port}",
             # A gateway that has left.
             "127.0.0.1:8795": f"127.0.0.1:{free_port()}",
+            "client_header_timeout 10s": "client_header_timeout 1s",
             "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
             "/etc/ssl/airflow.example.com.pem": str(made.certificate),
             "/etc/ssl/airflow.example.com.key": str(made.key),
@@ -111,3 +114,18 @@ def test_it_is_the_gateway_that_says_what_is_too_large(url: str, authority: Auth
     with httpx2.Client(base_url=url, verify=context) as client:
         answer = client.post("/edge-ws/v1/send", content=b" " * (2**20 + 1), headers=headers)
     assert (answer.status_code, answer.headers["edge-ws-error"]) == (413, "protocol")
+
+
+def test_heads_of_strangers_end_at_the_proxy(url: str, authority: Authority) -> None:
+    context = ssl.create_default_context(cafile=authority.file)
+    where = httpx2.URL(url)
+    with (
+        socket.create_connection((where.host, where.port or 443), timeout=30) as plain,
+        context.wrap_socket(plain, server_hostname=where.host) as raw,
+        suppress(OSError),
+    ):
+        raw.sendall(b"GET /edge-ws/health HTTP/1.1\r\nhost: x\r\nx: ")
+        assert raw.recv(1) == b""
+    with httpx2.Client(base_url=url, verify=context) as client:
+        assert client.get("/edge-ws/health", headers={"x": "y" * 2**17}).status_code in {400, 414, 431, 494}
+        assert client.get("/edge-ws/health").status_code == 200
