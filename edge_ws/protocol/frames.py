@@ -263,6 +263,13 @@ class Bye:
     """It is to be in maintenance when it comes back."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renew:
+    """The worker's token from now on, in place of the one it connected with."""
+
+    token: str = field(repr=False)
+
+
 # Server to worker
 
 
@@ -308,10 +315,10 @@ class Welcome:
     capabilities: tuple[str, ...] = ()
     settings: dict[str, str] = field(default_factory=dict)
     """Of the centre, for tasks, where the worker's own site has not set them; `section.option` -> text."""
+    token_expires_in_s: Seconds | None = None
+    """When the token that the worker has shown expires, and this connection with it; None: never."""
     twin: str | None = None
     """Where another daemon with this one's state directory, or a copy of it, runs."""
-    token_expires_in_s: Seconds | None = None
-    """None: never, or nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,6 +395,16 @@ class LogAck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed:
+    """The answer to `renew`."""
+
+    refusal: str | None = None
+    """Why that token is not taken: the one before it stays in force. None: it is taken."""
+    expires_in_s: Seconds | None = None
+    """When the token in force expires; None: never."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
     """This gateway is leaving: open a new connection, and leave this one once that is ready."""
 
@@ -413,8 +430,22 @@ WorkerFrame = (
     | Log
     | Applied
     | Bye
+    | Renew
 )
 ServerFrame = (
-    Welcome | Refused | Offer | Go | Token | Cancel | Query | Stale | Ack | LogAck | Wish | Drain | Beat
+    Welcome
+    | Refused
+    | Offer
+    | Go
+    | Token
+    | Cancel
+    | Query
+    | Stale
+    | Ack
+    | LogAck
+    | Wish
+    | Renewed
+    | Drain
+    | Beat
 )
 Frame = WorkerFrame | ServerFrame

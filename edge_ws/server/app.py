@@ -28,10 +28,11 @@ from edge_ws.server.admin_routes import Admin
 from edge_ws.server.answers import refusal, refuse_worker
 from edge_ws.server.auth import WhoAmI
 from edge_ws.server.config import GatewaySettings
+from edge_ws.server.credentials import Credentials
 from edge_ws.server.dispatcher import Dispatcher
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.longpoll import PollLink, Polls
-from edge_ws.server.ports import Audit, FinishedLogs, Tasks, TaskStates, TaskTokens, Users
+from edge_ws.server.ports import Audit, FinishedLogs, Identities, Tasks, TaskStates, TaskTokens, Users
 from edge_ws.server.reaper import Reaper
 from edge_ws.server.reports import Reports
 from edge_ws.server.running_logs import RunningLogs
@@ -117,8 +118,12 @@ class Gateway:
         users: Users | None = None,
         tasks: Tasks | None = None,
         audit: Audit | None = None,
+        identities: Identities | None = None,
     ) -> None:
-        """Make it; without `users` there is no `v1/admin/`. It asks the centre by `tasks`."""
+        """Make it; without `users` there is no `v1/admin/`. It asks the centre by `tasks`.
+
+        `identities`: whose credentials workers may show besides tokens of ours.
+        """
         self.id = GatewayId(new_id())
         self._guard = guard = Guard(log)
         told = WorkerLog(log)
@@ -150,15 +155,9 @@ class Gateway:
         self._token_watch = TokenWatch(
             store, self._hub, backup_s=settings.backup_scan_s, hears=lambda: self._watch.hears, guard=guard
         )
+        self._credentials = Credentials(store, identities, on_changed=self._token_watch.changed, guard=guard)
         self._workers = Workers(
-            store,
-            self._hub,
-            self._reports,
-            settings,
-            self.id,
-            guard,
-            told,
-            on_joined=self._token_watch.changed,
+            store, self._hub, self._reports, settings, self.id, self._credentials, guard, told
         )
         self._websockets = WebSockets(self._workers)
         self._polls = Polls(self._workers, self._hub, settings)
@@ -232,6 +231,7 @@ class Gateway:
             "the moving of logs": self._reaper.move_logs_for_ever,
             "the showing of running logs": self._running_logs.copy_for_ever,
             "the watch over tokens": self._token_watch.run,
+            "the fetching of an identity provider's keys": self._credentials.fetch_keys_for_ever,
         }
 
     @property

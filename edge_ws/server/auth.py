@@ -28,6 +28,7 @@ from edge_ws.protocol.ids import (
 )
 from edge_ws.server.answers import answer_to, refuse_worker
 from edge_ws.server.config import GatewaySettings
+from edge_ws.server.ports import Identities
 from edge_ws.store.records import Principal, TokenRecord
 from edge_ws.store.secret_form import hash_secret
 from edge_ws.store.store import Store
@@ -58,8 +59,12 @@ def _day(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).date().isoformat()
 
 
-def authenticate(store: Store, secret: str | None, worker: str | None) -> Principal:
+def authenticate(
+    store: Store, secret: str | None, worker: str | None, identities: Identities | None = None
+) -> Principal:
     """Return the principal of that secret and worker name (blocking).
+
+    What `identities` takes is theirs to judge, and never looked for among our own tokens.
 
     Raises:
         TokenRefusedError: the token is revoked, expired, or not for that name.
@@ -70,6 +75,11 @@ def authenticate(store: Store, secret: str | None, worker: str | None) -> Princi
         raise _refuse(f"the {WORKER_HEADER} header names no worker")
     if not secret:
         raise _refuse("none was sent")
+    if identities is not None and identities.takes(secret):
+        known = identities.identify(secret, worker)
+        return Principal(
+            worker=WorkerName(worker), queues=known.queues, team=known.team, expires_at=known.expires_at
+        )
     found = store.find_token(secret)
     if found is None:
         raise _refuse("it is unknown here")
@@ -89,7 +99,7 @@ def authenticate(store: Store, secret: str | None, worker: str | None) -> Princi
     )
 
 
-def renewed(principal: Principal, token: TokenRecord | None, now: float) -> Principal:
+def admitted_now(principal: Principal, token: TokenRecord | None, now: float) -> Principal:
     """Return the principal as its credential admits it at `now`, which may be less than when it came.
 
     Args:
@@ -122,12 +132,12 @@ def judge_again(store: Store, principal: Principal) -> Principal:
     """Return the principal as its credential admits it now (blocking).
 
     Raises:
-        RefusedError: as `renewed`.
+        RefusedError: as `admitted_now`.
         UnreachableError: the database is away.
     """
     asked = [] if principal.token_id is None else [principal.token_id]
     known, now = store.tokens_by_id(asked)
-    return renewed(principal, known.get(principal.token_id or ""), now)
+    return admitted_now(principal, known.get(principal.token_id or ""), now)
 
 
 def check_name(principal: Principal, hello: Hello) -> None:
@@ -182,6 +192,27 @@ def admit_statement(principal: Principal, frame: WorkerFrame) -> None:
         raise RemoteProtocolError("a statement comes after hello")
     if isinstance(frame, Status) and frame.inventory.site != principal.site:
         raise RemoteProtocolError("the inventory is another site's than the one of hello")
+
+
+def renewed(before: Principal, now: Principal) -> Principal:
+    """Return the principal of an open connection, `before`, that goes on by the credential of `now`.
+
+    Raises:
+        RefusedError: it is for another team.
+    """
+    if now.team not in {None, before.team}:
+        team = "every team" if before.team is None else f"team {before.team}"
+        raise RefusedError(
+            Refusal.NOT_ADMITTED.value,
+            f"it is for team {now.team}, the connection is for {team}; restart the worker to change that",
+        )
+    return replace(
+        before,
+        queues=now.queues,
+        token_id=now.token_id,
+        secret_hash=now.secret_hash,
+        expires_at=now.expires_at,
+    )
 
 
 LONGEST_HOLD_S = 60.0

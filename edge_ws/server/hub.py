@@ -58,7 +58,7 @@ class Link:
     """One worker's connection: its outgoing frames and what it last said of itself."""
 
     def __init__(self, principal: Principal, session: ServerSession, transport: str) -> None:
-        self.principal = principal
+        self._principal = principal
         self.session = session
         self.transport = transport
         self.connection_id = ""
@@ -67,6 +67,8 @@ class Link:
         self.wish = WishRecord(revision=0, concurrency=None, queues=None)
         """The one last sent."""
         self.wished_at = 0.0
+        self.renewed_at = 0.0
+        """When its credential was last judged anew, or will be."""
         self.local: tuple[int, tuple[str, ...] | None] = (MAX_CONCURRENCY, None)
         """Concurrency and queues (None: every queue) of the worker's own settings."""
         self.said: tuple[int, tuple[str, ...] | None] = (0, None)
@@ -101,9 +103,22 @@ class Link:
         """What `capacity` last gave, while it holds."""
 
     @property
+    def principal(self) -> Principal:
+        """On whose behalf the worker speaks."""
+        return self._principal
+
+    @principal.setter
+    def principal(self, principal: Principal) -> None:
+        self._principal, self._capacity = principal, None
+
+    def renew(self, principal: Principal, secret: str) -> None:  # noqa: ARG002 - a poll shows it again
+        """Go on by another secret, which is that principal's."""
+        self.principal = principal
+
+    @property
     def name(self) -> WorkerName:
         """The worker's name."""
-        return self.principal.worker
+        return self._principal.worker
 
     def is_prompt(self, now: float) -> bool:
         """Tell whether the worker may be offered jobs: it has not missed a heartbeat."""
@@ -112,10 +127,6 @@ class Link:
     def is_heard(self, now: float) -> bool:
         """Tell whether the worker has been heard of lately."""
         return self.session.is_prompt(now)
-
-    def admit(self, principal: Principal) -> None:
-        """Offer what the credential admits now."""
-        self.principal, self._capacity = principal, None
 
     # Frames to the worker
 

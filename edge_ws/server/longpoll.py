@@ -85,6 +85,11 @@ class PollLink(Link):
         same = headers.get(CONNECTION_HEADER) == self.connection_id
         return same and hmac.compare_digest(_hashed(headers.get(TOKEN_HEADER, "")), self._secret)
 
+    def renew(self, principal: Principal, secret: str) -> None:
+        """Go on by another secret, which is that principal's; from now on requests show that one."""
+        super().renew(principal, secret)
+        self._secret = _hashed(secret)
+
     def continues(self, headers: Headers) -> bool:
         """Tell whether a poll goes on with this connection."""
         return self.closing is None and self.is_of(headers)

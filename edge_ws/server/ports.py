@@ -163,6 +163,43 @@ class User:
     manage_right: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What somebody else's credential admits."""
+
+    queues: frozenset[str] | None
+    """None: every queue."""
+    team: str | None
+    """None: every team."""
+    expires_at: float
+    """When it ends, by this machine's clock, seconds since the epoch."""
+
+
+class Identities(Protocol):
+    """Credentials that somebody else has issued, whom the centre trusts."""
+
+    def takes(self, secret: str) -> bool:
+        """Tell whether a secret has the form of such a credential; costs next to nothing."""
+        ...
+
+    def identify(self, secret: str, worker: str) -> Identity:
+        """Return what the credential admits a worker of that name to; asks nobody else.
+
+        Raises:
+            RefusedError: `token`: it is not good, or not for that name; `unavailable`: that cannot be known
+                now. TokenRefusedError if who has issued it is certain.
+        """
+        ...
+
+    def is_due(self) -> bool:
+        """Tell whether `refresh` has something to do; costs next to nothing."""
+        ...
+
+    def refresh(self) -> None:
+        """Fetch what credentials are judged by, within seconds. What fails is logged, not raised."""
+        ...
+
+
 class Users(Protocol):
     """The centre's users and their rights."""
 

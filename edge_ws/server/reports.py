@@ -32,6 +32,7 @@ from edge_ws.protocol.frames import (
     PhaseIs,
     Query,
     Refuse,
+    Renew,
     ServerFrame,
     Stale,
     Started,
@@ -224,8 +225,8 @@ class Reports:
             case Bye():
                 link.left = frame
                 to.settled()
-            case Hello():
-                raise AssertionError("the session lets no second hello pass")
+            case Hello() | Renew():
+                raise AssertionError("the session lets no second hello pass, and `Workers` takes a renewal")
             case _:
                 assert_never(frame)
 

@@ -93,13 +93,13 @@ class TokenWatch:
     def _judge(self, link: Link, token: TokenRecord | None, now: float) -> float:
         """Let a connection have what its credential admits now; return when that expires."""
         try:
-            principal = auth.renewed(link.principal, token, now)
+            principal = auth.admitted_now(link.principal, token, now)
         except RefusedError as error:
             _send_away(link, error)
             return math.inf
         if principal != link.principal:
             log.info("Worker %s: its token admits something else now", link.name)
-            link.admit(principal)
+            link.principal = principal
             self._hub.capacity_changed()
         return math.inf if principal.expires_at is None else principal.expires_at
 

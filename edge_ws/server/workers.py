@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -17,12 +16,13 @@ from starlette.responses import JSONResponse
 from edge_ws.errors import RefusedError, TokenRefusedError, UnreachableError
 from edge_ws.guard import Guard
 from edge_ws.protocol import codec
-from edge_ws.protocol.frames import Bye, Hello, Refusal, Welcome, WorkerFrame
+from edge_ws.protocol.frames import Bye, Hello, Refusal, Renew, Welcome, WorkerFrame
 from edge_ws.protocol.http import CONNECTION_HEADER, TOKEN_HEADER, WORKER_HEADER
-from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, GatewayId, WorkerName
+from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, RENEWAL, GatewayId, WorkerName
 from edge_ws.server import auth
 from edge_ws.server.answers import answer_to
 from edge_ws.server.config import GatewaySettings
+from edge_ws.server.credentials import Credentials
 from edge_ws.server.entrance import CrowdedError, Entrance, Turns
 from edge_ws.server.hub import Hub, Link, wish_frame
 from edge_ws.server.reports import Answers, Reports, bounded, in_force, standing, steady
@@ -53,22 +53,20 @@ class Workers:
         reports: Reports,
         settings: GatewaySettings,
         gateway: GatewayId,
+        credentials: Credentials,
         guard: Guard | None = None,
         told: WorkerLog | None = None,
-        *,
-        on_joined: Callable[[], None] = lambda: None,
     ) -> None:
-        """Make it; `on_joined` is called when a worker has come: its token may be over soon, or be over."""
         self.told = told or WorkerLog(log)
         """Where what workers do is logged."""
         self.guard = guard or Guard(log)
         """Contains what one connection raises."""
         self._store = store
-        self._on_joined = on_joined
         self._hub = hub
         self._reports = reports
         self._settings = settings
         self._gateway = gateway
+        self._credentials = credentials
         self._threads = ThreadLimit(threads=2)
         self._decoder = ThreadLimit(threads=1)
         self._entrance = Entrance()
@@ -104,7 +102,7 @@ class Workers:
         """
         secret, worker = connection.headers.get(TOKEN_HEADER), connection.headers.get(WORKER_HEADER)
         address = connection.client.host if connection.client is not None else None
-        verdict = partial(auth.authenticate, self._store, secret, worker)
+        verdict = partial(self._credentials.judge, secret, worker)
         try:
             return await self._entrance.judge(f"{worker} {secret}", address, verdict)
         except CrowdedError:
@@ -155,8 +153,8 @@ class Workers:
         """Register the worker and queue its welcome."""
         # Judged again: it may have been revoked since the request.
         if link.principal.token_id is not None:
-            link.admit(await self._threads.run(auth.judge_again, self._store, link.principal))
-        link.admit(auth.admit(link.principal, hello))
+            link.principal = await self._threads.run(auth.judge_again, self._store, link.principal)
+        link.principal = auth.admit(link.principal, hello)
         sysinfo = bounded(link.name, hello.sysinfo)
         if hello.oldest_protocol > PROTOCOL or hello.protocol < OLDEST_PROTOCOL:
             raise RefusedError(
@@ -202,7 +200,7 @@ class Workers:
                 wish=wish_frame(registered.wish),
                 execution_api_url=self._settings.execution_api_url,
                 versions=self._settings.versions,
-                capabilities=(CONTROL, OUTCOMES),
+                capabilities=(CONTROL, OUTCOMES, RENEWAL),
                 settings=self._settings.task_settings,
                 twin=registered.twin,
                 token_expires_in_s=registered.expires_in_s,
@@ -214,17 +212,24 @@ class Workers:
         """Open the worker to dispatch; one that is not new was connected to another gateway a moment ago."""
         await self._reports.compare(link, registered.open)
         self._hub.add(link)
-        self._on_joined()
+        self._credentials.changed()
         level = logging.INFO if is_new else logging.DEBUG
         self.told.say(level, link.name, "Worker %s connected by %s", link.name, link.transport)
 
     async def take(self, link: Link, frame: WorkerFrame, answers: Answers | None = None) -> None:
-        """Admit a statement, whichever way it came, and hand it to the reports; see there.
+        """Admit a statement, whichever way it came, and hand it to the reports, see there.
+
+        A new credential is judged here.
 
         Raises:
             RemoteProtocolError: the connection may not say this.
         """
         auth.admit_statement(link.principal, frame)
+        if isinstance(frame, Renew):
+            to = answers or link
+            to.send(await self._credentials.renew(link, frame.token))
+            to.settled()
+            return
         await self._reports.take(link, frame, answers)
 
     async def forget_ended(self, link: Link) -> None:

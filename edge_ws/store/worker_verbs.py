@@ -36,6 +36,8 @@ from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, silent
 from edge_ws.store.wishes import join_queues, may_come_back, next_number, read_wish
 from edge_ws.store.worker_states import AWAY, Event, WorkerState, after, said, state_of
 
+LONGEST_TOLD_S = 1e9
+"""Seconds that the wire holds."""
 LOST_S = 600.0
 """A worker not seen for so long is not waited for any more: claims of tasks that are over are given up."""
 TRANSPORT_SINCE = "transport_since"
@@ -162,6 +164,14 @@ def _count(told: object) -> int:
     return told if isinstance(told, int) else 0
 
 
+def _expires_in_s(connection: Connection, principal: Principal) -> float | None:
+    """Return when the credential expires, by the database's clock; None: never."""
+    if principal.expires_at is None:
+        return None
+    left_s = principal.expires_at - float(connection.scalar(sa.select(epoch_now())) or 0.0)
+    return min(max(0.0, left_s), LONGEST_TOLD_S)
+
+
 def room_of(sysinfo: Mapping[str, Any]) -> Room:
     """Return what the sysinfo says of it."""
     return Room(
@@ -283,11 +293,7 @@ class WorkerVerbs:
             wish = read_wish(connection, name)
             assert wish is not None
             held_here = open_claims(connection, claim.c.worker == name)
-            left_s = None
-            if principal.expires_at is not None:
-                left_s = max(
-                    0.0, principal.expires_at - float(connection.scalar(sa.select(epoch_now())) or 0.0)
-                )
+            left_s = _expires_in_s(connection, principal)
         return Registered(connection=this, wish=wish, open=held_here, twin=twin, expires_in_s=left_s)
 
     def _check_name(self, connection: Connection, name: WorkerName, site: SiteId) -> None:
@@ -387,6 +393,19 @@ class WorkerVerbs:
                 **values,
             )
         )
+
+    def note_token(self, principal: Principal, connection_id: str) -> float | None:
+        """Note by which token the worker's connection goes on; return when it expires, seconds; None: never.
+
+        For an older connection nothing is noted.
+        """
+        with self._database.write() as connection:
+            connection.execute(
+                worker.update()
+                .where(worker.c.worker_name == principal.worker, worker.c.connection == connection_id)
+                .values(token_id=principal.token_id, secret_hash=principal.secret_hash)
+            )
+            return _expires_in_s(connection, principal)
 
     def disconnected(self, principal: Principal, connection_id: str, *, left: Bye | None) -> bool:
         """Note that the connection is closed; its un-accepted offers are free at once.

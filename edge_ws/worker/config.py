@@ -28,7 +28,7 @@ from edge_ws.worker.settings import SETTINGS, TOKEN_VARIABLE, Kind, Setting, che
 DEFAULT_FILE = Path("/etc/edge-ws/worker.toml")
 CONFIG_VARIABLE = "EDGE_WS_CONFIG"
 MAX_TOKEN_BYTES = 16 * 1024
-"""Of the token file; a proxy's limit for a header is lower."""
+"""Of a token; a proxy's limit for a header is lower."""
 _SWITCH = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
@@ -66,6 +66,8 @@ class WorkerConfig:
     client_cert: Path | None = None
     client_key: Path | None = None
     allow_insecure: bool = False
+    token_command: str | None = field(default=None, repr=False)
+    """Prints the token; comes in place of the two."""
     wait: bool = False
     """A first start does not end by an answer that a person must do something about: that may happen yet."""
 
@@ -131,7 +133,8 @@ def resolve(flags: Mapping[str, str | bool | None], environ: Mapping[str, str], 
     """
     file, from_file, origin = _settings_file(flags, environ, machine)
     found = _gather(SETTINGS, flags, environ, file, from_file)
-    found.setdefault("token_file", _Found(None, "default"))
+    for field_name in ("token_file", "token_command"):
+        found.setdefault(field_name, _Found(None, "default"))
     _settle_token(found, environ)
     _fill_in(found, environ, machine)
     in_force = _settle_proxy(found, environ)
@@ -283,18 +286,21 @@ def _checked(setting: Setting, value: object, origin: str, folder: Path) -> _Fou
 
 
 def _settle_token(found: dict[str, _Found], environ: Mapping[str, str]) -> None:
-    """Let the token file or the token in the environment win, by the order of their sources."""
+    """Let the token's file, its command or the environment's token win, by the order of their sources."""
     token = environ.get(TOKEN_VARIABLE) or None
-    origin = found["token_file"].origin
-    if token is None:
-        found["token"] = _Found(None, "default")
-    elif origin == "--token-file":
-        found["token"] = _Found(None, "--token-file comes first")
-    elif origin == "EDGE_WS_TOKEN_FILE":
-        raise UsageError(f"{TOKEN_VARIABLE} and {origin} are both set; unset one of them")
-    else:
-        found["token"] = _Found(token, TOKEN_VARIABLE)
-        found["token_file"] = _Found(None, f"{TOKEN_VARIABLE} comes first")
+    others = [setting for setting in SETTINGS if setting.field in {"token_file", "token_command"}]
+    given = [found[one.field].origin for one in others if found[one.field].value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} are both set; unset one of them")
+    found["token"] = _Found(token, "default" if token is None else TOKEN_VARIABLE)
+    for one in others if token is not None else ():
+        origin = found[one.field].origin
+        if origin == one.variable:
+            raise UsageError(f"{TOKEN_VARIABLE} and {origin} are both set; unset one of them")
+        if origin == one.flag:
+            found["token"] = _Found(None, f"{origin} comes first")
+        else:
+            found[one.field] = _Found(None, f"{TOKEN_VARIABLE} comes first")
 
 
 def _settle_proxy(found: dict[str, _Found], environ: Mapping[str, str]) -> proxy.Found:
@@ -366,23 +372,28 @@ def read_token(config: WorkerConfig) -> str:
     """
     if config.token_file is None:
         if config.token is None:
-            raise UsageError(f"no token: give --token-file or {TOKEN_VARIABLE}; {_HOW}")
-        return _checked_token(config.token, TOKEN_VARIABLE)
+            raise UsageError(f"no token: give --token-file, --token-command or {TOKEN_VARIABLE}; {_HOW}")
+        return checked_token(config.token.encode(), TOKEN_VARIABLE)
     origin = f"the token file {config.token_file}"
     try:
         with os.fdopen(open_plain(config.token_file), "rb") as file:
             data = file.read(MAX_TOKEN_BYTES + 1)
     except OSError as error:
         raise RefusedError(Refusal.TOKEN.value, f"{origin} cannot be read: {error.strerror}") from error
+    return checked_token(data, origin)
+
+
+def checked_token(data: bytes, origin: str) -> str:
+    """Return the token that was read there.
+
+    Raises:
+        RefusedError: (code `token`) it is none.
+    """
     if len(data) > MAX_TOKEN_BYTES:
         raise RefusedError(
             Refusal.TOKEN.value, f"{origin} has over {MAX_TOKEN_BYTES} bytes; a token is shorter"
         )
-    return _checked_token(data.decode("utf-8", "replace"), origin)
-
-
-def _checked_token(text: str, origin: str) -> str:
-    token = text.strip()
+    token = data.decode("utf-8", "replace").strip()
     if not token:
         raise RefusedError(Refusal.TOKEN.value, f"{origin} is empty; {_HOW}")
     # It travels in a header: a line break in it would end the header.

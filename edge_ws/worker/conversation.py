@@ -6,7 +6,7 @@ Drives the pure session over a channel. Knows neither jobs nor other connections
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import NoReturn, TypeVar
@@ -21,12 +21,14 @@ from edge_ws.protocol.frames import (
     Inventory,
     Log,
     Refused,
+    Renew,
+    Renewed,
     ServerFrame,
     Status,
     Welcome,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.ids import RENEWAL, WorkerName
 from edge_ws.protocol.session import Close, CloseCode, WorkerSession
 from edge_ws.protocol.states import Connection
 from edge_ws.worker.transports.base import Channel, Transport, refused_by
@@ -35,6 +37,11 @@ _E = TypeVar("_E", bound=BaseException)
 
 RETIRED_FOR_S = 2.0
 """For so long a connection that another one replaces still hears what is on its way."""
+
+
+SHOW_AGAIN_S = 2.0
+LONGEST_SHOW_AGAIN_S = 60.0
+"""After a token that the gateway has refused while the one before it was good; doubling."""
 
 
 class End(Enum):
@@ -54,6 +61,8 @@ class Callbacks:
     status: Callable[[], Status]
     welcomed: Callable[[Conversation, Welcome], None]
     heard: Callable[[Conversation, ServerFrame], None]
+    another_token: Callable[[str], Awaitable[str]]
+    """Waits until there is another token than that one."""
 
 
 class Conversation:
@@ -63,8 +72,6 @@ class Conversation:
         self.transport = transport
         self.opened_at = anyio.current_time()
         self.ready_at: float | None = None
-        self.token = ""
-        """The one that was shown."""
         self._spoken = spoken
         self._session = WorkerSession(self.opened_at)
         self._greeted: Inventory | None = None
@@ -74,6 +81,12 @@ class Conversation:
         self._more_logs = anyio.Event()
         self._end: End | None = None
         self._bye: Bye | None = None
+        self._token = ""
+        """The one that the gateway has taken."""
+        self._renewed: Renewed | None = None
+        self._answered = anyio.Event()
+        self._renews = False
+        """The gateway takes another one over the open connection."""
 
     @property
     def ready(self) -> bool:
@@ -106,6 +119,7 @@ class Conversation:
             EdgeWsError: refused, not opened, or broken off.
             Exception: a fault of our own, or of a library.
         """
+        self._token = token
         async with self.transport.open(worker, token) as channel:
             hello = self._spoken.hello()
             # The time to open is the transport's; from here the session's rules count.
@@ -126,6 +140,7 @@ class Conversation:
                 tasks.start_soon(self._read, channel)
                 tasks.start_soon(self._watch, channel)
                 tasks.start_soon(self._write_logs, channel)
+                tasks.start_soon(self._keep_token)
                 await self._write(channel)
                 if self._end is End.RETIRE:
                     channel.retire()
@@ -149,6 +164,7 @@ class Conversation:
             return
         if isinstance(frame, Welcome):
             self.ready_at = anyio.current_time()
+            self._renews = RENEWAL in frame.capabilities
             self._spoken.welcomed(self, frame)
             status = self._spoken.status()
             if status.inventory != self._greeted:
@@ -158,8 +174,35 @@ class Conversation:
             self._outgoing.set()
         elif isinstance(frame, Refused):
             raise refused_by(self.transport.where, frame.code.value, frame.sentence, frame.retry_after_s)
+        elif isinstance(frame, Renewed):
+            self._renewed = frame
+            self._answered.set()
+            self._spoken.heard(self, frame)
         else:
             self._spoken.heard(self, frame)
+
+    async def _keep_token(self) -> NoReturn:
+        """Show the gateway each new token; one that it refuses is shown again, for that may be over."""
+        again_s = SHOW_AGAIN_S
+        while True:
+            token = await self._spoken.another_token(self._token)
+            if not (self._renews and self.ready):
+                await anyio.sleep(again_s)
+                continue
+            if await self._show(token):
+                self._token, again_s = token, SHOW_AGAIN_S
+            else:
+                await anyio.sleep(again_s)
+                again_s = min(2.0 * again_s, LONGEST_SHOW_AGAIN_S)
+
+    async def _show(self, token: str) -> bool:
+        """Show the gateway another token; return whether it takes it."""
+        self._renewed, self._answered = None, anyio.Event()
+        self.send(Renew(token=token))
+        with anyio.move_on_after(LONGEST_SHOW_AGAIN_S):
+            await self._answered.wait()
+        answer: Renewed | None = self._renewed
+        return answer is not None and answer.refusal is None
 
     async def _write(self, channel: Channel) -> None:
         """Write what is queued; return once goodbye is said, or another one has taken over."""

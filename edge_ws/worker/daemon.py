@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import assert_never
 
 import anyio
@@ -28,6 +29,7 @@ from edge_ws.protocol.frames import (
     Offer,
     Query,
     Refused,
+    Renewed,
     ServerFrame,
     Stale,
     Status,
@@ -43,6 +45,7 @@ from edge_ws.worker.carrier import Carrier
 from edge_ws.worker.config import WorkerConfig, read_token
 from edge_ws.worker.control import Condition, ControlServer
 from edge_ws.worker.conversation import flat
+from edge_ws.worker.credential import run_command
 from edge_ws.worker.disk import DiskWatch
 from edge_ws.worker.drain import Patience, WorkerDrain
 from edge_ws.worker.host_client import HostEvent, HostFailed, HostGone, Hosts, HostSettings, HostUp, Prepared
@@ -118,6 +121,9 @@ class Daemon:
             self._transports(config.transport, way),
             self,
             read_token=lambda: read_token(config),
+            token_command=None
+            if config.token_command is None
+            else partial(run_command, config.token_command),
             proven=state.is_proven(config.url),
             on_proven=lambda: state.prove(config.url),
             wait=config.wait,
@@ -241,7 +247,7 @@ class Daemon:
                 self._confirmed(frame)
             case Wish():
                 self._apply(frame)
-            case Beat() | Drain() | Refused() | Welcome():
+            case Beat() | Drain() | Refused() | Renewed() | Welcome():
                 return
             case _:
                 assert_never(frame)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -22,6 +22,8 @@ from edge_ws.protocol.frames import (
     Bye,
     Drain,
     Hello,
+    Refusal,
+    Renewed,
     ServerFrame,
     Status,
     Welcome,
@@ -29,6 +31,7 @@ from edge_ws.protocol.frames import (
 )
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.worker.conversation import Callbacks, Conversation
+from edge_ws.worker.credential import Credential
 from edge_ws.worker.faults import Faults
 from edge_ws.worker.steadiness import Steadiness
 from edge_ws.worker.transport_choice import (
@@ -50,10 +53,6 @@ RENEW_AGAIN_S = 2.0
 """After a connection could not be opened beside the current one, whose gateway is leaving or is cut soon."""
 WRONG_URL = "wrong_url"
 """Code of the end of a first start where whoever answers is no gateway."""
-TOKEN_LOOK_S = 1.0
-"""Between two looks at the token, while a gateway refuses the one that was shown."""
-TOKEN_WATCH_S = 5.0
-"""The same while the connection is ready: another token is shown by a new connection beside it."""
 EXPIRY_TOLD_S = 14 * 86_400.0
 """Of a token that expires within so long is told at each connect."""
 _SAME_FOR_ALL = frozenset({Unreachable.TLS, Unreachable.NO_ANSWER, Unreachable.FOREIGN, Unreachable.SILENT})
@@ -89,6 +88,7 @@ class Link:
         served: LinkOwner,
         *,
         read_token: Callable[[], str],
+        token_command: Callable[[], Awaitable[str]] | None = None,
         proven: bool,
         on_proven: Callable[[], None],
         wait: bool = False,
@@ -100,7 +100,8 @@ class Link:
             worker: the worker's name.
             transports: the ways to reach a gateway; of several the best that works is taken.
             served: the daemon.
-            read_token: reads the secret anew at each connect.
+            read_token: reads the secret.
+            token_command: gives it in place of that.
             proven: this credential has worked from this state directory before: then nothing ends the link.
             on_proven: called when it works for the first time.
             wait: nothing ends the link before that either: what is missing may come.
@@ -109,7 +110,7 @@ class Link:
         self._worker = worker
         self._transports = {transport.name: transport for transport in transports}
         self._served = served
-        self._read_token = read_token
+        self._credential = Credential(read_token, token_command)
         self._proven = proven
         self._on_proven = on_proven
         self._wait = wait
@@ -117,11 +118,11 @@ class Link:
         self._pauses = Pauses()
         self._shown = ""
         """The token that was last shown to a gateway; empty: there was none to show."""
-        self._refused = ""
-        """The token that a gateway refused while another one's connection was ready."""
         self._choice = Choice(AUTO if len(transports) > 1 else transports[0].name, 0.0)
         self.steadiness = Steadiness()
-        self._spoken = Callbacks(served.hello, served.status, self._welcomed, self._heard)
+        self._spoken = Callbacks(
+            served.hello, served.status, self._welcomed, self._heard, self._credential.another
+        )
         self._current: Conversation | None = None
         self._open: set[Conversation] = set()
         """The current one, those that are being opened, and those that are retired."""
@@ -258,7 +259,7 @@ class Link:
         error: EdgeWsError | None = None
         try:
             self._shown = ""
-            self._shown = conversation.token = self._read_token()
+            self._shown = await self._credential.current()
             await conversation.run(self._worker, self._shown)
         except EdgeWsError as caught:
             error = caught
@@ -276,8 +277,6 @@ class Link:
             self._current = None
         if conversation.ready_at is None and error is not None:
             self._choice.failed(name, str(error), now)
-            if isinstance(error, RefusedError) and error.code not in COME_BACK:
-                self._refused = conversation.token
             self._renew_after = now + random.uniform(1.0, 2.0) * RENEW_AGAIN_S  # noqa: S311
         elif conversation.ready_at is not None:
             lived_s = now - conversation.ready_at
@@ -291,6 +290,8 @@ class Link:
         self._changed.set()
 
     def _note(self, error: EdgeWsError) -> None:
+        if isinstance(error, RefusedError) and error.code == Refusal.TOKEN.value:
+            self._credential.refused()
         final = error if isinstance(error, UsageError) else self._final(error)
         if final is not None:
             self._fatal = self._fatal or final
@@ -321,9 +322,10 @@ class Link:
             if name == WEBSOCKET and other.ready_at is None and other is not conversation:
                 # A long-poll that is let in after it would take its place.
                 other.retire()
-        self._errors, self._drain_at, self._renew_after, self._refused = [], None, 0.0, ""
+        self._errors, self._drain_at, self._renew_after = [], None, 0.0
         self._choice.ready(name, now)
         self.steadiness.ready(name)
+        self._credential.good_for(welcome.token_expires_in_s)
         self.twin = welcome.twin
         if welcome.twin is not None:
             log.error(
@@ -343,7 +345,9 @@ class Link:
         self._changed.set()
 
     def _heard(self, conversation: Conversation, frame: ServerFrame) -> None:
-        if not isinstance(frame, Drain):
+        if isinstance(frame, Renewed):
+            self._credential.answered(frame)
+        elif not isinstance(frame, Drain):
             # Of a retired one, too: the offer that was on its way is an offer.
             with self._faults.contained("a frame of the gateway"):
                 self._served.take(frame)
@@ -364,14 +368,12 @@ class Link:
         due = self._choice.renewal(current.transport.name, current.ready_at)
         if self._drain_at is not None:
             due = self._drain_at, current.transport.name
-        if self._has_changed(current.token):
-            due = current.ready_at, current.transport.name
         if due is None:
-            return TOKEN_WATCH_S
+            return None
         at, transport = due
         now = anyio.current_time()
         if now < max(at, self._renew_after):
-            return min(TOKEN_WATCH_S, max(at, self._renew_after) - now)
+            return max(at, self._renew_after) - now
         self._start(tasks, transport)
         return None
 
@@ -381,24 +383,16 @@ class Link:
         """Wait for that long, less if somebody asks for a try now, or if another token is there."""
         self._retry_now = anyio.Event()
         refused = refusal_of(self._errors)
-        is_watched = refused is not None and refused.code not in COME_BACK
         with anyio.move_on_after(pause_s):
-            while not self._retry_now.is_set() and not (is_watched and self._is_another_token()):
-                with anyio.move_on_after(TOKEN_LOOK_S if is_watched else None):
-                    await self._retry_now.wait()
+            async with anyio.create_task_group() as tasks:
+                if refused is not None and refused.code not in COME_BACK:
+                    tasks.start_soon(self._retry_by_another_token, self._retry_now)
+                await self._retry_now.wait()
+                tasks.cancel_scope.cancel()
 
-    def _is_another_token(self) -> bool:
-        try:
-            return self._read_token() != self._shown
-        except EdgeWsError:
-            return False
-
-    def _has_changed(self, token: str) -> bool:
-        """Tell whether there is a token in place of this one that no gateway has refused yet."""
-        try:
-            return self._read_token() not in {token, self._refused}
-        except EdgeWsError:
-            return False
+    async def _retry_by_another_token(self, retry_now: anyio.Event) -> None:
+        await self._credential.another(self._shown)
+        retry_now.set()
 
     def _pause_s(self, tried_s: float) -> float:
         """Return how long to wait now that nothing is open, and say why."""

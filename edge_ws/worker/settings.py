@@ -5,6 +5,7 @@ Knows nothing of where a value comes from.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -143,6 +144,12 @@ def check_path(text: str) -> Path:
         raise ValueError(f"{text!r}: {error}") from error
 
 
+def _check_command(text: str) -> str:
+    if "\0" in text or not shlex.split(text):  # raises ValueError itself for a quotation that does not end
+        raise ValueError("the command is empty or holds a NUL")
+    return text
+
+
 def _check_switch(value: bool) -> bool:
     return value
 
@@ -203,9 +210,18 @@ SETTINGS: tuple[Setting, ...] = (
         field="token_file",
         flag="--token-file",
         metavar="FILE",
-        help=f"holds the worker's token; read again at each connect (without it: {TOKEN_VARIABLE})",
+        help=f"holds the worker's token; a new one is taken at once (without it: {TOKEN_VARIABLE})",
         kind=Kind.PATH,
         check=check_path,
+    ),
+    Setting(
+        field="token_command",
+        flag="--token-command",
+        metavar="COMMAND",
+        help="in place of a file: a command that prints the token, run without a shell, at a connect and "
+        "before the token expires; it has 30 s",
+        check=_check_command,
+        show=lambda value: f"{shlex.split(value)[0]} ...",
     ),
     Setting(
         field="state_dir",

@@ -29,6 +29,7 @@ from edge_ws.protocol.states import Connection
 from edge_ws.server.app import send_away
 from edge_ws.server.budget import Budget, _Share
 from edge_ws.server.config import GatewaySettings
+from edge_ws.server.credentials import Credentials
 from edge_ws.server.dispatcher import Dispatcher
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.longpoll import PollLink, Polls
@@ -227,7 +228,15 @@ class Gateway:
         self._whole_at = -100.0
         self.hub = Hub(self.capacity_changed, self.queues_served)
         self.reports = SimReports(self)
-        self.workers = SimWorkers(store, self.hub, self.reports, SETTINGS, self.id, STRICT)  # type: ignore[arg-type]
+        self.workers = SimWorkers(
+            store,  # type: ignore[arg-type]
+            self.hub,
+            self.reports,
+            SETTINGS,
+            self.id,
+            Credentials(store, None),  # type: ignore[arg-type]
+            STRICT,
+        )
         self.workers._threads = ThreadLimit(self)  # type: ignore[assignment]
         self.polls = Polls(self.workers, self.hub, SETTINGS)
         self._dispatcher = Dispatcher(store, self.hub, SETTINGS, self.id, STRICT)  # type: ignore[arg-type]

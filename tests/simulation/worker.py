@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 from anyio.abc import TaskGroup
@@ -327,7 +327,14 @@ class SimLongPoll(LongPollTransport):
 
 
 class _Conversation(Conversation):
-    """The real one; as all heartbeats here are alike, it need not look each second what is due."""
+    """The real one; as all heartbeats here are alike, it need not look each second what is due.
+
+    Nor for another token: there is none.
+    """
+
+    async def _keep_token(self) -> NoReturn:
+        await anyio.sleep_forever()
+        raise AssertionError
 
     async def _watch(self, channel: Channel) -> None:
         while True:

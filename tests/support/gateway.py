@@ -22,6 +22,7 @@ from edge_ws.protocol.frames import Frame, Hello, Inventory, ServerFrame, Timers
 from edge_ws.protocol.ids import ClaimId, HostId, SiteId, WorkerName, new_id
 from edge_ws.server.app import Gateway
 from edge_ws.server.config import GatewaySettings
+from edge_ws.server.ports import Identities
 from edge_ws.store.store import Store
 from edge_ws.store.tables import worker
 from tests.support.waiting import wait_until
@@ -94,11 +95,29 @@ class RunningGateway:
 
 
 @contextmanager
-def serving(store: Store, settings: GatewaySettings | None = None, port: int = 0) -> Iterator[RunningGateway]:
+def serving(
+    store: Store,
+    settings: GatewaySettings | None = None,
+    port: int = 0,
+    identities: Identities | None = None,
+) -> Iterator[RunningGateway]:
     """Serve a gateway in a thread for the length of the block."""
     tasks, logs = Tasks(), LogFolder()
-    gateway = Gateway(store, settings or GatewaySettings(hostname="test"), tasks, tasks, logs)
+    settings = settings or GatewaySettings(hostname="test")
+    gateway = Gateway(store, settings, tasks, tasks, logs, identities=identities)
+    with _running(gateway, port) as (taken, stop):
+        yield RunningGateway(taken, tasks, logs, stop)
 
+
+@contextmanager
+def running_gateway(gateway: Gateway) -> Iterator[str]:
+    """Serve that gateway for the length of the block; gives its URL."""
+    with _running(gateway, 0) as (port, _):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _running(gateway: Gateway, port: int) -> Iterator[tuple[int, Callable[[], None]]]:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with gateway.running():
@@ -119,7 +138,7 @@ def serving(store: Store, settings: GatewaySettings | None = None, port: int = 0
     try:
         wait_until(lambda: server.started or not thread.is_alive())
         assert server.started
-        yield RunningGateway(listener.getsockname()[1], tasks, logs, stop)
+        yield listener.getsockname()[1], stop
     finally:
         stop()
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from edge_ws.errors import EdgeWsError
 from edge_ws.server.config import GatewaySettings
+from edge_ws.server.ports import Identities
 from edge_ws.store.records import NewJob
 from edge_ws.store.store import Store
 from edge_ws.worker.control import ask
@@ -39,6 +40,8 @@ class Stand:
     api: ExecutionApi
     settings: dict[str, str] = field(default_factory=dict)
     """Of the worker's environment, besides."""
+    identities: Identities | None = None
+    """Whose JWTs the gateway takes."""
     daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -55,16 +58,18 @@ class Stand:
 
     def gateway(self) -> Any:
         settings = GatewaySettings(hostname="test", execution_api_url=self.api.url)
-        return serving(self.store, settings, self.port)
+        return serving(self.store, settings, self.port, self.identities)
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
-        """Start the worker, with two slots."""
+        """Start the worker, with two slots; unless told otherwise it has a token of ours in a file."""
         token = self.site.folder / "token"
-        if not token.exists():
+        if not token.exists() and "--token-command" not in words:
             token.touch(mode=0o600)
             token.write_text(make_token(self.store))
         flags = ["--url", f"http://127.0.0.1:{self.port}", "-H", "w1", "-q", "q", "-c", "2"]
-        flags += ["--token-file", str(token), "--state-dir", str(self.state_dir), *words]
+        flags += ["--state-dir", str(self.state_dir), *words]
+        if "--token-command" not in words:
+            flags += ["--token-file", str(token)]
         with (self.site.folder / "worker.log").open("ab") as log:
             one = subprocess.Popen(
                 [sys.executable, "-m", "edge_ws.cli", "worker", *flags],

@@ -83,6 +83,7 @@ EACH = {
     "concurrency": ("12", "12", 12),
     "team_name": ("red", '"red"', "red"),
     "token_file": ("/run/token", '"/run/token"', Path("/run/token")),
+    "token_command": ("jwt 'a b'", "\"jwt 'a b'\"", "jwt 'a b'"),
     "state_dir": ("/srv/state", '"/srv/state"', Path("/srv/state")),
     "drain_timeout_sec": ("3600", "3600", 3600.0),
     "drain_kill_grace_sec": ("0", "0", 0.0),
@@ -322,7 +323,7 @@ def test_without_a_file_the_environments_token_counts(machine: Machine) -> None:
 
 
 def test_no_token_at_all_says_how_to_get_one(machine: Machine) -> None:
-    with pytest.raises(UsageError, match=r"--token-file or EDGE_WS_TOKEN; .*airflow edge-ws token create"):
+    with pytest.raises(UsageError, match=r"--token-command or EDGE_WS_TOKEN; .*airflow edge-ws token create"):
         read_token(_config(machine))
 
 
@@ -368,6 +369,20 @@ def test_the_source_decides_between_file_and_environment(machine: Machine, tmp_p
 
     with pytest.raises(UsageError, match="EDGE_WS_TOKEN and EDGE_WS_TOKEN_FILE are both set"):
         _resolve(machine, environ={**environ, "EDGE_WS_TOKEN_FILE": "/run/token"})
+
+
+def test_a_command_is_one_more_source(machine: Machine, tmp_path: Path) -> None:
+    file = _file(tmp_path / "w.toml", 'token_command = "jwt --secret geheim"')
+    by_file = _resolve(machine, {"config": str(file)})
+    assert by_file.config.token_command == "jwt --secret geheim"
+    assert "geheim" not in by_file.shown() + repr(by_file.config)
+    by_variable = _resolve(machine, {"config": str(file)}, {"EDGE_WS_TOKEN": "abc"}).config
+    assert (by_variable.token_command, by_variable.token) == (None, "abc")
+    with pytest.raises(UsageError, match=r"--token-file and token_command in .* are both set"):
+        _resolve(machine, {"config": str(file), "token_file": "/run/token"})
+    for wrong in ("", "jwt 'a", "\0"):
+        with pytest.raises(UsageError, match="--token-command: "):
+            _resolve(machine, {"token_command": wrong})
 
 
 @pytest.mark.parametrize(("mode", "is_open"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])

@@ -54,6 +54,22 @@ def context(store: Store, gateway: RunningGateway, tmp_path: Path) -> Context:
     return _context(gateway.base_url, make_token(store), tmp_path)
 
 
+async def test_the_token_may_come_from_a_command(store: Store, context: Context) -> None:
+    token = make_token(store)
+    assert (await way.settings(context)).status is Status.OK
+    context.config = replace(context.config, token=None, token_command=f"printf {token}")
+    context.token = ""
+    assert (await centre.token(context)).status is Status.OK
+    context.config = replace(context.config, token_command="false geheim")
+    context.token = ""
+    found = await centre.token(context)
+    assert (found.status, "exit code 1" in found.detail, "geheim" in found.detail) == (
+        Status.FAILED,
+        True,
+        False,
+    )
+
+
 def _context(
     url: str, token: str, folder: Path, environ: dict[str, str] | None = None, **settings: object
 ) -> Context:

@@ -17,7 +17,7 @@ from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError
 from edge_ws.protocol.http import ERROR_HEADER, JSON, read_refusal
 from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL
 from edge_ws.worker import network
-from edge_ws.worker.config import read_token
+from edge_ws.worker.credential import obtain_token
 from edge_ws.worker.doctor.context import Context, Found, failed, failed_by, ok, warning
 from edge_ws.worker.network import Network
 from edge_ws.worker.transports.base import refused_by
@@ -55,7 +55,7 @@ async def gateway(context: Context) -> Found:
 async def token(context: Context) -> Found:
     """Ask the gateway whom it takes us for."""
     try:
-        context.token = read_token(context.config)
+        context.token = await obtain_token(context.config)
         sent_at = time.time()
         context.whoami = await _get(context, network.whoami_url(context.config.url))
         context.ahead_s = float(context.whoami["time"]) - (sent_at + time.time()) / 2

@@ -23,6 +23,8 @@ from edge_ws.protocol.frames import (
     PhaseIs,
     Refusal,
     Refuse,
+    Renew,
+    Renewed,
     ServerFrame,
     Status,
     Timers,
@@ -151,6 +153,8 @@ class LongPollChannel:
         self._controls = False
         """The gateway that is polled knows maintenance and shutdown."""
         self._retired = False
+        self._renewing = ""
+        """The token that the gateway was asked to take in place of the present one."""
 
     # What the link calls; see `base.Channel`
 
@@ -161,6 +165,7 @@ class LongPollChannel:
         if isinstance(frames[0], Hello):
             self._polling = asyncio.create_task(self._poll_for_ever(frames[0]))
             return
+        self._renewing = next((one.token for one in frames if isinstance(one, Renew)), self._renewing)
         # A worker's state goes with its poll, so that whoever holds that hears of it.
         statements: list[WorkerFrame] = [frame for frame in frames if not isinstance(frame, Status)]
         if len(statements) < len(frames):
@@ -296,6 +301,10 @@ class LongPollChannel:
 
     def _take(self, response: httpx2.Response) -> None:
         for frame in codec.decode_batch_from_server(response.content):
+            if isinstance(frame, Renewed) and frame.refusal is None:
+                # All requests show it from now on, the open poll's next one at once.
+                self._client.headers[TOKEN_HEADER] = self._renewing
+                self._again.cancel()
             self._arrived.append(self._known(frame))
         self._changed.set()
 

@@ -1,0 +1,91 @@
+"""What workers show to be let in: whom it names, and how it is replaced on an open connection.
+
+A credential is a token of edge-ws, or one of somebody else's whom the centre trusts. Knows no transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+import anyio
+
+from edge_ws.errors import RefusedError, UnreachableError
+from edge_ws.guard import Guard
+from edge_ws.protocol.frames import Renewed
+from edge_ws.server import auth
+from edge_ws.server.hub import Link
+from edge_ws.server.ports import Identities
+from edge_ws.server.threads import ThreadLimit
+from edge_ws.store.records import Principal
+from edge_ws.store.store import Store
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.25
+"""Between two looks whether keys are to be fetched."""
+FAULT_PAUSE_S = 10.0
+"""After an exception that nobody has foreseen, before keys are fetched again."""
+RENEW_PAUSE_S = 1.0
+"""Between two renewals of one connection: each may cost a signature's check and a query."""
+
+
+class Credentials:
+    """Judges credentials, at the door and on open connections."""
+
+    def __init__(
+        self,
+        store: Store,
+        identities: Identities | None,
+        *,
+        on_changed: Callable[[], None] = lambda: None,
+        guard: Guard | None = None,
+    ) -> None:
+        """Make it.
+
+        Args:
+            store: knows edge-ws's own tokens.
+            identities: whose credentials count besides.
+            on_changed: called when a connection has another credential, which may expire soon.
+            guard: contains what the fetching of keys raises.
+        """
+        self._guard = guard or Guard(log)
+        self._store = store
+        self._identities = identities
+        self.changed = on_changed
+        self._threads = ThreadLimit(threads=1)
+        self._fetching = ThreadLimit(threads=1)
+
+    def judge(self, secret: str | None, worker: str | None) -> Principal:
+        """Return whom that secret and name stand for (blocking); raises as `auth.authenticate`."""
+        return auth.authenticate(self._store, secret, worker, self._identities)
+
+    async def renew(self, link: Link, secret: str) -> Renewed:
+        """Have the connection go on by another secret; one that is not good changes nothing."""
+        now = time.monotonic()
+        link.renewed_at = max(now, link.renewed_at + RENEW_PAUSE_S)
+        await asyncio.sleep(link.renewed_at - now)
+        try:
+            judged = await self._threads.run(self.judge, secret, link.name)
+            principal = auth.renewed(link.principal, judged)
+            expires_in_s = await self._threads.run(self._store.note_token, principal, link.connection_id)
+        except (RefusedError, UnreachableError) as error:
+            told = str(error) if isinstance(error, RefusedError) else "the gateway cannot reach its database"
+            log.warning("Worker %s is refused another token: %s", link.name, error)
+            return Renewed(refusal=told)
+        link.renew(principal, secret)
+        self.changed()
+        log.info("Worker %s goes on by another token", link.name)
+        return Renewed(expires_in_s=expires_in_s)
+
+    async def fetch_keys_for_ever(self) -> None:
+        """Keep the keys of whom the centre trusts up to date; nobody waits for that."""
+        while self._identities is not None:
+            if self._identities.is_due():
+                with self._guard.contained("the fetching of keys") as fetching:
+                    await self._fetching.run(self._identities.refresh)
+                if fetching.told:
+                    await anyio.sleep(FAULT_PAUSE_S)
+            await anyio.sleep(LOOK_S)
