@@ -18,10 +18,20 @@ from typing import Any
 import httpx2
 from sqlalchemy.engine import Engine
 
-from edge_ws.errors import EdgeWsError, UsageError
+from edge_ws.errors import EdgeWsError, UnreachableError, UsageError
 from edge_ws.protocol import http
 from edge_ws.provider import compat
-from edge_ws.provider.config import Conf, edge3_beat_s, gateway_settings, listen_url, serves_gateway
+from edge_ws.provider.config import (
+    Conf,
+    IdentitySettings,
+    edge3_beat_s,
+    gateway_settings,
+    identity_settings,
+    jwt_verifier,
+    listen_url,
+    serves_gateway,
+)
+from edge_ws.provider.jwks import KEEP_S, fetch_set, read_set
 from edge_ws.server.eligibility import Fit, Reason, fits, is_here, lasted, no_jobs
 from edge_ws.store import schema
 from edge_ws.store.database import shown_url
@@ -208,6 +218,8 @@ def look(engine: Engine, conf: Conf) -> Iterator[Finding]:
     yield _said("executor", lambda: executor(compat.configured_executors()))
     yield _said("secret", _secret)
     yield _said("strangers", lambda: strangers(serves_here=serves_gateway(conf)))
+    if conf.get("edge_ws", "trusted_jwks_url", fallback=""):
+        yield _said("identities", lambda: _identities(conf))
     tables = _said("tables", lambda: _tables(engine))
     yield tables
     store = Store(engine, listen_url=listen_url(conf), edge3_beat_s=edge3_beat_s(conf))
@@ -238,6 +250,8 @@ def _said(check: str, verb: Callable[[], Finding]) -> Finding:
 
 def _settings(conf: Conf) -> Finding:
     gateway_settings(conf, versions={})
+    identity_settings(conf)
+    jwt_verifier(conf)
     return ok("settings", "[edge_ws] makes sense")
 
 
@@ -255,6 +269,24 @@ def executor(configured: Sequence[str]) -> Finding:
 def _secret() -> Finding:
     compat.token_generator()
     return ok("secret", "task tokens can be signed; scheduler and api-server must have the same secret")
+
+
+def _identities(conf: Conf) -> Finding:
+    trusted = identity_settings(conf)
+    assert trusted is not None
+    return identities(trusted, lambda: fetch_set(trusted.jwks_url))
+
+
+def identities(trusted: IdentitySettings, fetch: Callable[[], bytes]) -> Finding:
+    """Judge whether workers' JWTs can be verified, by what `fetch` returns."""
+    try:
+        keys = read_set(fetch(), trusted.algorithms)
+    except UnreachableError as error:
+        do = f"gateways go on by the keys they know for {KEEP_S / 60:.0f} min, and take no JWT after that"
+        return wrong("identities", str(error), do)
+    count = len({kid for kid, _ in keys})
+    whose = trusted.issuer or "whatever issuer jwt_verifier takes"
+    return ok("identities", f"JWTs of {whose} can be verified: {count} key(s) at {trusted.jwks_url}")
 
 
 def _tables(engine: Engine) -> Finding:

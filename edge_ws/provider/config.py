@@ -6,10 +6,12 @@ executor's team-aware one.
 
 from __future__ import annotations
 
+import importlib
 import math
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from edge_ws.errors import UsageError
@@ -22,10 +24,22 @@ DAY_S = 86_400.0
 MEBIBYTE = 1024 * 1024
 EDGE3_BEAT = "edge", "heartbeat_interval"
 LIFELESS = "scheduler", "task_instance_heartbeat_timeout"
+LONGEST_LEEWAY_S = 300.0
 LONGEST_BEAT_S = 600.0
 """Beyond that nobody would call a worker connected."""
 _BOOLEANS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
 """As Airflow reads them."""
+
+
+JWT_KEYS = {
+    **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), ("RSA", None)),
+    "ES256": ("EC", "P-256"),
+    "ES384": ("EC", "P-384"),
+    "ES512": ("EC", "P-521"),
+    "EdDSA": ("OKP", "Ed25519"),
+}
+"""Algorithm of a JWT -> type and curve of its keys. None of them has a shared secret, for which a public key
+could be taken."""
 
 
 class Conf(Protocol):
@@ -44,6 +58,27 @@ class ExecutorSettings:
     """Whether the scheduler may take back a task that has been queued for too long."""
     lifeless_s: float
     """A job on an edge3 worker counts as lifeless so long after its last word, as with edge3's executor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentitySettings:
+    """Which JWTs are taken, and what their claims mean."""
+
+    jwks_url: str
+    issuer: str | None
+    """None: the verifier decides about it."""
+    audience: str | None
+    """None: a JWT that has an audience is refused."""
+    algorithms: frozenset[str]
+    """Keys of JWT_KEYS."""
+    leeway_s: float
+    worker_claim: str
+    worker_pattern: str
+    """What that claim must be; `<worker>` is the worker's name, `*` and `?` stand for any characters."""
+    queues_claim: str
+    """Empty: every queue."""
+    team_claim: str
+    """Empty: every team."""
 
 
 def executor_settings(conf: Conf) -> ExecutorSettings:
@@ -110,6 +145,73 @@ def gateway_settings(
         worker_log_limit=_mebibytes(conf, "worker_log_limit_mib"),
         log_table_limit=_mebibytes(conf, "log_table_limit_mib"),
     )
+
+
+def identity_settings(conf: Conf) -> IdentitySettings | None:
+    """Return which JWTs of an identity provider workers may show; None: none.
+
+    Raises:
+        UsageError: an option has no sense; the sentence names it.
+    """
+    url = _text(conf, "trusted_jwks_url")
+    if not url:
+        return None
+    _check_jwks_url(url)
+    algorithms = frozenset(one.strip() for one in _text(conf, "jwt_algorithm").split(",") if one.strip())
+    if not algorithms or not algorithms <= JWT_KEYS.keys():
+        raise _wrong("jwt_algorithm", _text(conf, "jwt_algorithm"), f"some of {', '.join(JWT_KEYS)}")
+    issuer, claim = _text(conf, "jwt_issuer"), _text(conf, "jwt_worker_claim")
+    if not issuer and not _text(conf, "jwt_verifier"):
+        raise _wrong("jwt_issuer", issuer, "set, or jwt_verifier: else every JWT of every issuer is taken")
+    if not claim:
+        raise _wrong("jwt_worker_claim", claim, "the name of a claim")
+    pattern = _text(conf, "jwt_worker_pattern")
+    if not pattern.strip("*?"):
+        raise _wrong("jwt_worker_pattern", pattern, "more than * and ?: else every JWT takes any name")
+    return IdentitySettings(
+        jwks_url=url,
+        issuer=issuer or None,
+        audience=_text(conf, "jwt_audience") or None,
+        algorithms=algorithms,
+        leeway_s=_seconds(conf, "jwt_leeway", least=0.0, most=LONGEST_LEEWAY_S),
+        worker_claim=claim,
+        worker_pattern=pattern,
+        queues_claim=_text(conf, "jwt_queues_claim"),
+        team_claim=_text(conf, "jwt_team_claim"),
+    )
+
+
+def _check_jwks_url(text: str) -> None:
+    """Check that whoever is on the way cannot put in keys of their own."""
+    try:
+        parts = urlsplit(text)
+        is_here = parts.hostname in {"127.0.0.1", "::1", "localhost"}
+        fits = parts.scheme == "https" or (parts.scheme == "http" and is_here)
+        fits = fits and bool(parts.hostname) and parts.username is None and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise _wrong("trusted_jwks_url", text, "an https URL, or an http one of this very machine")
+
+
+def jwt_verifier(conf: Conf) -> Callable[..., Any] | None:
+    """Return the site's own check of workers' JWTs, None if there is none.
+
+    Raises:
+        UsageError: it cannot be imported.
+    """
+    path = _text(conf, "jwt_verifier")
+    if not path:
+        return None
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the site's module does
+        raise _wrong("jwt_verifier", path, f"importable ({type(error).__name__}: {error})") from error
+    if not callable(found):
+        raise _wrong("jwt_verifier", path, "a callable")
+    verifier: Callable[..., Any] = found
+    return verifier
 
 
 def listen_url(conf: Conf) -> str | None:

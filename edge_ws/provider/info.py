@@ -146,6 +146,93 @@ OPTIONS: dict[str, Option] = {
         default="",
         is_secret=True,
     ),
+    "trusted_jwks_url": Option(
+        description=(
+            "URL (https) of the JSON Web Key Set of an identity provider (OpenID Connect): a worker may then "
+            "show a JWT of that provider in place of a token. Tokens stay good. Empty: no JWT is taken."
+        ),
+        type="string",
+        example="https://idp.example.com/oauth2/v1/keys",
+        default="",
+    ),
+    "jwt_issuer": Option(
+        description=(
+            "What a worker's JWT must have as ``iss``. It may be empty only where ``jwt_verifier`` decides "
+            "about it."
+        ),
+        type="string",
+        example="https://idp.example.com",
+        default="",
+    ),
+    "jwt_audience": Option(
+        description=(
+            "What a worker's JWT must have as ``aud``, or in it. Empty: only a JWT without ``aud`` is taken."
+        ),
+        type="string",
+        example="edge-ws",
+        default="",
+    ),
+    "jwt_algorithm": Option(
+        description=(
+            "Comma-separated signature algorithms that a worker's JWT may have, of RS256, RS384, RS512, "
+            "PS256, PS384, PS512, ES256, ES384, ES512 and EdDSA."
+        ),
+        type="string",
+        example="RS256,ES256",
+        default="RS256",
+    ),
+    "jwt_leeway": Option(
+        description=(
+            "Seconds by which the clocks of the provider and a gateway may differ, 0 to 300: for so long an "
+            "expired JWT is still taken."
+        ),
+        type="float",
+        example=None,
+        default="30",
+    ),
+    "jwt_verifier": Option(
+        description=(
+            "Import path of a callable that has the last word on a worker's JWT, as with edge3: it is given "
+            "the verified claims (``dict``) and a context (``method``, ``worker``), and returns a mapping "
+            "whose ``authorized`` is True; anything else, or an exception, refuses the worker."
+        ),
+        type="string",
+        example="my_company.edge_auth.verify_worker_token",
+        default="",
+    ),
+    "jwt_worker_claim": Option(
+        description="The claim of a worker's JWT that says which worker it is.",
+        type="string",
+        example="client_id",
+        default="sub",
+    ),
+    "jwt_worker_pattern": Option(
+        description=(
+            "What that claim must be: ``<worker>`` is the worker's name, ``*`` and ``?`` stand for any "
+            "characters. Without ``<worker>`` whoever has such a JWT may take any name."
+        ),
+        type="string",
+        example="system:serviceaccount:edge:<worker>",
+        default="<worker>",
+    ),
+    "jwt_queues_claim": Option(
+        description=(
+            "The claim that lists the queues of which a worker may be given jobs, as an array or separated "
+            "by commas; a JWT without it is refused. Empty: every queue."
+        ),
+        type="string",
+        example="edge_queues",
+        default="",
+    ),
+    "jwt_team_claim": Option(
+        description=(
+            "The claim that names the team whose jobs a worker may be given; a JWT without it is refused. "
+            "Empty: every team."
+        ),
+        type="string",
+        example="edge_team",
+        default="",
+    ),
 }
 """Name -> option, all of the section `[edge_ws]`."""
 

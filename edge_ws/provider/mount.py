@@ -30,8 +30,16 @@ from edge_ws.protocol.frames import Refusal
 from edge_ws.protocol.http import PREFIX
 from edge_ws.provider import compat
 from edge_ws.provider.audit import AirflowAudit
-from edge_ws.provider.config import edge3_beat_s, gateway_settings, listen_url, serves_gateway
+from edge_ws.provider.config import (
+    edge3_beat_s,
+    gateway_settings,
+    identity_settings,
+    jwt_verifier,
+    listen_url,
+    serves_gateway,
+)
 from edge_ws.provider.dependencies import unmet
+from edge_ws.provider.identities import JwtIdentities
 from edge_ws.provider.ports import (
     AirflowFinishedLogs,
     AirflowTaskStates,
@@ -101,6 +109,8 @@ def make_gateway() -> Gateway:
     states = AirflowTaskStates(Database(engine))
     store = Store(engine, listen_url=listen_url(compat.conf), edge3_beat_s=edge3_beat_s(compat.conf))
     logs = AirflowFinishedLogs()
+    trusted = identity_settings(compat.conf)
+    identities = None if trusted is None else JwtIdentities(trusted, jwt_verifier(compat.conf))
     tasks = AirflowTasks(engine, compat.log_folder, unmet)
     return Gateway(
         store,
@@ -111,6 +121,7 @@ def make_gateway() -> Gateway:
         users=AirflowUsers(),
         tasks=tasks,
         audit=AirflowAudit(engine),
+        identities=identities,
     )
 
 

@@ -7,9 +7,11 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -20,14 +22,15 @@ from starlette.routing import Route
 from edge_ws.cli.main import run
 from edge_ws.cli.verb import leaves
 from edge_ws.cli.verbs import VERBS
-from edge_ws.provider import check, compat
+from edge_ws.provider import check, compat, mount
 from edge_ws.provider.check import Finding, Verdict
 from edge_ws.store.records import HEARTBEAT_S, SEEN_BEATS
 from edge_ws.store.store import Store
 from tests.support.centre import Centre
-from tests.support.gateway import serving
+from tests.support.gateway import running_gateway, serving
 from tests.support.http import http_server
-from tests.support.waiting import free_port
+from tests.support.identity_provider import ISSUER, providing
+from tests.support.waiting import free_port, wait_until
 
 _IN_TABLES = ("clock", "wake-up", "gateways", "workers", "queues", "tokens")
 EXECUTOR = "edge_ws.provider.executor.EdgeWsExecutor"
@@ -52,6 +55,25 @@ def verdicts(found: dict[str, Finding]) -> dict[str, str]:
 
 def only(found: Iterator[Finding]) -> dict[str, Finding]:
     return {one.check: one for one in found}
+
+
+def test_whether_jwts_can_be_verified(centre: Centre, monkeypatch: pytest.MonkeyPatch) -> None:
+    with providing() as provider:
+        monkeypatch.setenv("AIRFLOW__EDGE_WS__TRUSTED_JWKS_URL", provider.url)
+        found = findings(centre)
+        assert (found["settings"].verdict, "jwt_issuer" in found["settings"].says) == (Verdict.WRONG, True)
+        monkeypatch.setenv("AIRFLOW__EDGE_WS__JWT_ISSUER", ISSUER)
+        found = findings(centre)
+        assert (found["settings"].verdict, found["identities"].verdict) == (Verdict.OK, Verdict.OK)
+        assert "1 key(s)" in found["identities"].says
+        # What the gateway is made with, in the api-server and in `edge-ws server` alike.
+        with running_gateway(mount.make_gateway()) as url:
+            headers = {"edge-ws-token": provider.sign(aud=None), "edge-ws-worker": "w1"}
+            ask = partial(httpx2.get, f"{url}/edge-ws/v1/whoami", headers=headers)
+            wait_until(lambda: ask().status_code == 200)
+            assert ask(headers={**headers, "edge-ws-worker": "w2"}).status_code == 401
+        provider.garbage = b"<html>"
+        assert findings(centre)["identities"].verdict is Verdict.WRONG
 
 
 def test_a_centre_that_is_all_right(centre: Centre, monkeypatch: pytest.MonkeyPatch) -> None:

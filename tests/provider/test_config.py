@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from edge_ws.provider.config import (
     edge3_beat_s,
     executor_settings,
     gateway_settings,
+    identity_settings,
+    jwt_verifier,
     listen_url,
     serves_gateway,
 )
@@ -84,6 +87,43 @@ def test_api_enabled(text: str, wanted: Any) -> None:
     assert serves_gateway(Conf(edge_ws__api_enabled=text)) is wanted
 
 
+ISSUED = {"edge_ws__trusted_jwks_url": "https://idp/keys", "edge_ws__jwt_issuer": "https://idp"}
+
+
+def test_no_jwts_unless_a_provider_is_trusted() -> None:
+    assert identity_settings(Conf()) is None
+    assert jwt_verifier(Conf()) is None
+
+
+def test_the_names_are_edge3s_and_so_are_the_defaults() -> None:
+    settings = identity_settings(Conf(**ISSUED))
+    assert settings is not None
+    assert (settings.jwks_url, settings.issuer, settings.audience) == (
+        "https://idp/keys",
+        "https://idp",
+        None,
+    )
+    assert (settings.algorithms, settings.leeway_s) == ({"RS256"}, 30.0)
+    assert (settings.worker_claim, settings.worker_pattern) == ("sub", "<worker>")
+    assert (settings.queues_claim, settings.team_claim) == ("", "")
+    more = {"edge_ws__jwt_algorithm": "RS512, ES256", "edge_ws__jwt_verifier": f"{__name__}.verify"}
+    settings = identity_settings(Conf(**{**ISSUED, **more, "edge_ws__jwt_issuer": ""}))
+    assert settings is not None
+    assert (settings.algorithms, settings.issuer) == ({"RS512", "ES256"}, None)
+
+
+def test_the_verifier_is_imported() -> None:
+    assert jwt_verifier(Conf(edge_ws__jwt_verifier="json.dumps")) is json.dumps
+    for wrong in ("json.nothing", "nowhere.at.all", "dumps", "json.decoder"):
+        with pytest.raises(UsageError, match=r"jwt_verifier is .*, but must be"):
+            jwt_verifier(Conf(edge_ws__jwt_verifier=wrong))
+
+
+def _issued(conf: Conf) -> object:
+    conf._options = {**ISSUED, **conf._options}
+    return identity_settings(conf)
+
+
 @pytest.mark.parametrize(
     ("read", "name", "text"),
     [
@@ -103,6 +143,18 @@ def test_api_enabled(text: str, wanted: Any) -> None:
         (gateway_settings, "edge_ws__execution_api_url", "http://[::1/"),
         (gateway_settings, "edge_ws__execution_api_url", "http://host:port/"),
         (gateway_settings, "api_auth__jwt_leeway", "ten"),
+        (_issued, "edge_ws__jwt_algorithm", "HS256"),
+        (_issued, "edge_ws__jwt_algorithm", "RS256,none"),
+        (_issued, "edge_ws__jwt_algorithm", ","),
+        (_issued, "edge_ws__jwt_algorithm", "GUESS"),
+        (_issued, "edge_ws__jwt_leeway", "301"),
+        (_issued, "edge_ws__jwt_issuer", ""),
+        (_issued, "edge_ws__jwt_worker_claim", ""),
+        (_issued, "edge_ws__jwt_worker_pattern", "*"),
+        (_issued, "edge_ws__trusted_jwks_url", "http://idp.example.com/keys"),
+        (_issued, "edge_ws__trusted_jwks_url", "http://127.0.0.1.example.com/keys"),
+        (_issued, "edge_ws__trusted_jwks_url", "https://user:geheim@idp/keys"),
+        (_issued, "edge_ws__trusted_jwks_url", "file:///etc/keys"),
     ],
 )
 def test_a_wrong_value_is_named(read: Callable[..., object], name: str, text: str) -> None:
