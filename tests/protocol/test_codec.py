@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from edge_ws.errors import LocalProtocolError, RemoteProtocolError
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import (
+    FACTS,
     LOG_CHUNK,
     MAX_DEPTH,
     MAX_FRAME,
     Accept,
     Beat,
     Bye,
+    Facts,
     Finished,
     Frame,
     Go,
@@ -342,6 +344,22 @@ def test_a_nul_becomes_visible() -> None:
     received = codec.decode_from_worker(codec.encode(status))
     assert isinstance(received, Status)
     assert received.sysinfo == {"k\ufffd": "v\ufffd", "n": 1, "flag": True}
+
+
+def test_what_people_read_of_a_worker_is_short_and_printable() -> None:
+    said = "a\r\n\x1b[2J\u202eb" + "x" * 1000
+    frames_ = [
+        {"type": "refuse", "claim": "c", "reason": said},
+        {"type": "not_started", "claim": "c", "reason": said, "fault": said},
+        {"type": "finished", "claim": "c", "exit_code": 0, "log_end": 0, "detail": said},
+        {"type": "bye", "reason": said},
+    ]
+    refuse, not_started, finished, bye = codec.decode_batch_from_worker(orjson.dumps(frames_))
+    read = [refuse.reason, not_started.reason, not_started.fault, finished.detail, bye.reason]
+    assert read == ["a   [2J b" + "x" * 291] * 5
+    facts = codec.reader(Facts)({said: said, "number": 2**64 - 1}, "facts")
+    assert facts == {read[0]: read[0], "number": 2**64 - 1}
+    assert len(codec.reader(Facts)({str(number): number for number in range(1000)}, "facts")) == FACTS
 
 
 def test_undecodable_text_is_sent_all_the_same() -> None:

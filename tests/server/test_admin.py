@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from edge_ws.errors import UsageError
 from edge_ws.server.admin import LONGEST_COMMENT, LONGEST_USER, OPERATIONS, perform
+from edge_ws.store.records import Wished
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, worker
 from tests.support.workers import register_worker
@@ -239,3 +240,35 @@ def test_what_changes_takes_a_worker_and_whether_it_is_meant() -> None:
         if operation.changes:
             assert "yes" in operation.parameters
             assert "worker" in operation.parameters or name == "shutdown-all-workers"
+
+
+def test_a_row_that_nobody_foresaw_hides_no_other(store: Store, sqlite_engine: sa.Engine) -> None:
+    with sqlite_engine.begin() as connection:
+        strange = edge_worker.update().where(edge_worker.c.worker_name == "oven")
+        connection.execute(strange.values(sysinfo=["not", "an", "object"]))
+    rows = perform(store, "list-workers", {})
+    assert [row["worker_name"] for row in rows] == ["any", "oven", "press-1", "press-2"]
+    assert "cannot be read" in str(rows[1]["maintenance_comment"])
+    assert [row["worker_name"] for row in perform(store, "show-worker", {"worker": "*"})] == [
+        row["worker_name"] for row in rows
+    ]
+    perform(store, "list-queues", {})
+
+
+class _Cursed(Store):
+    """The real store, in which one worker cannot be changed."""
+
+    def request_shutdown(self, name: str) -> Wished:
+        if name == "oven":
+            raise ValueError("integer out of range")
+        return super().request_shutdown(name)
+
+
+@pytest.mark.usefixtures("store")
+def test_one_that_cannot_be_shut_down_is_named_and_the_others_are(sqlite_engine: sa.Engine) -> None:
+    rows = perform(_Cursed(sqlite_engine), "shutdown-all-workers", {"yes": True})
+    failed = {str(row["worker_name"]): str(row["error"]) for row in rows if row["error"]}
+    assert list(failed) == ["oven"]
+    assert "a fault of this program" in failed["oven"]
+    done = [row["state"] for row in rows if not row["error"]]
+    assert done == ["shutdown request"] * 3

@@ -37,7 +37,7 @@ from edge_ws.protocol.frames import (
 from edge_ws.protocol.ids import new_id
 from edge_ws.server.admin import perform
 from edge_ws.store.store import Store
-from edge_ws.store.tables import edge_worker, worker
+from edge_ws.store.tables import claim, edge_worker, worker
 from tests.support.extremes import at_ends
 from tests.support.gateway import Peer, RunningGateway, connected, inventory, make_token
 from tests.support.rows import enqueue, new_job
@@ -148,11 +148,11 @@ async def test_what_a_worker_says_of_its_jobs(
     enqueue(engine, *(new_job(f"t{number}") for number in range(len(said))))
     async with connected(gateway, make_token(store), concurrency=len(said)) as peer:
         claims = [(await peer.expect(Offer, 60)).claim for _ in said]
-        for claim, (cls, fields) in zip(claims, said, strict=True):
+        for one, (cls, fields) in zip(claims, said, strict=True):
             if cls is not Accept and cls is not Refuse:
-                await peer.send(Accept(claim=claim, host=peer.host))
-            await peer.connection.send(_as_message(cls, {"claim": claim, **fields}), text=True)
-            await peer.send(Finished(claim=claim, exit_code=0, log_end=0))
+                await peer.send(Accept(claim=one, host=peer.host))
+            await peer.connection.send(_as_message(cls, {"claim": one, **fields}), text=True)
+            await peer.send(Finished(claim=one, exit_code=0, log_end=0))
         ended: set[str] = set()
         while ended != set(claims):
             with anyio.fail_after(60):
@@ -174,6 +174,13 @@ async def test_what_a_worker_says_of_its_jobs(
     assert peer.connection.close_code in {1000, 1006}
     await anyio.to_thread.run_sync(_operate, store)
     assert _sound(caplog.text)
+    # Their words reach log and tables as one short line.
+    with engine.connect() as connection:
+        details = connection.scalars(sa.select(claim.c.detail)).all()
+    assert len(set(details)) > 3
+    for text in (*details, *(record.getMessage() for record in caplog.records)):
+        assert text.isprintable()
+        assert len(text) < 600
 
 
 def _as_message(cls: type, fields: dict[str, Any]) -> bytes:
