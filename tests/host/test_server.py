@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 import uuid
 from dataclasses import replace
@@ -17,6 +19,7 @@ from tests.support.execution_api import ExecutionApi
 from tests.support.host_jobs import events_in, go, is_running, job_of, note_of, prepare
 from tests.support.jobs import Site, callback_workload, task_workload
 from tests.support.raw_host import Line, RawHost, raw_host
+from tests.support.services import missing
 from tests.support.waiting import wait_until
 
 # The way of a job
@@ -296,6 +299,41 @@ def test_a_new_daemon_replaces_the_old_one(shared_host: RawHost) -> None:
 
 
 # The host's own life
+
+
+_STRANGER = """
+import os, socket, sys
+one = socket.socket(socket.AF_UNIX)
+os.setresuid(65534, 65534, 65534)
+one.settimeout(10)
+# Relative: the folders above are closed to others.
+one.connect(sys.argv[1])
+try:
+    one.sendall(b'{"op": "hello"}\\n')
+    print(one.recv(100))
+except (ConnectionResetError, BrokenPipeError):
+    print(b"")
+"""
+
+
+def test_another_user_is_neither_heard_nor_takes_the_daemons_place(line: Line, shared_host: RawHost) -> None:
+    if os.geteuid() != 0:
+        missing("the rights to become another user")
+    sock = shared_host.directory / f"{shared_host.id}.sock"
+    assert sock.stat().st_mode & 0o777 == 0o600
+    # By its mode alone nobody would come so far.
+    sock.chmod(0o666)
+    shared_host.directory.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", _STRANGER, sock.name],
+        cwd=shared_host.directory,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    sock.chmod(0o600)
+    assert done.stdout == "b''\n"
+    assert line.hello()["host"] == shared_host.id
 
 
 def test_what_supervisors_print_is_not_kept_for_ever(
