@@ -187,10 +187,23 @@ def _why_replaceable(step: _Step) -> str:
     return ""
 
 
+def _is_volume(step: _Step) -> bool:
+    """Tell whether it is the root of a volume that was made for a container: root's, and open to its user.
+
+    A folder for everybody's temporary files may be mounted too; it is sticky.
+    """
+    found = step.found
+    return (
+        os.geteuid() != 0 and found.st_uid == 0 and not found.st_mode & stat.S_ISVTX and step.path.is_mount()
+    )
+
+
 def _why_not_own(step: _Step) -> str:
     path, found = step.path, step.found
     if not stat.S_ISDIR(found.st_mode):
         return ""  # To use it will tell.
+    if _is_volume(step):
+        return ""
     within = "or give a folder in it that is not there yet: it is made for this user alone"
     if found.st_uid != os.geteuid():
         owner, us = user_name(found.st_uid), user_name(os.geteuid())

@@ -64,7 +64,7 @@ class AirflowAudit:
                 connection.execute(_log.insert(), rows)
                 return
         # Airflow's command line says no more of this: these are no tables that an Airflow uses.
-        log.info("This database has no audit log of Airflow's: what is changed is not written down")
+        log.debug("This database has no audit log of Airflow's: what is changed is not written down")
 
 
 def operating_user() -> str:

@@ -5,11 +5,13 @@ Changes nothing, prints nothing. One finding never hides another: what cannot be
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -217,7 +219,8 @@ def look(engine: Engine, conf: Conf) -> Iterator[Finding]:
     yield _said("settings", lambda: _settings(conf))
     yield _said("executor", lambda: executor(compat.configured_executors()))
     yield _said("secret", _secret)
-    yield _said("strangers", lambda: strangers(serves_here=serves_gateway(conf)))
+    host = conf.get("api", "host", fallback="")
+    yield _said("strangers", lambda: strangers(host if serves_gateway(conf) else None))
     if conf.get("edge_ws", "trusted_jwks_url", fallback=""):
         yield _said("identities", lambda: _identities(conf))
     tables = _said("tables", lambda: _tables(engine))
@@ -341,10 +344,17 @@ def _gateways(store: Store, conf: Conf) -> Finding:
     return wrong("gateways", says, do)
 
 
-def strangers(*, serves_here: bool) -> Finding:
-    """Judge what holds off those who open connections and finish nothing."""
-    if not serves_here:
+def strangers(api_host: str | None) -> Finding:
+    """Judge what holds off those who open connections and finish nothing.
+
+    Args:
+        api_host: where the api-server listens; None: it does not serve the gateway.
+    """
+    if api_host is None:
         return ok("strangers", "edge-ws server limits connections and unfinished requests by itself")
+    with suppress(ValueError):
+        if api_host == "localhost" or ipaddress.ip_address(api_host).is_loopback:
+            return ok("strangers", f"what is in front of the api-server, at {api_host}, limits them")
     says = "the api-server's web server limits neither connections nor what they leave unfinished"
     return warning("strangers", says, "let only a proxy reach it that does: examples/nginx.conf shows how")
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import anyio
 
@@ -71,14 +72,22 @@ class Credentials:
             judged = await self._threads.run(self.judge, secret, link.name)
             principal = auth.renewed(link.principal, judged)
             expires_in_s = await self._threads.run(self._store.note_token, principal, link.connection_id)
-        except (RefusedError, UnreachableError) as error:
-            told = str(error) if isinstance(error, RefusedError) else "the gateway cannot reach its database"
+        except RefusedError as error:
             log.warning("Worker %s is refused another token: %s", link.name, error)
-            return Renewed(refusal=told)
+            return Renewed(refusal=str(error), expires_in_s=await self._in_force_s(link))
+        except UnreachableError as error:
+            log.warning("Worker %s cannot be given another token now: %s", link.name, error)
+            return Renewed(refusal="the gateway cannot reach its database")
         link.renew(principal, secret)
         self.changed()
         log.info("Worker %s goes on by another token", link.name)
         return Renewed(expires_in_s=expires_in_s)
+
+    async def _in_force_s(self, link: Link) -> float | None:
+        """Return when the credential that stays expires, as far as the database can be asked."""
+        with suppress(UnreachableError):
+            return await self._threads.run(self._store.note_token, link.principal, link.connection_id)
+        return None
 
     async def fetch_keys_for_ever(self) -> None:
         """Keep the keys of whom the centre trusts up to date; nobody waits for that."""

@@ -39,7 +39,7 @@ def complete(path: Path, *words: str) -> list[str]:
     ("words", "offered"),
     [
         (("list-",), ["list-workers", "list-queues", "list-jobs"]),
-        (("token", ""), ["create", "list", "revoke"]),
+        (("token", ""), ["create", "list", "revoke", "show", "rotate", "narrow"]),
         (("token", "create", "--exp"), ["--expires"]),
         (("list-workers", "--sor"), ["--sort"]),
         (("list-workers", "-o", ""), ["table", "json", "yaml", "plain"]),

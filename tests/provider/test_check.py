@@ -23,7 +23,7 @@ from edge_ws.cli.main import run
 from edge_ws.cli.verb import leaves
 from edge_ws.cli.verbs import VERBS
 from edge_ws.provider import check, compat, mount
-from edge_ws.provider.check import Finding, Verdict
+from edge_ws.provider.check import Finding, Verdict, strangers
 from edge_ws.store.records import HEARTBEAT_S, SEEN_BEATS
 from edge_ws.store.store import Store
 from tests.support.centre import Centre
@@ -74,6 +74,13 @@ def test_whether_jwts_can_be_verified(centre: Centre, monkeypatch: pytest.Monkey
             assert ask(headers={**headers, "edge-ws-worker": "w2"}).status_code == 401
         provider.garbage = b"<html>"
         assert findings(centre)["identities"].verdict is Verdict.WRONG
+
+
+def test_an_api_server_that_only_a_proxy_reaches_needs_no_limits() -> None:
+    assert strangers("127.0.0.1").verdict is Verdict.OK
+    assert strangers("0.0.0.0").verdict is Verdict.WARNING
+    assert strangers("airflow.example.com").verdict is Verdict.WARNING
+    assert strangers(None).verdict is Verdict.OK
 
 
 def test_a_centre_that_is_all_right(centre: Centre, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,11 @@ async def test_what_a_worker_says_of_its_jobs(
         for fields in (
             *at_ends(HostDead, {"host": "h", "ended": []}),
             *at_ends(Applied, {"revision": 0, "concurrency": 4, "queues": ["q"]}),
-            *at_ends(Status, {"inventory": _inventory(), "sysinfo": {}}),
+            *at_ends(
+                Status,
+                {"inventory": _inventory() | {"site": peer.inventory.site}, "sysinfo": {}},
+                frozenset({"site"}),
+            ),
         ):
             cls = HostDead if "host" in fields else Status if "inventory" in fields else Applied
             await peer.connection.send(_as_message(cls, fields), text=True)

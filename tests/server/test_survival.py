@@ -56,7 +56,7 @@ VERBS = (
     "beat",
     "expire_offers",
     "unsettled",
-    "refused_tokens",
+    "tokens_by_id",
     "open_ids",
     "repair",
     "mark_silent",
@@ -76,6 +76,7 @@ async def test_every_loop_goes_on_after_a_fault(
 ) -> None:
     # What the fault says may come from a worker.
     faults = {verb: [ValueError(f"{verb}\r\n\x1b[2J" + "x" * 1000) for _ in range(2)] for verb in VERBS}
+    of_greeting_too = {"tokens_by_id": faults.pop("tokens_by_id")}
     store = Faulty(sqlite_engine, faults)
     settings = GatewaySettings(
         hostname="test",
@@ -86,6 +87,7 @@ async def test_every_loop_goes_on_after_a_fault(
     with serving(store, settings) as gateway:
         token = make_token(store)
         async with connected(gateway, token) as peer:
+            faults.update(of_greeting_too)
             enqueue(sqlite_engine, new_job())
             claim, has_log = None, False
             with anyio.fail_after(60):

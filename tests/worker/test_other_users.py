@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 from edge_ws.errors import EdgeWsError, UsageError
+from edge_ws.ownership import why_unsafe
 from edge_ws.processes import boot_id
 from edge_ws.protocol.ids import ClaimId, HostId, new_id
 from edge_ws.protocol.states import Phase
@@ -173,6 +174,16 @@ StateDirectory(volume / "w")
 print(oct((volume / "w").stat().st_mode), flush=True)
 StateDirectory(volume)
 """
+
+
+def test_a_volume_for_a_container_may_be_the_state_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "volume", "1m") as volume:
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        for mode, is_safe in ((0o777, True), (0o2775, True), (0o1777, False)):
+            volume.path.chmod(mode)
+            assert (why_unsafe(volume.path) == "") == is_safe
 
 
 def test_a_user_without_an_account_makes_a_folder_in_a_volume_of_its_group(tmp_path: Path) -> None:
