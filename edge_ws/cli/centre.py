@@ -280,7 +280,7 @@ def token_create(arguments: Namespace) -> int:
     if arguments.max_workers is not None and not 1 <= arguments.max_workers <= LARGEST:
         raise UsageError(f"--max-workers: {arguments.max_workers} is not between 1 and {LARGEST}")
     with _changing("token-create", **asdict(request), max_workers=arguments.max_workers) as store:
-        secret = store.create_token(
+        secret = store.tokens.create_token(
             request.name,
             worker_pattern=request.worker_pattern,
             queues=request.queues,
@@ -296,7 +296,7 @@ def token_create(arguments: Namespace) -> int:
 def token_list(arguments: Namespace) -> int:
     """List the tokens."""
     with _store() as store:
-        rows = token_rows(store.tokens(), time.time())
+        rows = token_rows(store.tokens.all_tokens(), time.time())
     absent = {"queues": "all", "team_name": "any", "expires": "never"}
     show(rows, arguments.output, absent, "there are no tokens yet")
     return 0
@@ -305,7 +305,7 @@ def token_list(arguments: Namespace) -> int:
 def token_show(arguments: Namespace) -> int:
     """Show all that is known of the token of that id, or of each of that name."""
     with _store() as store:
-        known, uses, now = store.tokens(), store.token_uses(), store.clock()
+        known, uses, now = store.tokens.all_tokens(), store.tokens.token_uses(), store.views.clock()
     found = [token for token in known if arguments.token in {token.id, token.name}]
     if not found:
         raise UsageError(f"there is no token {arguments.token!r}; see: edge-ws token list")
@@ -318,7 +318,7 @@ def token_rotate(arguments: Namespace) -> int:
     overlap_s = parse_expires(arguments.overlap, "--overlap")
     _must_be_text(arguments.token)
     with _changing("token-rotate", token=arguments.token, overlap=arguments.overlap) as store:
-        secret = store.rotate_token(arguments.token, overlap_s)
+        secret = store.tokens.rotate_token(arguments.token, overlap_s)
     _say(
         f"the old secret is taken until {_utc(time.time() + overlap_s)}; who still uses it: edge-ws token "
         f"show {arguments.token}; this one is shown only once: put it into the worker's --token-file"
@@ -334,7 +334,7 @@ def token_narrow(arguments: Namespace) -> int:
     _must_be_text(arguments.token)
     asked = {"queues": arguments.queues, "team": arguments.team_name, "expires": arguments.expires}
     with _changing("token-narrow", token=arguments.token, **asked) as store:
-        left = store.narrow_token(
+        left = store.tokens.narrow_token(
             arguments.token,
             queues=_queue_names(arguments.queues),
             team=_team(arguments.team_name),
@@ -359,8 +359,8 @@ def token_revoke(arguments: Namespace) -> int:
     """Revoke the token of that id, or all of that name."""
     _must_be_text(arguments.token)
     with _changing("token-revoke", token=arguments.token) as store:
-        count = store.revoke_token(arguments.token)
-        if not any(arguments.token in {token.id, token.name} for token in store.tokens()):
+        count = store.tokens.revoke_token(arguments.token)
+        if not any(arguments.token in {token.id, token.name} for token in store.tokens.all_tokens()):
             raise UsageError(f"there is no token {arguments.token}; see: edge-ws token list")
     tell(f"revoked {count} token{'' if count == 1 else 's'}" if count else "revoked already")
     return 0
@@ -383,7 +383,7 @@ class OnDatabase:
 
     def has_gateway(self) -> bool:
         """Tell whether a gateway is alive."""
-        return any(one.is_alive for one in self._store.gateways())
+        return any(one.is_alive for one in self._store.views.gateways())
 
 
 def _unmet(task: Named) -> tuple[Unmet, ...]:

@@ -227,12 +227,12 @@ def look(engine: Engine, conf: Conf) -> Iterator[Finding]:
     yield tables
     store = Store(engine, listen_url=listen_url(conf), edge3_beat_s=edge3_beat_s(conf))
     for name, verb in (
-        ("clock", lambda: clock(store.clock)),
+        ("clock", lambda: clock(store.views.clock)),
         ("wake-up", lambda: _wake_up(store, engine.dialect.name)),
         ("gateways", lambda: _gateways(store, conf)),
-        ("workers", lambda: workers(store.workers())),
+        ("workers", lambda: workers(store.views.workers())),
         ("queues", lambda: _queues(store)),
-        ("tokens", lambda: tokens(store.tokens(), store.workers(), store.clock())),
+        ("tokens", lambda: tokens(store.tokens.all_tokens(), store.views.workers(), store.views.clock())),
     ):
         yield _said(name, verb) if tables.verdict is Verdict.OK else not_checked(name, "see tables")
     base_url = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
@@ -333,7 +333,7 @@ def _gateways(store: Store, conf: Conf) -> Finding:
     enabled = serves_gateway(conf)
     fresh_s = SEEN_BEATS * gateway_settings(conf, versions={}).timers.heartbeat_s
     # Each by the setting that it runs with.
-    alive = [one for one in store.gateways() if one.is_alive]
+    alive = [one for one in store.views.gateways() if one.is_alive]
     if alive:
         shown = ", ".join(f"{one.hostname}:{one.pid} ({max(0.0, one.seen_s):.0f} s ago)" for one in alive)
         return ok("gateways", f"{len(alive)} seen lately: {shown}")
@@ -361,9 +361,9 @@ def strangers(api_host: str | None) -> Finding:
 
 def _queues(store: Store) -> Finding:
     """Judge each queue in which something waits by the job that is next in it."""
-    waiting = [one for one in store.backlogs() if one.queued]
-    first = [job for one in waiting for job in store.jobs(1, queue=one.queue, state="queued")]
-    return queues(waiting, first, store.workers())
+    waiting = [one for one in store.views.backlogs() if one.queued]
+    first = [job for one in waiting for job in store.views.jobs(1, queue=one.queue, state="queued")]
+    return queues(waiting, first, store.views.workers())
 
 
 # Through the network

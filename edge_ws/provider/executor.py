@@ -159,7 +159,7 @@ class EdgeWsExecutor(compat.ExecutorBase):
             self._give_up(item, f"edge-ws runs no workloads of the kind {kind}")
             return
         with compat.guarded(session) as connection:
-            self._store.enqueue(connection, job)
+            self._store.jobs.enqueue(connection, job)
         self.running.add(compat.workload_key(item))
 
     def _give_up(self, item: Any, why: str) -> None:  # noqa: ANN401
@@ -195,14 +195,14 @@ class EdgeWsExecutor(compat.ExecutorBase):
             self._quiet_until = now + AWAY_PAUSE_S
 
     def _report(self) -> None:
-        ended = self._store.ended(self._owner, self.team_name)
+        ended = self._store.jobs.ended(self._owner, self.team_name)
         self._told = Counter({job.key: self._told[job.key] for job in ended if job.key in self._told})
         if not ended:
             return
         outcomes = self._outcomes(ended)
         done = [job.key for job in ended if self._tell(job, outcomes[job.key])]
         if done:
-            self._store.reported(self._owner, done)
+            self._store.jobs.reported(self._owner, done)
 
     def _outcomes(self, ended: Iterable[EndedJob]) -> dict[JobKey, Outcome]:
         tasks = [job for job in ended if not workload.is_callback(job.key)]
@@ -244,7 +244,7 @@ class EdgeWsExecutor(compat.ExecutorBase):
         begun = self._clock()
         with self._database.read() as connection:
             living = compat.living_schedulers(connection)
-        ended = self._store.end_unwanted(
+        ended = self._store.jobs.end_unwanted(
             self._owner, living, is_wanted(), self.team_name, lifeless_s=self._settings.lifeless_s
         )
         now = self._clock()
@@ -268,11 +268,11 @@ class EdgeWsExecutor(compat.ExecutorBase):
         with self._database.read() as connection:
             living = compat.living_schedulers(connection)
         if self._owner in living:
-            for key in self._store.inherit(self._owner, living):
+            for key in self._store.jobs.inherit(self._owner, living):
                 self.running.add(workload.airflow_key(key))
         if self.running:
             self.running &= {
-                workload.airflow_key(key) for key in self._store.owned(self._owner, self.team_name)
+                workload.airflow_key(key) for key in self._store.jobs.owned(self._owner, self.team_name)
             }
 
     def _look_for_gateways(self) -> None:
@@ -282,7 +282,7 @@ class EdgeWsExecutor(compat.ExecutorBase):
             self._awaits_migration = not schema.has_all(compat.engine(), (gateway,))
             if self._awaits_migration:
                 return
-        left = self._store.stranded(self._owner, self.team_name)
+        left = self._store.views.stranded(self._owner, self.team_name)
         if left is None or left.waited_s < STRANDED_S:
             return
         seen = (
@@ -324,12 +324,12 @@ class EdgeWsExecutor(compat.ExecutorBase):
 
     def _adopt(self, wanted: dict[JobKey, str], session: Session | None) -> dict[JobKey, str | None]:
         if session is None:
-            return self._store.adopt(self._owner, wanted)
+            return self._store.jobs.adopt(self._owner, wanted)
         # In the scheduler's transaction: it commits both takings-over or neither, and SQLite has but one
         # writer, which at this point is the scheduler. An OperationalError is the caller's to handle: it
         # rolls back and calls again.
         with compat.guarded(session) as connection:
-            return self._store.adopt(self._owner, wanted, connection=connection)
+            return self._store.jobs.adopt(self._owner, wanted, connection=connection)
 
     def revoke_task(self, *, ti: Any) -> None:  # noqa: ANN401
         """Take a task out of its queue; a worker that has it already finds its claim stale.
@@ -340,7 +340,7 @@ class EdgeWsExecutor(compat.ExecutorBase):
         if not self._settings.gives_back_stuck_tasks:
             raise NotImplementedError
         try:
-            self._store.revoke(workload.task_row(ti, ti.try_number))
+            self._store.jobs.revoke(workload.task_row(ti, ti.try_number))
         except (EdgeWsError, SQLAlchemyError) as error:
             # The next round's upsert takes the row over.
             self.log.warning("edge-ws could not revoke %s: %s", ti, first_line(error))
@@ -361,7 +361,7 @@ class EdgeWsExecutor(compat.ExecutorBase):
         """Return where the task runs and its log so far; nothing for a job that no worker has."""
         key = workload.task_row(ti, try_number)
         try:
-            found = self._store.running_log(key)
+            found = self._store.logs.running_log(key)
             if found is None:
                 return self._edge3_log(key)
         except (EdgeWsError, SQLAlchemyError) as error:
@@ -370,7 +370,7 @@ class EdgeWsExecutor(compat.ExecutorBase):
 
     def _edge3_log(self, key: JobKey) -> tuple[list[str], list[str]]:
         """As `get_task_log`, for a job that an edge3 worker may have."""
-        found = self._store.edge3_log(key)
+        found = self._store.logs.edge3_log(key)
         if found is None:
             return [], []
         # edge3 writes what it gets into the log folder, too: that of the api-server that got it. Where that

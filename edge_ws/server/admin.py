@@ -17,8 +17,10 @@ from edge_ws.errors import UnreachableError, UsageError
 from edge_ws.protocol.ids import MAX_CONCURRENCY, is_queue_name
 from edge_ws.server import views
 from edge_ws.server.ports import Audit, AuditEntry, Tasks
+from edge_ws.store.operators import OperatorStore
 from edge_ws.store.records import Wished
 from edge_ws.store.store import Store
+from edge_ws.store.views import ViewStore
 from edge_ws.store.worker_states import AWAY, WorkerState, state_of
 
 log = logging.getLogger(__name__)
@@ -87,7 +89,8 @@ class Parameter:
 class Call:
     """One call of an operation, its parameters checked."""
 
-    store: Store
+    operators: OperatorStore
+    views: ViewStore
     given: Mapping[str, Any]
     user: str | None = None
     """Who asks by HTTP; None: the command line, on the database."""
@@ -159,39 +162,49 @@ def perform(
     checked = {
         one: operation.parameters[one].read(one, value) for one, value in given.items() if value is not None
     }
-    return operation.run(Call(store=store, given=checked, user=user, tasks=tasks, name=name, audit=audit))
+    return operation.run(
+        Call(
+            operators=store.operators,
+            views=store.views,
+            given=checked,
+            user=user,
+            tasks=tasks,
+            name=name,
+            audit=audit,
+        )
+    )
 
 
 # Views
 
 
 def _list_workers(call: Call) -> list[Row]:
-    return views.list_workers(call.store, **call.given)
+    return views.list_workers(call.views, **call.given)
 
 
 def _applied(call: Call) -> dict[str, int]:
     """Return the revision that the worker has acknowledged, or each has: what `--wait` waits for."""
     name = call.given.get("worker")
-    return call.store.all_applied() if name is None else {name: call.store.applied(name)}
+    return call.operators.all_applied() if name is None else {name: call.operators.applied(name)}
 
 
 def _list_jobs(call: Call) -> list[Row]:
-    return views.list_jobs(call.store, **call.given)
+    return views.list_jobs(call.views, **call.given)
 
 
 def _list_queues(call: Call) -> list[Row]:
-    return views.list_queues(call.store)
+    return views.list_queues(call.views)
 
 
 def _show_worker(call: Call) -> Row | list[Row]:
     worker = call.given["worker"]
     if _GLOB.isdisjoint(worker):
-        return views.show_worker(call.store, worker)
-    return views.show_workers(call.store, worker)
+        return views.show_worker(call.views, worker)
+    return views.show_workers(call.views, worker)
 
 
 def _show_job(call: Call) -> Row:
-    return views.show_job(call.store, **call.given, tasks=call.tasks)
+    return views.show_job(call.views, **call.given, tasks=call.tasks)
 
 
 # Changes
@@ -207,7 +220,7 @@ def _change(wish: Callable[[Call, str], Wished]) -> Callable[[Call], object]:
             return _told(_wished(wish, call, asked))
         if isinstance(asked, str):
             _must_be_sure(call, f"{asked} may mean many workers")
-            asked = [worker.name for worker in call.store.workers(asked)]
+            asked = [worker.name for worker in call.views.workers(asked)]
         call.note(asked)
         return [_one_of_many(wish, call, name) for name in asked]
 
@@ -217,7 +230,7 @@ def _change(wish: Callable[[Call, str], Wished]) -> Callable[[Call], object]:
 def _shutdown_all(call: Call) -> list[Row]:
     _must_be_sure(call, "it is for all workers")
     # One that was cut off may be running, and is told when it is heard again.
-    may_be = [one.name for one in call.store.workers() if state_of(one.state) is not WorkerState.OFFLINE]
+    may_be = [one.name for one in call.views.workers() if state_of(one.state) is not WorkerState.OFFLINE]
     call.note(may_be)
     rows = [_one_of_many(_shutdown, call, name) for name in may_be]
     return [row for row in rows if row["error"] or row["revision"] or state_of(str(row["state"])) not in AWAY]
@@ -263,15 +276,15 @@ def _told(wished: Wished) -> Row:
 
 
 def _set_concurrency(call: Call, name: str) -> Wished:
-    return call.store.wish_concurrency(name, call.given["concurrency"])
+    return call.operators.wish_concurrency(name, call.given["concurrency"])
 
 
 def _add_queues(call: Call, name: str) -> Wished:
-    return call.store.add_queues(name, call.given["queues"])
+    return call.operators.add_queues(name, call.given["queues"])
 
 
 def _remove_queues(call: Call, name: str) -> Wished:
-    return call.store.remove_queues(name, call.given["queues"])
+    return call.operators.remove_queues(name, call.given["queues"])
 
 
 def _by(user: str, did: str) -> str:
@@ -284,24 +297,24 @@ def _request_maintenance(call: Call, name: str) -> Wished:
     if call.user is not None:
         # In the form that edge3's page writes and shows (worker_api/routes/ui.py).
         comment = f"{_by(call.user, 'put node into maintenance mode')}\nComment: {comment}"
-    return call.store.request_maintenance(name, comment)
+    return call.operators.request_maintenance(name, comment)
 
 
 def _update_comment(call: Call, name: str) -> Wished:
     by = None if call.user is None else _by(call.user, "updated comment:")
-    return call.store.update_maintenance_comment(name, call.given["comment"], by)
+    return call.operators.update_maintenance_comment(name, call.given["comment"], by)
 
 
 def _exit_maintenance(call: Call, name: str) -> Wished:
-    return call.store.exit_maintenance(name)
+    return call.operators.exit_maintenance(name)
 
 
 def _shutdown(call: Call, name: str) -> Wished:
-    return call.store.request_shutdown(name)
+    return call.operators.request_shutdown(name)
 
 
 def _remove(call: Call, name: str) -> Wished:
-    return call.store.remove_worker(name)
+    return call.operators.remove_worker(name)
 
 
 # What there is

@@ -130,7 +130,7 @@ class Gateway:
         self._store = store
         self._settings = settings
         self._hub = Hub(self._capacity_changed, self._queues_served)
-        self._dispatcher = Dispatcher(store, self._hub, settings, self.id, guard)
+        self._dispatcher = Dispatcher(store.dispatch, self._hub, settings, self.id, guard)
         self._reaper = Reaper(
             store,
             self._hub,
@@ -140,9 +140,10 @@ class Gateway:
             finished_logs=finished_logs,
             guard=guard,
         )
-        self._running_logs = RunningLogs(store, finished_logs, guard=guard)
+        self._running_logs = RunningLogs(store.logs, finished_logs, guard=guard)
         self._reports = Reports(
-            store,
+            store.reports,
+            store.workers,
             self._hub,
             settings,
             task_tokens,
@@ -153,11 +154,17 @@ class Gateway:
             told=told,
         )
         self._token_watch = TokenWatch(
-            store, self._hub, backup_s=settings.backup_scan_s, hears=lambda: self._watch.hears, guard=guard
+            store.tokens,
+            self._hub,
+            backup_s=settings.backup_scan_s,
+            hears=lambda: self._watch.hears,
+            guard=guard,
         )
-        self._credentials = Credentials(store, identities, on_changed=self._token_watch.changed, guard=guard)
+        self._credentials = Credentials(
+            store.tokens, store.workers, identities, on_changed=self._token_watch.changed, guard=guard
+        )
         self._workers = Workers(
-            store, self._hub, self._reports, settings, self.id, self._credentials, guard, told
+            store.workers, self._hub, self._reports, settings, self.id, self._credentials, guard, told
         )
         self._websockets = WebSockets(self._workers)
         self._polls = Polls(self._workers, self._hub, settings)
@@ -194,7 +201,7 @@ class Gateway:
         """
         beat_s = self._settings.timers.heartbeat_s
         await anyio.to_thread.run_sync(
-            self._store.announce, self.id, self._settings.hostname, os.getpid(), beat_s
+            self._store.liveness.announce, self.id, self._settings.hostname, os.getpid(), beat_s
         )
         self._loop = asyncio.get_running_loop()
         self._store.keep_connections()
@@ -275,7 +282,7 @@ class Gateway:
 
     def _retire(self) -> None:
         try:
-            self._store.retire(self.id)
+            self._store.liveness.retire(self.id)
         except UnreachableError:
             # Its row shows a gateway that was last seen now; it is purged later.
             return

@@ -31,7 +31,7 @@ from edge_ws.server.config import GatewaySettings
 from edge_ws.server.ports import Identities
 from edge_ws.store.records import Principal, TokenRecord
 from edge_ws.store.secret_form import hash_secret
-from edge_ws.store.store import Store
+from edge_ws.store.tokens import TokenStore
 
 
 def _refuse(sentence: str) -> RefusedError:
@@ -60,7 +60,7 @@ def _day(at: float) -> str:
 
 
 def authenticate(
-    store: Store, secret: str | None, worker: str | None, identities: Identities | None = None
+    store: TokenStore, secret: str | None, worker: str | None, identities: Identities | None = None
 ) -> Principal:
     """Return the principal of that secret and worker name (blocking).
 
@@ -128,7 +128,7 @@ def admitted_now(principal: Principal, token: TokenRecord | None, now: float) ->
     )
 
 
-def judge_again(store: Store, principal: Principal) -> Principal:
+def judge_again(store: TokenStore, principal: Principal) -> Principal:
     """Return the principal as its credential admits it now (blocking).
 
     Raises:

@@ -21,7 +21,8 @@ from edge_ws.server.hub import Link
 from edge_ws.server.ports import Identities
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.records import Principal
-from edge_ws.store.store import Store
+from edge_ws.store.tokens import TokenStore
+from edge_ws.store.workers import WorkerStore
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class Credentials:
 
     def __init__(
         self,
-        store: Store,
+        store: TokenStore,
+        workers: WorkerStore,
         identities: Identities | None,
         *,
         on_changed: Callable[[], None] = lambda: None,
@@ -48,12 +50,14 @@ class Credentials:
 
         Args:
             store: knows edge-ws's own tokens.
+            workers: where it is written by which token a worker goes on.
             identities: whose credentials count besides.
             on_changed: called when a connection has another credential, which may expire soon.
             guard: contains what the fetching of keys raises.
         """
         self._guard = guard or Guard(log)
         self._store = store
+        self._workers = workers
         self._identities = identities
         self.changed = on_changed
         self._threads = ThreadLimit(threads=1)
@@ -63,6 +67,10 @@ class Credentials:
         """Return whom that secret and name stand for (blocking); raises as `auth.authenticate`."""
         return auth.authenticate(self._store, secret, worker, self._identities)
 
+    def judge_again(self, principal: Principal) -> Principal:
+        """Return what the principal's credential admits now (blocking); raises as `auth.judge_again`."""
+        return auth.judge_again(self._store, principal)
+
     async def renew(self, link: Link, secret: str) -> Renewed:
         """Have the connection go on by another secret; one that is not good changes nothing."""
         now = time.monotonic()
@@ -71,7 +79,7 @@ class Credentials:
         try:
             judged = await self._threads.run(self.judge, secret, link.name)
             principal = auth.renewed(link.principal, judged)
-            expires_in_s = await self._threads.run(self._store.note_token, principal, link.connection_id)
+            expires_in_s = await self._threads.run(self._workers.note_token, principal, link.connection_id)
         except RefusedError as error:
             log.warning("Worker %s is refused another token: %s", link.name, error)
             return Renewed(refusal=str(error), expires_in_s=await self._in_force_s(link))
@@ -86,7 +94,7 @@ class Credentials:
     async def _in_force_s(self, link: Link) -> float | None:
         """Return when the credential that stays expires, as far as the database can be asked."""
         with suppress(UnreachableError):
-            return await self._threads.run(self._store.note_token, link.principal, link.connection_id)
+            return await self._threads.run(self._workers.note_token, link.principal, link.connection_id)
         return None
 
     async def fetch_keys_for_ever(self) -> None:

@@ -23,8 +23,8 @@ from edge_ws.server.choose import choose
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import REPEAT_S, Hub, wish_frame
 from edge_ws.server.threads import ThreadLimit
+from edge_ws.store.dispatch import DispatchStore
 from edge_ws.store.records import Assignment, Candidate, Capacity, Claimed
-from edge_ws.store.store import Store
 from edge_ws.store.watch import Changes
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        store: Store,
+        store: DispatchStore,
         hub: Hub,
         settings: GatewaySettings,
         gateway: GatewayId,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.server.config import GatewaySettings
-from edge_ws.store.log_verbs import SHOWN_LOG
+from edge_ws.store.logs import SHOWN_LOG
 from edge_ws.store.records import LogBounds
 
 log = logging.getLogger(__name__)

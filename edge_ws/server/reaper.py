@@ -195,7 +195,7 @@ class Reaper:
         contained = self._guard.contained
         if whole or holding:
             with contained("the end of offers that nobody answers"):
-                if await self._threads.run(self._store.expire_offers):
+                if await self._threads.run(self._store.claims.expire_offers):
                     self._hub.capacity_changed()
             with contained("the look at open claims"):
                 pause_s = await self._settle_claims(now, None if whole else holding)
@@ -205,7 +205,7 @@ class Reaper:
         if now - self._purged_at >= PURGE_EVERY_S:
             self._purged_at = now
             with contained("the purge of what has ended"):
-                await self._threads.run(self._store.purge, self._settings.keep_ended_s)
+                await self._threads.run(self._store.retention.purge, self._settings.keep_ended_s)
             with contained("the look for workers to be forgotten"):
                 await self._forget_workers()
         return pause_s
@@ -216,9 +216,9 @@ class Reaper:
         with contained("the look for stale claims"):
             await self._forget_closed(holding)
         with contained("the repair of jobs' rows"):
-            await self._threads.run(self._store.repair)
+            await self._threads.run(self._store.claims.repair)
         with contained("the look for silent workers"):
-            await self._threads.run(self._store.mark_silent, self._unmarked)
+            await self._threads.run(self._store.liveness.mark_silent, self._unmarked)
 
     def _unmarked(self, name: WorkerName, error: Exception) -> None:
         self._guard.note(f"showing worker {name} as silent", error)
@@ -227,7 +227,7 @@ class Reaper:
         """Forget who has been away for long."""
         away_s = self._settings.keep_offline_workers_s
         if away_s:
-            for name in await self._threads.run(self._store.forget_workers, away_s):
+            for name in await self._threads.run(self._store.retention.forget_workers, away_s):
                 log.info("Worker %s is forgotten: no gateway has seen it for %g days", name, away_s / 86_400)
 
     async def _forget_closed(self, holding: list[WorkerName]) -> None:
@@ -236,14 +236,14 @@ class Reaper:
         noted = [(link, set(link.slots)) for name in holding if (link := self._hub.get(name)) is not None]
         if not noted:
             return
-        alive = await self._threads.run(self._store.open_ids, holding)
+        alive = await self._threads.run(self._store.workers.open_ids, holding)
         for link, claims in noted:
             for claim in claims - alive:
                 self._hub.release(link, claim)
 
     async def _settle_claims(self, now: float, holding: list[WorkerName] | None) -> float:
         """Judge the claims; return the seconds until they are to be judged again."""
-        claims = await self._threads.run(self._store.unsettled, holding)
+        claims = await self._threads.run(self._store.claims.unsettled, holding)
         asked = {one.subject for one in claims if not one.is_callback}
         states = await self._threads.run(self._task_states.states, asked) if asked else {}
         over = {one.claim for one in claims if states.get(one.subject, DELETED) not in {"running", "queued"}}
@@ -273,11 +273,11 @@ class Reaper:
                 self._cancel(one, state)
                 return
             case Action.REQUEUE:
-                await self._threads.run(self._store.requeue, one, detail)
+                await self._threads.run(self._store.claims.requeue, one, detail)
             case Action.FAIL:
-                await self._threads.run(self._store.give_up, one, one.result or detail, failed=True)
+                await self._threads.run(self._store.claims.give_up, one, one.result or detail, failed=True)
             case Action.REMOVE:
-                await self._threads.run(self._store.give_up, one, detail, failed=False)
+                await self._threads.run(self._store.claims.give_up, one, detail, failed=False)
         link = self._hub.get(one.worker)
         if link is not None:
             self._hub.release(link, one.claim)
@@ -327,9 +327,9 @@ class Reaper:
         ids = [link.connection_id for link in heard]
         beat_s = self._settings.timers.heartbeat_s
         await self._threads.run(
-            self._store.announce, self._gateway, self._settings.hostname, os.getpid(), beat_s
+            self._store.liveness.announce, self._gateway, self._settings.hostname, os.getpid(), beat_s
         )
-        known = await self._threads.run(self._store.beat, ids)
+        known = await self._threads.run(self._store.liveness.beat, ids)
         for link in heard:
             if link.connection_id not in known:
                 link.close(Close(CloseCode.REPLACED, "another connection of this worker took over"))
@@ -354,7 +354,7 @@ class Reaper:
         moved = True
         while moved:
             moved = False
-            for one in self._store.logs_to_move():
+            for one in self._store.logs.logs_to_move():
                 try:
                     moved |= self._move(one)
                 except UnreachableError:
@@ -369,27 +369,27 @@ class Reaper:
         else:
             self._guard.note(f"moving the log of {one.key}", error)
         with self._guard.contained("leaving a log alone"):
-            self._store.keep_move(one.claim, self._settings.move_lease_s)
+            self._store.logs.keep_move(one.claim, self._settings.move_lease_s)
 
     def _move(self, one: LogToStore) -> bool:
         size = self._finished_logs.size(one.log_path)
-        base = self._store.begin_move(one.claim, size, self._settings.move_lease_s)
+        base = self._store.logs.begin_move(one.claim, size, self._settings.move_lease_s)
         if base is None:
             return False
         self._finished_logs.write(one.log_path, base, self._chunks(one.claim))
         # Not before: a log that is there twice for a moment is better than one that is not there.
         self._finished_logs.drop_copy(one.log_path, one.claim)
         if not one.uploaded:
-            self._store.keep_move(one.claim, self._settings.upload_lease_s)
+            self._store.logs.keep_move(one.claim, self._settings.upload_lease_s)
             self._finished_logs.upload(one.log_path, one.command)
-        self._store.end_move(one.claim)
+        self._store.logs.end_move(one.claim)
         return True
 
     def _chunks(self, claim: ClaimId) -> Iterator[bytes]:
         """Yield the claim's log, and keep others from it however long the writing takes."""
         kept_at = time.monotonic()
-        for chunk in self._store.log_chunks(claim):
+        for chunk in self._store.logs.log_chunks(claim):
             yield chunk
             if time.monotonic() - kept_at >= self._settings.move_lease_s / 4:
-                self._store.keep_move(claim, self._settings.move_lease_s)
+                self._store.logs.keep_move(claim, self._settings.move_lease_s)
                 kept_at = time.monotonic()

@@ -51,8 +51,8 @@ from edge_ws.server.ports import TaskTokens
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.server.worker_log import WorkerLog
 from edge_ws.store.records import Accepted, OpenClaim, Owing, Room, Verdict
-from edge_ws.store.report_verbs import MANY, ClaimReport, Outcome
-from edge_ws.store.store import Store
+from edge_ws.store.reports import MANY, ClaimReport, Outcome, ReportStore
+from edge_ws.store.workers import WorkerStore
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,8 @@ class Reports:
 
     def __init__(
         self,
-        store: Store,
+        store: ReportStore,
+        workers: WorkerStore,
         hub: Hub,
         settings: GatewaySettings,
         tokens: TaskTokens,
@@ -134,6 +135,7 @@ class Reports:
 
         Args:
             store: where reports go.
+            workers: where what workers say about themselves goes.
             hub: told of slots that come free.
             settings: the gateway's.
             tokens: mints what `go` carries.
@@ -144,6 +146,7 @@ class Reports:
             told: where what workers say is logged.
         """
         self._store = store
+        self._workers = workers
         self._hub = hub
         self._settings = settings
         self._tokens = tokens
@@ -354,12 +357,12 @@ class Reports:
         ((link, said, *_),) = batch
         match said:
             case HostDead():
-                return [self._store.host_dead(link.principal, said.host, said.ended)]
+                return [self._workers.host_dead(link.principal, said.host, said.ended)]
             case Asked():
-                self._store.take_in(link.principal, said)
+                self._workers.take_in(link.principal, said)
                 return [()]
             case Standing():
-                self._store.note_applied(link.principal, said.applied, said.room, said.sysinfo)
+                self._workers.note_applied(link.principal, said.applied, said.room, said.sysinfo)
                 return [()]
 
     def _answer_other(self, taken: _Taken[_Other], ended: tuple[ClaimId, ...]) -> None:
@@ -417,7 +420,7 @@ class Reports:
         buried: set[ClaimId] = set()
         for host in link.inventory.dead_hosts[-DEAD_HOSTS:]:
             told = _ended(link.inventory)
-            ended = await self._threads.run(self._store.host_dead, link.principal, host, told)
+            ended = await self._threads.run(self._workers.host_dead, link.principal, host, told)
             self._buried(link, host, ended, link)
             buried |= set(ended)
         # Another site's claims are not this machine's to speak of: it took the name over, and the other one

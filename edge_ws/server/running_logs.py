@@ -18,8 +18,8 @@ from edge_ws.guard import Guard
 from edge_ws.protocol.ids import ClaimId
 from edge_ws.server.ports import FinishedLogs
 from edge_ws.server.threads import ThreadLimit
+from edge_ws.store.logs import LogStore
 from edge_ws.store.records import LogToShow
-from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class RunningLogs:
     """The loop that copies what has grown."""
 
     def __init__(
-        self, store: Store, finished_logs: FinishedLogs, look_s: float = LOOK_S, guard: Guard | None = None
+        self, store: LogStore, finished_logs: FinishedLogs, look_s: float = LOOK_S, guard: Guard | None = None
     ) -> None:
         self._guard = guard or Guard(log)
         self._store = store

@@ -17,7 +17,7 @@ from edge_ws.server import auth
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.records import TokenRecord
-from edge_ws.store.store import Store
+from edge_ws.store.tokens import TokenStore
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class TokenWatch:
 
     def __init__(
         self,
-        store: Store,
+        store: TokenStore,
         hub: Hub,
         *,
         backup_s: float,

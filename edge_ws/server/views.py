@@ -1,6 +1,6 @@
 """What operators are shown: jobs, queues, one worker, one job with its verdict, as plain JSON-able rows.
 
-Reads by the store's verbs and writes nothing.
+Reads by the store's views and writes nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from edge_ws.server.view_rows import (
 )
 from edge_ws.server.why import why, why_absent
 from edge_ws.store.records import JobKey
-from edge_ws.store.store import Store
 from edge_ws.store.view_records import Backlog, JobView
+from edge_ws.store.views import ViewStore
 
 JOB_STATES = (
     "queued",
@@ -45,7 +45,7 @@ HISTORY = 10
 
 
 def list_jobs(
-    store: Store,
+    store: ViewStore,
     *,
     state: str | None = None,
     queue: str | None = None,
@@ -66,7 +66,7 @@ def list_jobs(
     return [job_row(job) for job in jobs]
 
 
-def list_queues(store: Store) -> list[Row]:
+def list_queues(store: ViewStore) -> list[Row]:
     """Return the queues that hold a job or that a worker names, with who takes jobs of each now."""
     backlogs = {one.queue: one for one in store.backlogs()}
     workers = store.workers()
@@ -80,7 +80,7 @@ def list_queues(store: Store) -> list[Row]:
 
 
 def list_workers(
-    store: Store,
+    store: ViewStore,
     *,
     state: Collection[str] | None = None,
     worker_name_pattern: str | None = None,
@@ -99,7 +99,7 @@ def list_workers(
     ]
 
 
-def show_workers(store: Store, pattern: str) -> list[Row]:
+def show_workers(store: ViewStore, pattern: str) -> list[Row]:
     """Return all that is known of each worker whose name is like the pattern (`*` and `?`), by name."""
     gateways = {one.id: one for one in store.gateways()}
     jobs: dict[str | None, list[JobView]] = {}
@@ -112,7 +112,7 @@ def show_workers(store: Store, pattern: str) -> list[Row]:
     ]
 
 
-def show_worker(store: Store, name: str) -> Row:
+def show_worker(store: ViewStore, name: str) -> Row:
     """Return all that is known of a worker, ours or edge3's: the wish beside what is in force, its jobs.
 
     Raises:
@@ -126,7 +126,7 @@ def show_worker(store: Store, name: str) -> Row:
 
 
 def show_job(  # noqa: PLR0917 - a task is named by so many
-    store: Store,
+    store: ViewStore,
     dag_id: str,
     run_id: str,
     task_id: str,
@@ -138,7 +138,7 @@ def show_job(  # noqa: PLR0917 - a task is named by so many
     """Return a job with its verdict: why it is where it is, and what to do.
 
     Args:
-        store: the database.
+        store: reads the database.
         dag_id: with the next ones, the task's attempt.
         run_id: its run.
         task_id: its task.
@@ -179,7 +179,7 @@ def _task_of(job: JobView, tasks: Tasks | None) -> AirflowTask | None:
         return None
 
 
-def _end_of_log(store: Store, job: JobView, tasks: Tasks | None) -> bytes:
+def _end_of_log(store: ViewStore, job: JobView, tasks: Tasks | None) -> bytes:
     """Return the end of the log of the job's claim, from here or from Airflow's folder."""
     claim = job.claim
     if claim is None or not job.was_claimed:

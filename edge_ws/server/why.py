@@ -222,7 +222,7 @@ def _ended_here(facts: JobFacts) -> Why:
 
 
 def _left_queue(facts: JobFacts) -> Why:
-    """Tell of a row that the executor has ended, for nothing waited for it; see `store.leftovers`."""
+    """Tell of a row that the executor has ended, for nothing waited for it; see `store.jobs`."""
     job, task, number = facts.job, facts.task, facts.job.key.try_number
     ago = "" if job.updated_s is None else f" {lasted(job.updated_s)} ago"
     left = f"its row left the queue{ago}, without having run"

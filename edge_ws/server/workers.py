@@ -29,7 +29,7 @@ from edge_ws.server.reports import Answers, Reports, bounded, in_force, standing
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.server.worker_log import WorkerLog
 from edge_ws.store.records import Principal, Registered, Registration, Room
-from edge_ws.store.store import Store
+from edge_ws.store.workers import WorkerStore
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Workers:
 
     def __init__(  # noqa: PLR0917 - each is another kind of thing
         self,
-        store: Store,
+        store: WorkerStore,
         hub: Hub,
         reports: Reports,
         settings: GatewaySettings,
@@ -153,7 +153,7 @@ class Workers:
         """Register the worker and queue its welcome."""
         # Judged again: it may have been revoked since the request.
         if link.principal.token_id is not None:
-            link.principal = await self._threads.run(auth.judge_again, self._store, link.principal)
+            link.principal = await self._threads.run(self._credentials.judge_again, link.principal)
         link.principal = auth.admit(link.principal, hello)
         sysinfo = bounded(link.name, hello.sysinfo)
         if hello.oldest_protocol > PROTOCOL or hello.protocol < OLDEST_PROTOCOL:

@@ -1,44 +1,33 @@
-"""The store: every verb on the database, one method and one transaction each.
+"""The store: every verb on the database, one method and one transaction each, grouped by role.
 
-Synchronous: callers on an event loop run it in a thread. The verbs are grouped by who uses them.
+Synchronous: callers on an event loop run it in a thread. Who needs one role only is handed that role.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
-import sqlalchemy as sa
-from sqlalchemy import exc
 from sqlalchemy.engine import Engine
 
-from edge_ws.errors import UsageError
-from edge_ws.store.admin_verbs import AdminVerbs
+from edge_ws.store.claims import ClaimStore
 from edge_ws.store.database import Database
-from edge_ws.store.executor_verbs import ExecutorVerbs
-from edge_ws.store.gateway_verbs import GatewayVerbs
-from edge_ws.store.liveness_verbs import LivenessVerbs, RetentionVerbs
-from edge_ws.store.log_verbs import LogVerbs
-from edge_ws.store.operator_verbs import OperatorVerbs
+from edge_ws.store.dispatch import DispatchStore
+from edge_ws.store.jobs import JobStore
+from edge_ws.store.liveness import LivenessStore
+from edge_ws.store.logs import LogStore
+from edge_ws.store.operators import OperatorStore
 from edge_ws.store.records import EDGE3_BEAT_S, EDGE3_BEATS
-from edge_ws.store.report_verbs import ReportVerbs
-from edge_ws.store.view_verbs import ViewVerbs
-from edge_ws.store.watch import Changes, ChangeWatch, DataVersionWatch, ListenWatch
-from edge_ws.store.worker_verbs import WorkerVerbs
+from edge_ws.store.reports import ReportStore
+from edge_ws.store.retention import RetentionStore
+from edge_ws.store.tokens import TokenStore
+from edge_ws.store.views import ViewStore
+from edge_ws.store.watch import Changes, ChangeWatch, make_watch
+from edge_ws.store.workers import WorkerStore
 
 
-class Store(
-    ExecutorVerbs,
-    WorkerVerbs,
-    ReportVerbs,
-    GatewayVerbs,
-    LivenessVerbs,
-    LogVerbs,
-    AdminVerbs,
-    OperatorVerbs,
-    ViewVerbs,
-    RetentionVerbs,
-):
-    """All verbs, over an engine that the caller made and disposes of.
+class Store:
+    """All roles over one engine, which the caller made and disposes of.
 
     Every verb raises UnreachableError when the database is away; it can then be repeated.
     """
@@ -53,9 +42,31 @@ class Store(
             listen_url: its URL past a pooler, for LISTEN; None: over the engine. PostgreSQL only.
             edge3_beat_s: the heartbeat of edge3's workers.
         """
-        self._edge3_alive_s = EDGE3_BEATS * edge3_beat_s
-        self._database = Database(engine)
-        self._listen_url = listen_url
+        database, alive_s = Database(engine), EDGE3_BEATS * edge3_beat_s
+        self._database: Final = database
+        self._listen_url: Final = listen_url
+        self.jobs: Final = JobStore(database)
+        """The executor's: its rows."""
+        self.dispatch: Final = DispatchStore(database)
+        """The dispatcher's: what waits, and claiming it."""
+        self.claims: Final = ClaimStore(database)
+        """The reaper's: claims that nobody reports."""
+        self.reports: Final = ReportStore(database, alive_s)
+        """What workers report about claims."""
+        self.workers: Final = WorkerStore(database, alive_s)
+        """What workers say about themselves."""
+        self.liveness: Final = LivenessStore(database, alive_s)
+        """Who is there."""
+        self.retention: Final = RetentionStore(database)
+        """What is forgotten, and when."""
+        self.logs: Final = LogStore(database)
+        """Jobs' logs on their way."""
+        self.operators: Final = OperatorStore(database)
+        """What operators wish of workers."""
+        self.tokens: Final = TokenStore(database)
+        """Workers' credentials."""
+        self.views: Final = ViewStore(database, alive_s)
+        """What anybody may see."""
 
     def keep_connections(self) -> None:
         """Keep a few connections between transactions, for a process that has one after another."""
@@ -71,31 +82,4 @@ class Store(
         Raises:
             UsageError: the URL for LISTEN is none, or its driver is not installed.
         """
-        engine = self._database.engine
-        if engine.dialect.name == "sqlite" and engine.url.database not in {None, "", ":memory:"}:
-            return DataVersionWatch(engine, on_change)
-        if not ListenWatch.can_listen(engine):
-            return ChangeWatch(on_change)
-        return ListenWatch(engine, on_change, direct=self._direct_engine())
-
-    def _direct_engine(self) -> Engine | None:
-        if not self._listen_url:
-            return None
-        try:
-            url = sa.make_url(self._listen_url)
-            if url.drivername == "postgresql":
-                url = url.set(drivername=self._database.engine.url.drivername)
-            engine = sa.create_engine(url, poolclass=sa.NullPool)
-        except (exc.ArgumentError, ImportError, ValueError) as error:
-            raise _wrong_url(f"{type(error).__name__}") from error
-        if not ListenWatch.can_listen(engine):
-            raise _wrong_url(f"{engine.dialect.name} with {engine.dialect.driver}")
-        return engine
-
-
-def _wrong_url(why: str) -> UsageError:
-    # Without what was written there: it holds a password.
-    return UsageError(
-        f"the URL for LISTEN cannot be used ({why}); [edge_ws] listen_sql_alchemy_conn must be like"
-        " postgresql+psycopg2://user:password@host/database"
-    )
+        return make_watch(self._database.engine, on_change, self._listen_url)

@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Engine
 
+from edge_ws.errors import UsageError
 from edge_ws.protocol.ids import ClaimId, WorkerName, new_id
 from edge_ws.store.database import first_line, shown_url
 
@@ -383,3 +384,35 @@ class ListenWatch(ChangeWatch):
         except exc.SQLAlchemyError as error:
             # It will not be heard, and that is told then.
             log.debug("An echo was not sent: %s", first_line(error))
+
+
+def make_watch(engine: Engine, on_change: Callable[[Changes], None], listen_url: str | None) -> ChangeWatch:
+    """Return the watch that the engine's database allows; see `Store.watch`."""
+    if engine.dialect.name == "sqlite" and engine.url.database not in {None, "", ":memory:"}:
+        return DataVersionWatch(engine, on_change)
+    if not ListenWatch.can_listen(engine):
+        return ChangeWatch(on_change)
+    return ListenWatch(engine, on_change, direct=_direct_engine(engine, listen_url))
+
+
+def _direct_engine(engine: Engine, listen_url: str | None) -> Engine | None:
+    if not listen_url:
+        return None
+    try:
+        url = sa.make_url(listen_url)
+        if url.drivername == "postgresql":
+            url = url.set(drivername=engine.url.drivername)
+        direct = sa.create_engine(url, poolclass=sa.NullPool)
+    except (exc.ArgumentError, ImportError, ValueError) as error:
+        raise _wrong_url(f"{type(error).__name__}") from error
+    if not ListenWatch.can_listen(direct):
+        raise _wrong_url(f"{direct.dialect.name} with {direct.dialect.driver}")
+    return direct
+
+
+def _wrong_url(why: str) -> UsageError:
+    # Without what was written there: it holds a password.
+    return UsageError(
+        f"the URL for LISTEN cannot be used ({why}); [edge_ws] listen_sql_alchemy_conn must be like"
+        " postgresql+psycopg2://user:password@host/database"
+    )

@@ -134,7 +134,7 @@ class Inserter:
                 self._connection.execute(_EDGE3_INSERT, [_edge3_row(job) for job in jobs])
             else:
                 for job in jobs:
-                    self._store.enqueue(self._connection, job)
+                    self._store.jobs.enqueue(self._connection, job)
             before_commit()
             sent_ns = time.monotonic_ns()
             transaction.commit()
@@ -262,7 +262,7 @@ class Stand:
     def fleet(self, url: str, port: int, transport: str = "websocket") -> Iterator[Program]:
         """Run a generator of edge-ws workers for a gateway on that database and port."""
         with using(url) as engine:
-            token = Store(engine).create_token(
+            token = Store(engine).tokens.create_token(
                 "bench", worker_pattern="*", queues=None, team=None, expires_in_s=None, max_workers=100_000
             )
         module, gateway = f"tests.bench.{transport}_fleet", f"http://127.0.0.1:{port}/edge-ws"

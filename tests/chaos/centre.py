@@ -266,7 +266,7 @@ class Centre(ExecutionApi):
             owner=OWNER,
         )
         with self._engine.begin() as connection:
-            self._store.enqueue(connection, job)
+            self._store.jobs.enqueue(connection, job)
         attempt.is_written = True
 
     def _is_written(self, attempt: Attempt) -> bool:
@@ -275,7 +275,7 @@ class Centre(ExecutionApi):
         return command is not None and attempt.mark in command
 
     def _sync(self) -> None:
-        ended = self._store.ended(OWNER)
+        ended = self._store.jobs.ended(OWNER)
         if not ended:
             return
         with self._lock:
@@ -285,7 +285,7 @@ class Centre(ExecutionApi):
                 if outcome is not Outcome.NOTHING:
                     self._event(job, outcome)
                 self._count(job)
-        self._store.reported(OWNER, [job.key for job in ended])
+        self._store.jobs.reported(OWNER, [job.key for job in ended])
         with self._lock:
             for job in ended:
                 attempt = self._attempts.get(job.subject)
@@ -309,7 +309,7 @@ class Centre(ExecutionApi):
             self._break(f"{attempt.task.name}, try {attempt.number}, ended twice for the executor")
 
     def _look_for_lost(self) -> None:
-        rows = self._store.owned(OWNER)
+        rows = self._store.jobs.owned(OWNER)
         now = time.monotonic()
         with self._lock:
             for attempt in list(self._attempts.values()):

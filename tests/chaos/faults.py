@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from edge_ws.errors import UnreachableError
 from edge_ws.store.live import OPEN_STATES, REPORTED, is_job, key_of
+from edge_ws.store.operators import OperatorStore
 from edge_ws.store.records import Wished
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_job, utc_now
@@ -231,26 +232,26 @@ class Faults:
     def _wish_slots(self) -> Done:
         worker = self._random.choice(self._fleet.workers)
         slots = self._random.randrange(worker.slots)
-        Store(self._fleet.engine).wish_concurrency(worker.name, slots)
-        heal = partial(self._wish, Store.wish_concurrency, worker.name, worker.slots)
+        Store(self._fleet.engine).operators.wish_concurrency(worker.name, slots)
+        heal = partial(self._wish, OperatorStore.wish_concurrency, worker.name, worker.slots)
         return Done(f"{worker.name} is to have {slots} slots", heal, self._while_s(4.0))
 
     def _wish_maintenance(self) -> Done | None:
         worker = self._random.choice(self._fleet.workers)
         if worker.name in self._maintained:
             return None
-        Store(self._fleet.engine).request_maintenance(worker.name, "chaos")
+        Store(self._fleet.engine).operators.request_maintenance(worker.name, "chaos")
         self._maintained.add(worker.name)
 
         def heal() -> None:
-            self._wish(Store.exit_maintenance, worker.name)
+            self._wish(OperatorStore.exit_maintenance, worker.name)
             self._maintained.discard(worker.name)
 
         return Done(f"{worker.name} is to be in maintenance", heal, self._while_s(4.0))
 
     def _wish(self, verb: Callable[..., Wished], worker: str, *more: int) -> None:
         try:
-            verb(Store(self._fleet.engine), worker, *more)
+            verb(Store(self._fleet.engine).operators, worker, *more)
         except UnreachableError as error:
             raise NotYet from error
 

@@ -48,7 +48,7 @@ def test_a_token_from_its_making_to_its_end(database_url: str, tmp_path: Path) -
     assert "workers named press-2, queues a, b, team red, until 20" in made.stderr
     with using(database_url) as engine:
         assert secret not in str(_stored_tokens(engine))
-        found = Store(engine).find_token(secret)
+        found = Store(engine).tokens.find_token(secret)
         assert found is not None
         token, now = found
         assert token.expires_at == pytest.approx(now + 90 * 86400, abs=60)
@@ -65,13 +65,13 @@ def test_a_token_from_its_making_to_its_end(database_url: str, tmp_path: Path) -
 def test_a_token_is_rotated_shown_and_narrowed(centre: Centre) -> None:
     with using(centre.url) as engine:
         store = Store(engine)
-        store.create_token("n", worker_pattern="*", queues=["a", "b"], team=None, expires_in_s=None)
-        (before,) = store.tokens()
+        store.tokens.create_token("n", worker_pattern="*", queues=["a", "b"], team=None, expires_in_s=None)
+        (before,) = store.tokens.all_tokens()
         FakeWorker(store, token_id=before.id, secret_hash=before.secret_hash).register(address="192.0.2.7")
         rotated = centre.run("token", "rotate", "n", "--overlap", "2h")
         assert rotated.returncode == 0, rotated.stderr
         (secret,) = rotated.stdout.split()
-        assert store.find_token(secret) is not None
+        assert store.tokens.find_token(secret) is not None
         assert secret not in rotated.stderr
         narrowed = centre.run("token", "narrow", "n", "-q", "b", "--expires", "30d")
         assert narrowed.stdout.startswith("token 'n' admits queues b, any team, until 20")
@@ -100,7 +100,9 @@ def centre(databases: Databases, tmp_path: Path) -> Iterator[Centre]:
 def test_revoking_by_name_and_twice(centre: Centre) -> None:
     with using(centre.url) as engine:
         for _ in range(2):
-            Store(engine).create_token("n", worker_pattern="*", queues=None, team=None, expires_in_s=None)
+            Store(engine).tokens.create_token(
+                "n", worker_pattern="*", queues=None, team=None, expires_in_s=None
+            )
     assert centre.run("token", "revoke", "n").stdout == "revoked 2 tokens\n"
     assert centre.run("token", "revoke", "n").stdout == "revoked already\n"
     unknown = centre.run("token", "revoke", "m")

@@ -28,7 +28,7 @@ class JobFacts:
         self.theirs.job_id = self.ours.job_id = SCHEDULER
         self.by = self.theirs if by == "theirs" else self.ours
         self.worker = FakeWorker(self.store, "factory-7")
-        self.store.announce(GatewayId(self.worker.gateway), "here", 1)
+        self.store.liveness.announce(GatewayId(self.worker.gateway), "here", 1)
         self.worker.register()
         self.ti = centre.task(queue="q")
         self.key = workload.task_row(self.ti, 1)
@@ -39,7 +39,7 @@ class JobFacts:
             self.by.queue_workload(self.centre.workload(self.ti), session=session)
 
     def claim(self) -> ClaimId:
-        (candidate,) = self.store.candidates(None, 10)
+        (candidate,) = self.store.dispatch.candidates(None, 10)
         assert candidate.key == self.key
         assignment = Assignment(
             key=candidate.key,
@@ -49,13 +49,13 @@ class JobFacts:
             concurrency=4,
             place=candidate.place,
         )
-        (claimed,) = self.store.claim(GatewayId(self.worker.gateway), [assignment], 10.0)
+        (claimed,) = self.store.dispatch.claim(GatewayId(self.worker.gateway), [assignment], 10.0)
         return claimed.claim
 
     def start(self) -> ClaimId:
         claim = self.claim()
         self.worker.accept(claim)
-        self.store.started(self.worker.principal, claim, self.worker.host)
+        self.store.reports.started(self.worker.principal, claim, self.worker.host)
         return claim
 
     def patch(self, state: TaskInstanceState) -> None:
@@ -85,7 +85,7 @@ def test_a_late_report_of_an_edge3_worker_ends_nothing_of_ours(
     scene.centre.set_task(scene.ti, state="running")
     scene.patch(late)
     assert scene.events() == {}
-    scene.store.repair()
+    scene.store.claims.repair()
     assert scene.row().state == "running"
     scene.patch(late)
     assert scene.worker.finish(claim, 1) is Verdict.DONE
@@ -133,9 +133,9 @@ def test_a_new_round_goes_to_an_edge3_worker(centre: Centre) -> None:
         assert jobs.fetch("old-1", asks, session) is not None
     scene.patch(TaskInstanceState.RUNNING)
     assert scene.worker.finish(old, 1) is Verdict.STALE
-    scene.store.repair()
+    scene.store.claims.repair()
     assert (scene.row().state, scene.row().edge_worker) == ("running", "old-1")
     scene.patch(TaskInstanceState.SUCCESS)
-    scene.store.repair()
+    scene.store.claims.repair()
     assert scene.row().state == "success"
     assert scene.events() == {compat.ti_key(scene.ti): "success"}

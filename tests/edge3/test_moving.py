@@ -68,7 +68,8 @@ def kinds(site: Site) -> dict[str, tuple[str, str]]:
     """Return the workers by name: kind and state."""
     with using(site.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]) as engine:
         return {
-            one.name: ("edge-ws" if one.is_ours else "edge3", one.state) for one in Store(engine).workers()
+            one.name: ("edge-ws" if one.is_ours else "edge3", one.state)
+            for one in Store(engine).views.workers()
         }
 
 

@@ -60,7 +60,7 @@ def row(centre: Centre) -> Any:
 def leave(ours: FakeWorker, connection: str) -> None:
     from edge_ws.protocol.frames import Bye
 
-    assert ours.store.disconnected(ours.principal, connection, left=Bye(reason="shutdown"))
+    assert ours.store.workers.disconnected(ours.principal, connection, left=Bye(reason="shutdown"))
 
 
 def test_a_live_one_of_edge3s_keeps_its_name(centre: Centre, store: Store) -> None:
@@ -70,7 +70,7 @@ def test_a_live_one_of_edge3s_keeps_its_name(centre: Centre, store: Store) -> No
         FakeWorker(store, NAME).register()
     theirs.beat("offline")
     FakeWorker(store, NAME).register()
-    (shown,) = store.workers()
+    (shown,) = store.views.workers()
     assert (shown.is_ours, shown.state, shown.queues) == (True, "idle", ("q",))
 
 
@@ -98,28 +98,28 @@ def test_what_ours_has_left_does_not_touch_edge3s(centre: Centre, store: Store) 
     theirs.register()
     with centre.engine.begin() as connection:
         connection.execute(worker.update().values(seen_at=epoch_now() - 3600))
-    store.mark_silent()
+    store.liveness.mark_silent()
     assert row(centre).state == "starting"
     theirs.beat()
-    store.mark_silent()
+    store.liveness.mark_silent()
     assert row(centre).state == "idle"
-    store.forget_workers(60.0)
+    store.retention.forget_workers(60.0)
     assert row(centre).state == "idle"
-    (shown,) = store.workers()
+    (shown,) = store.views.workers()
     assert (shown.is_ours, shown.state) == (False, "idle")
 
 
 def test_operators_verbs_treat_it_as_what_it_is(centre: Centre, store: Store) -> None:
     ours = FakeWorker(store, NAME)
     connection = ours.register().connection
-    assert store.wish_concurrency(NAME, 3).kind == "edge-ws"
+    assert store.operators.wish_concurrency(NAME, 3).kind == "edge-ws"
     leave(ours, connection)
     theirs = Edge3Worker()
     theirs.register()
-    wished = store.wish_concurrency(NAME, 5)
+    wished = store.operators.wish_concurrency(NAME, 5)
     assert (wished.kind, wished.revision) == ("edge3", 0)
     assert theirs.beat().concurrency == 5
-    store.request_maintenance(NAME, "why not")
+    store.operators.request_maintenance(NAME, "why not")
     assert theirs.beat().state == "maintenance request"
 
 

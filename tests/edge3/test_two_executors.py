@@ -115,10 +115,10 @@ def test_neither_purges_what_the_other_has_not_reported(
         centre.set_row(key, state="success", edge_worker="w", last_update=lately)
     store = Store(centre.engine)
     theirs.sync()
-    store.purge(0.0)
+    store.retention.purge(0.0)
     assert set(centre.rows()) == {mine, other}
     ours.sync()
-    store.purge(0.0)
+    store.retention.purge(0.0)
     assert set(centre.rows()) == {other}
 
 
@@ -187,12 +187,14 @@ class TestEdge3LooksAfterLiveness:
         store = Store(centre.engine)
         worker = FakeWorker(store, "factory-7")
         gateway = GatewayId(worker.gateway)
-        store.announce(gateway, "here", 1)
+        store.liveness.announce(gateway, "here", 1)
         connection = worker.register().connection
-        (candidate,) = store.candidates(None, 10)
-        (claimed,) = store.claim(gateway, [worker_takes(worker, candidate.key, candidate.place)], 10.0)
+        (candidate,) = store.dispatch.candidates(None, 10)
+        (claimed,) = store.dispatch.claim(
+            gateway, [worker_takes(worker, candidate.key, candidate.place)], 10.0
+        )
         worker.accept(claimed.claim)
-        store.started(worker.principal, claimed.claim, worker.host)
+        store.reports.started(worker.principal, claimed.claim, worker.host)
         assert centre.rows()[key].state == "running"
         return store, worker, connection, key, ti
 
@@ -202,7 +204,7 @@ class TestEdge3LooksAfterLiveness:
         store, worker, connection, key, _ = self.running(centre, ours)
         set_worker(centre, worker.name, last_update=LONG_AGO)
         centre.set_row(key, last_update=LONG_AGO)
-        assert store.beat([connection]) == {connection}
+        assert store.liveness.beat([connection]) == {connection}
         theirs.sync()
         assert worker_state(centre, worker.name) == "running"
         assert centre.rows()[key].state == "running"
@@ -219,8 +221,8 @@ class TestEdge3LooksAfterLiveness:
         theirs.sync()
         assert worker_state(centre, worker.name) == "unknown"
         assert centre.rows()[key].state == "scheduled"
-        store.beat([connection])
-        store.repair()
+        store.liveness.beat([connection])
+        store.claims.repair()
         assert worker_state(centre, worker.name) == "running"
         assert centre.rows()[key].state == "running"
         ours.sync()

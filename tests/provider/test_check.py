@@ -130,7 +130,7 @@ def test_no_gateway_at_all(centre: Centre, monkeypatch: pytest.MonkeyPatch, enab
 
 def test_a_gateway_that_was_killed_is_none(centre: Centre) -> None:
     store = Store(centre.engine)
-    store.announce("killed", "test", 1)  # type: ignore[arg-type]
+    store.liveness.announce("killed", "test", 1)  # type: ignore[arg-type]
     with centre.engine.begin() as connection:
         connection.exec_driver_sql(
             f"UPDATE edge_ws_gateway SET seen_at = seen_at - {SEEN_BEATS * HEARTBEAT_S + 1:.0f}"

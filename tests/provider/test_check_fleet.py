@@ -110,8 +110,10 @@ class TestTokens:
     @pytest.fixture
     def _tokens(self, store: Store) -> None:
         for name in ("press", "unused"):
-            store.create_token(name, worker_pattern="*", queues=None, team=None, expires_in_s=30 * DAY_S)
-        (by,) = (one for one in store.tokens() if one.name == "press")
+            store.tokens.create_token(
+                name, worker_pattern="*", queues=None, team=None, expires_in_s=30 * DAY_S
+            )
+        (by,) = (one for one in store.tokens.all_tokens() if one.name == "press")
         FakeWorker(store, "press-1", token_id=by.id).register()
 
     @staticmethod
@@ -150,7 +152,7 @@ class TestTokens:
 
     @pytest.mark.usefixtures("_tokens")
     def test_a_revoked_one_is_named_with_its_worker_alone(self, centre: Centre, store: Store) -> None:
-        store.revoke_token("press")
+        store.tokens.revoke_token("press")
         be_away(centre)
         said = found(centre)
         assert said["tokens"].verdict is Verdict.OK

@@ -131,11 +131,11 @@ def claimed(centre: Centre, executor: EdgeWsExecutor) -> tuple[Any, Store, Princ
     said = Registration(
         gateway=gateway, transport="websocket", concurrency=8, queues=None, inventory=nothing, sysinfo={}
     )
-    store.register(me, said)
+    store.workers.register(me, said)
     one = Assignment(key=key_of(ti), slots=1, worker=me.worker, site=site, concurrency=8)
-    (claimed,) = store.claim(gateway, [one], 10.0)
-    store.accept(me, claimed.claim, HostId("host"), start_within_s=70.0)
-    store.started(me, claimed.claim, HostId("host"))
+    (claimed,) = store.dispatch.claim(gateway, [one], 10.0)
+    store.reports.accept(me, claimed.claim, HostId("host"), start_within_s=70.0)
+    store.reports.started(me, claimed.claim, HostId("host"))
     return ti, store, me, claimed.claim
 
 
@@ -529,7 +529,7 @@ class TestNobodys:
     @staticmethod
     def verdict(centre: Centre, ti: TaskInstance, tmp_path: Path) -> str:
         tasks = AirflowTasks(centre.engine, lambda: tmp_path, unmet)
-        row = show_job(Store(centre.engine), ti.dag_id, ti.run_id, ti.task_id, tasks=tasks)
+        row = show_job(Store(centre.engine).views, ti.dag_id, ti.run_id, ti.task_id, tasks=tasks)
         assert row["code"] == "left_queue"
         return str(row["verdict"])
 
@@ -680,7 +680,7 @@ class TestGateways:
 
     @staticmethod
     def gateway(centre: Centre, seen_s: float) -> None:
-        Store(centre.engine).announce(GatewayId(new_id()), "api-1", 7)
+        Store(centre.engine).liveness.announce(GatewayId(new_id()), "api-1", 7)
         with centre.engine.begin() as connection:
             connection.execute(gateway.update().values(seen_at=epoch_now() - seen_s))
 
@@ -942,8 +942,8 @@ class TestTaskLog:
         messages, logs = executor.get_task_log(ti, 1)
         assert "factory-7" in messages[0]
         assert logs == []
-        store.append_log(me, claim, 0, b'{"event": "one"}\n')
-        store.append_log(me, claim, 17, b'{"event": "tw\xff"}\n')
+        store.reports.append_log(me, claim, 0, b'{"event": "one"}\n')
+        store.reports.append_log(me, claim, 17, b'{"event": "tw\xff"}\n')
         messages, logs = executor.get_task_log(ti, 1)
         assert logs == ['{"event": "one"}\n{"event": "tw\N{REPLACEMENT CHARACTER}"}\n']
 
@@ -951,7 +951,7 @@ class TestTaskLog:
         ti, store, me, claim = claimed(centre, executor)
         line = b"x" * 1023 + b"\n"
         for number in range(9):
-            store.append_log(me, claim, number * 2**20, line * 1024)
+            store.reports.append_log(me, claim, number * 2**20, line * 1024)
         messages, (text,) = executor.get_task_log(ti, 1)
         assert "left out" in messages[1]
         assert text.startswith("xxx")

@@ -91,7 +91,7 @@ def _applying(store: Store, *principals: Principal) -> Iterator[None]:
             maintenance=wish.maintenance,
             leaving=wish.shutdown,
         )
-        store.note_applied(principal, applied)
+        store.workers.note_applied(principal, applied)
 
     with ThreadPoolExecutor(len(principals)) as pool:
         begun = [pool.submit(apply_it, one, wish_of(store, one.worker).revision) for one in principals]
@@ -150,7 +150,7 @@ def test_a_worker_and_a_job_are_shown(run: Run, workers: dict[str, Principal], c
 
 def test_a_worker_that_can_start_nothing_is_not_called_free(run: Run, store: Store, centre: Centre) -> None:
     """Its host has no Airflow, say: the usual failure of a first set-up."""
-    store.announce(GatewayId("g"), "api-1", 7)
+    store.liveness.announce(GatewayId("g"), "api-1", 7)
     register_worker(store, "oven", queues=("a",), draining=True)
     enqueue(centre.engine, new_job("press", queue="a"))
     code, text, _ = run("show-job", "dag", "run", "press")
@@ -212,7 +212,7 @@ def test_each_verb_says_what_it_has_wished(run: Run, store: Store, centre: Centr
     assert "cannot remove oven" in err
     _set_state(centre, "oven", "offline")
     assert run("remove-remote-edge-worker", "-H", "oven") == (0, "oven: removed\n", "")
-    assert [one.name for one in store.workers()] == ["press-1", "press-2"]
+    assert [one.name for one in store.views.workers()] == ["press-1", "press-2"]
 
 
 @pytest.mark.usefixtures("workers")
@@ -234,7 +234,7 @@ def test_json_is_one_document(run: Run) -> None:
 def test_it_waits_until_it_is_applied(run: Run, store: Store, workers: dict[str, Principal]) -> None:
     with _applying(store, workers["oven"]):
         told = _json(run("set-worker-concurrency", "-H", "oven", "-c", "3", "-w", "-o", "json"))
-    assert told["revision"] == store.applied("oven")
+    assert told["revision"] == store.operators.applied("oven")
     assert 0 < told["applied_ms"] < 30_000
     with _applying(store, workers["oven"]):
         code, out, _ = run("remote-edge-worker-request-maintenance", "-H", "oven", "-c", "belt", "-w")
@@ -286,7 +286,7 @@ def test_edge3s_workers_are_not_waited_for(run: Run, store: Store) -> None:
     assert (code, out) == (2, "")
     assert "--wait: theirs is an edge3 worker" in err
     assert "leave --wait out" in err
-    assert {one.wished_concurrency for one in store.workers()} == {None, 3}
+    assert {one.wished_concurrency for one in store.views.workers()} == {None, 3}
 
 
 @pytest.mark.usefixtures("_edge3s_worker")
@@ -305,7 +305,7 @@ def test_an_edge3_worker_keeps_nothing_from_the_others(
         code, out, err = run("shutdown-all-workers", "-w", "-y")
     assert (code, err.startswith(not_waited_for)) == (0, True)
     assert len(out.splitlines()) == 4
-    assert {one.state for one in store.workers()} == {"shutdown request"}
+    assert {one.state for one in store.views.workers()} == {"shutdown request"}
 
 
 @pytest.mark.usefixtures("workers")
@@ -316,7 +316,7 @@ def test_where_no_gateway_is_alive_who_waits_is_told_at_once(run: Run, store: St
     assert (code, nobody) == (1, "no gateway is alive, so nobody can tell workers of it; see: edge-ws check")
     assert waiting == "oven: concurrency 3; waiting up to 0.1 s until it has applied it"
     assert late.endswith("; no gateway is alive that it could connect to: edge-ws check")
-    store.announce(GatewayId("g"), "api-1", 7)
+    store.liveness.announce(GatewayId("g"), "api-1", 7)
     code, _, err = run(*words)
     assert (code, "no gateway" in err) == (1, False)
 
@@ -343,7 +343,7 @@ def test_all_are_shut_down_but_those_that_have_left(run: Run, store: Store, cent
     _set_state(centre, "press-1", "offline maintenance")
     told = _json(run("shutdown-all-workers", "-y", "-o", "json"))
     assert [row["worker_name"] for row in told] == ["press-2"]
-    states = {one.name: one.state for one in store.workers()}
+    states = {one.name: one.state for one in store.views.workers()}
     assert states == {"oven": "offline", "press-1": "offline maintenance", "press-2": "shutdown request"}
     _set_state(centre, "press-2", "offline")
     code, out, err = run("shutdown-all-workers", "-y", "-o", "json")
@@ -391,7 +391,7 @@ def test_wrong_arguments_are_one_sentence(run: Run, store: Store, words: str, pa
     assert (code, out) == (2, "")
     assert part in err
     assert len(err.splitlines()) == 1
-    assert {one.wished_concurrency for one in store.workers()} == {None}
+    assert {one.wished_concurrency for one in store.views.workers()} == {None}
 
 
 # To ask first
@@ -430,7 +430,7 @@ def test_with_nobody_to_ask_many_are_left_alone(
     assert (code, out) == (2, "")
     assert f"this is to {doing} workers: " in err
     assert "press-1, press-2; there is no terminal to ask at; confirm with --yes" in err
-    assert {(one.wished_concurrency, one.state) for one in store.workers()} == {(None, "idle")}
+    assert {(one.wished_concurrency, one.state) for one in store.views.workers()} == {(None, "idle")}
 
 
 @pytest.mark.parametrize(("answer", "is_yes"), [("y\n", True), ("YES\n", True), ("n\n", False), ("", False)])
@@ -441,7 +441,7 @@ def test_many_are_asked_for(
     monkeypatch.setattr("sys.stdin", Terminal(answer))
     code, out, err = run("set-worker-concurrency", "-H", "press-*", "-c", "3")
     assert err.startswith("set the concurrency to 3 for 2 workers: press-1, press-2\nProceed? [y/N] ")
-    wished = {one.name: one.wished_concurrency for one in store.workers()}
+    wished = {one.name: one.wished_concurrency for one in store.views.workers()}
     if is_yes:
         assert (code, out) == (0, "press-1: concurrency 3\npress-2: concurrency 3\n")
         assert wished == {"oven": None, "press-1": 3, "press-2": 3}
@@ -492,5 +492,5 @@ def test_on_every_kind_of_database(database_url: str, tmp_path: Path) -> None:
                 environment=environment,
             )
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["revision"] == store.applied("press-2")
+        assert json.loads(done.stdout)["revision"] == store.operators.applied("press-2")
         assert sa.inspect(engine).has_table("edge_worker")

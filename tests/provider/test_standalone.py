@@ -236,12 +236,12 @@ def test_several_processes_serve_one_port(tmp_path: Path, database: str, centre:
 
         gateways: set[str] = set()
         wait_until(seen, 60, every_s=0.05)
-        assert {known.id for known in Store(centre.engine).gateways()} == gateways
+        assert {known.id for known in Store(centre.engine).views.gateways()} == gateways
         one.signal()
         wait_until(lambda: one.code is not None, 20)
         assert one.code == 0
         # Each has taken its leave.
-        assert Store(centre.engine).gateways() == []
+        assert Store(centre.engine).views.gateways() == []
 
 
 # Leaving
@@ -290,7 +290,7 @@ def test_a_worker_is_sent_away_and_the_gateway_waits_for_it(
         assert one.code == 0
         with centre.engine.connect() as connection:
             assert connection.scalar(sa.select(edge_job.c.state)) == "queued"
-        assert Store(centre.engine).gateways() == []
+        assert Store(centre.engine).views.gateways() == []
 
 
 def test_who_stays_is_closed_in_the_end(tmp_path: Path, database: str, centre: Centre) -> None:

@@ -100,7 +100,7 @@ def test_what_keeps_airflow_from_queueing_it(
             "no scheduler": "UPDATE slot_pool SET slots = 128",
         }[change],
     )
-    row = show_job(Store(centre.engine), ti.dag_id, ti.run_id, ti.task_id, tasks=tasks)
+    row = show_job(Store(centre.engine).views, ti.dag_id, ti.run_id, ti.task_id, tasks=tasks)
     assert row["code"] == code
     assert part in str(row["verdict"])
 
@@ -125,7 +125,7 @@ def test_the_end_of_a_log_is_read_within_the_folder(tasks: AirflowTasks, tmp_pat
 )
 def test_the_verdict(centre: Centre, tasks: AirflowTasks, state: str | None, code: str) -> None:
     ti = centre.task(state=state)
-    row = show_job(Store(centre.engine), ti.dag_id, ti.run_id, ti.task_id, tasks=tasks)
+    row = show_job(Store(centre.engine).views, ti.dag_id, ti.run_id, ti.task_id, tasks=tasks)
     assert (row["code"], row["state"]) == (code, state)
 
 
@@ -140,7 +140,7 @@ def test_what_is_unknown_is_named(centre: Centre, tasks: AirflowTasks) -> None:
         with pytest.raises(UsageError, match=part):
             tasks.look_up(*names)
         with pytest.raises(UsageError, match=part):
-            show_job(Store(centre.engine), *names, tasks=tasks)
+            show_job(Store(centre.engine).views, *names, tasks=tasks)
 
 
 def _map(centre: Centre, ti: Any, count: int) -> None:
@@ -170,4 +170,4 @@ def test_a_mapped_task_takes_an_index(centre: Centre, tasks: AirflowTasks) -> No
 def test_a_try_that_there_has_not_been(centre: Centre, tasks: AirflowTasks) -> None:
     ti = centre.task(state="queued")
     with pytest.raises(UsageError, match="there has been no try 4 of the task; the last is 1"):
-        show_job(Store(centre.engine), ti.dag_id, ti.run_id, ti.task_id, try_number=4, tasks=tasks)
+        show_job(Store(centre.engine).views, ti.dag_id, ti.run_id, ti.task_id, try_number=4, tasks=tasks)

@@ -108,7 +108,7 @@ class Stand:
 
     def record(self) -> WorkerView:
         """Return the worker as operators see it."""
-        return Store(self.engine).workers()[0]
+        return Store(self.engine).views.workers()[0]
 
     # Starting
 

@@ -43,7 +43,9 @@ def furnish() -> str:
         SerializedDAG.bulk_write_to_db("dags-folder", None, [lazy], session=session)
         SerializedDagModel.write_dag(lazy, bundle_name="dags-folder", session=session)
     store = Store(settings.engine)
-    return store.create_token("any", worker_pattern="*", queues=None, team=None, expires_in_s=None)
+    # The last release's store is one object.
+    tokens = store if hasattr(store, "create_token") else store.tokens
+    return tokens.create_token("any", worker_pattern="*", queues=None, team=None, expires_in_s=None)
 
 
 class Scheduler:

@@ -157,12 +157,12 @@ def test_the_new_comment_is_never_cut(store: Store) -> None:
 
 
 def test_the_store_refuses_a_comment_that_has_no_room(store: Store) -> None:
-    store.request_maintenance("oven", "belt")
+    store.operators.request_maintenance("oven", "belt")
     with pytest.raises(UsageError, match="is 2 characters too long"):
-        store.update_maintenance_comment("oven", "x" * 1020, "v" * 5)
+        store.operators.update_maintenance_comment("oven", "x" * 1020, "v" * 5)
     assert _comment(store) == "belt"
     # With no room for the old line, it goes.
-    store.update_maintenance_comment("oven", "x" * 1018, "v" * 5)
+    store.operators.update_maintenance_comment("oven", "x" * 1018, "v" * 5)
     assert _comment(store) == "v" * 5 + "\n" + "x" * 1018
 
 

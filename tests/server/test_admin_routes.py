@@ -109,7 +109,7 @@ def test_to_change_takes_the_right_to_manage(
     assert (done.json()["worker_name"], done.json()["told"]) == ("oven", "concurrency 3")
     ours = [one.getMessage() for one in caplog.records if one.name == "edge_ws.server.admin_routes"]
     assert ours == ['"mary" wishes: set-worker-concurrency {"worker": "oven", "concurrency": 3}']
-    (oven,) = [worker for worker in store.workers() if worker.name == "oven"]
+    (oven,) = [worker for worker in store.views.workers() if worker.name == "oven"]
     assert oven.wished_concurrency == 3
 
 
@@ -148,7 +148,7 @@ def test_without_a_good_token_of_ones_own_nobody_is_let_in(
         assert answer.headers["edge-ws-error"] == "token"
         assert answer.headers["www-authenticate"] == "Bearer"
         assert "worker" not in answer.json()
-    assert all(worker.wished_concurrency is None for worker in store.workers())
+    assert all(worker.wished_concurrency is None for worker in store.views.workers())
 
 
 def test_the_clients_header_goes_before_one_that_is_appended(client: TestClient) -> None:
@@ -190,7 +190,7 @@ def test_a_wrong_body_is_a_sentence(
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
 def test_a_form_of_a_strange_page_changes_nothing(client: TestClient, store: Store, kind: str) -> None:
     assert _post(client, json.dumps(BODY).encode(), kind)[:2] == (415, "type")
-    assert all(worker.wished_concurrency is None for worker in store.workers())
+    assert all(worker.wished_concurrency is None for worker in store.views.workers())
 
 
 @pytest.mark.parametrize(

@@ -159,12 +159,12 @@ async def test_a_worker_that_lies_about_its_slots_gets_what_is_wished(sqlite_eng
     store = Store(sqlite_engine)
     with serving(store) as gateway, anyio.fail_after(20):
         async with connected(gateway, make_token(store), concurrency=24) as liar:
-            revision = store.wish_concurrency("w1", 1).revision
+            revision = store.operators.wish_concurrency("w1", 1).revision
             await liar.expect(Wish)
             lie = Applied(revision=revision, concurrency=24, queues=None)
             await liar.send(lie)
             await liar.send(Status(inventory=replace(liar.inventory, revision=revision, queues=None)))
-            await until(lambda: store.applied("w1") == revision)
+            await until(lambda: store.operators.applied("w1") == revision)
             enqueue(sqlite_engine, *(new_job(f"t{number}") for number in range(24)))
             enqueue(sqlite_engine, replace(new_job("foreign"), queue="another"))
             first = await liar.expect(Offer)

@@ -205,16 +205,16 @@ async def test_a_token_that_replaces_another_may_then_be_revoked(
     sqlite_engine: sa.Engine, store: Store, gateway: RunningGateway
 ) -> None:
     more: dict[str, Any] = {"worker_pattern": "w1", "queues": None, "team": None, "expires_in_s": None}
-    first, second = store.create_token("old", **more), store.create_token("new", **more)
+    first, second = store.tokens.create_token("old", **more), store.tokens.create_token("new", **more)
     async with connected(gateway, first) as peer:
         assert (await _renew(peer, second)).refusal is None
-        names = {one.id: one.name for one in store.tokens()}
+        names = {one.id: one.name for one in store.tokens.all_tokens()}
         with sqlite_engine.connect() as connection:
             assert names[connection.scalar(sa.select(worker.c.token_id))] == "new"
-        store.revoke_token("old")
+        store.tokens.revoke_token("old")
         enqueue(sqlite_engine, new_job())
         await peer.expect(Offer)
-        store.revoke_token("new")
+        store.tokens.revoke_token("new")
         assert (await _closed(peer))[0] == 4500
 
 

@@ -125,7 +125,7 @@ async def test_what_a_worker_says_of_itself(
             refused.append(answer)
     assert {one.code.value for one in refused} <= {"version", "not_admitted"}
     assert len(hellos) - len(refused) > 60
-    await until(lambda: all(one.transport is None for one in store.workers()), 60)
+    await until(lambda: all(one.transport is None for one in store.views.workers()), 60)
     await anyio.to_thread.run_sync(_operate, store)
     assert httpx2.get(f"{gateway.base_url}/edge-ws/health").status_code == 200
     assert _sound(caplog.text)
@@ -205,7 +205,7 @@ async def test_two_frames_of_one_worker_end_nothing_for_others(
     ):
         asked = Asked(number=1, maintenance=True, comment="c")
         await bad.send(Status(inventory=replace(bad.inventory, asked=asked)))
-        await until(lambda: store.workers(name="w1")[0].wishes_maintenance, 30)
+        await until(lambda: store.views.workers(name="w1")[0].wishes_maintenance, 30)
         for number in range(4):
             enqueue(engine, new_job(f"t{number}"))
             offer = await good.expect(Offer, 30)
@@ -229,7 +229,7 @@ async def test_a_row_with_the_greatest_number_is_served(
             while (wish := await peer.expect(type(peer.welcome.wish), 30)).concurrency != 2:
                 continue
         await peer.send(Applied(revision=wish.revision, concurrency=2, queues=("q",)))
-        await until(lambda: store.applied("w1") == wish.revision, 30)
+        await until(lambda: store.operators.applied("w1") == wish.revision, 30)
         assert wish.revision < 10
     assert _sound(caplog.text)
 

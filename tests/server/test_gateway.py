@@ -128,11 +128,11 @@ async def test_a_wish_travels_and_is_acknowledged(
 ) -> None:
     async with connected(gateway, make_token(store)) as peer:
         assert peer.welcome.wish == Wish(revision=0, concurrency=None, queues=None)
-        revision = store.wish_concurrency("w1", 1).revision
+        revision = store.operators.wish_concurrency("w1", 1).revision
         wish = await peer.expect(Wish)
         assert (wish.revision, wish.concurrency) == (revision, 1)
         await peer.send(Applied(revision=revision, concurrency=1, queues=("q",)))
-        await until(lambda: store.applied("w1") == revision)
+        await until(lambda: store.operators.applied("w1") == revision)
         enqueue(engine, new_job("1"), new_job("2"))
         await peer.expect(Offer)
         with pytest.raises(TimeoutError):
@@ -203,7 +203,7 @@ async def test_a_reconnect_says_what_is_stale_and_asks_for_the_rest(
         told = {type(frame): frame.claim for frame in [await peer.receive(), await peer.receive()]}
         assert told == {Stale: foreign, Query: claim}
         await peer.send(PhaseIs(claim=claim, phase=Phase.UNKNOWN))
-        await until(lambda: any(one.result == "not_started" for one in store.unsettled()))
+        await until(lambda: any(one.result == "not_started" for one in store.claims.unsettled()))
 
 
 async def test_another_site_of_the_name_is_not_asked(
@@ -298,8 +298,8 @@ async def test_a_newer_connection_replaces_the_older(store: Store, gateway: Runn
             await first.expect(Welcome)
         assert closed.value.rcvd.code == 4001
         # Its end must not have marked the newer one as gone before it ended itself.
-    (record,) = store.workers()
-    await until(lambda: store.workers()[0].transport is None)
+    (record,) = store.views.workers()
+    await until(lambda: store.views.workers()[0].transport is None)
     assert record.name == "w1"
 
 
@@ -317,7 +317,7 @@ async def test_a_live_name_is_refused(store: Store, gateway: RunningGateway) -> 
 async def test_a_goodbye_is_shown(store: Store, gateway: RunningGateway) -> None:
     async with connected(gateway, make_token(store)) as peer:
         await peer.send(Bye(reason="drained"))
-        await until(lambda: store.workers()[0].state == "offline")
+        await until(lambda: store.views.workers()[0].state == "offline")
 
 
 @pytest.mark.parametrize(
@@ -341,10 +341,10 @@ async def test_bad_tokens_are_refused_before_the_upgrade(
     sentence: str,
 ) -> None:
     secrets = {"good": make_token(store), "expired": make_token(store, expires_in_s=-5.0), "revoked": ""}
-    secrets["revoked"] = store.create_token(
+    secrets["revoked"] = store.tokens.create_token(
         "revoked", worker_pattern="w*", queues=None, team=None, expires_in_s=None
     )
-    store.revoke_token("revoked")
+    store.tokens.revoke_token("revoked")
     headers = {"edge-ws-token": secrets.get(token, token), "edge-ws-worker": name}
     for _ in range(2):
         with pytest.raises(InvalidStatus) as refused:
@@ -368,12 +368,12 @@ async def test_queues_and_teams_beyond_the_token_are_refused(store: Store, gatew
     async with connected(gateway, token, greet=False) as peer:
         await peer.hello(queues=None)
         await peer.expect(Welcome)
-        assert store.workers()[0].team == "a"
+        assert store.views.workers()[0].team == "a"
 
 
 async def test_a_revoked_token_closes_its_connection(store: Store, gateway: RunningGateway) -> None:
     async with connected(gateway, make_token(store)) as peer:
-        store.revoke_token("test")
+        store.tokens.revoke_token("test")
         assert (await peer.expect(Refused, within_s=3.0)).code.value == "token"
 
 

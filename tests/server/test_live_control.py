@@ -100,12 +100,12 @@ async def test_slots_and_queues_change_under_load(
         one, two = Busy(first, 10, ("q", "r")), Busy(second, 3, ("q", "r"))
         tasks.start_soon(one.run, tasks)
         tasks.start_soon(two.run, tasks)
-        await until(lambda: len(store.workers()) == 2)
+        await until(lambda: len(store.views.workers()) == 2)
         enqueue(engine, *jobs)
         await until(lambda: len(one.held) >= 8)
         for slots in (1, 5):
-            await _acknowledged(store, store.wish_concurrency("w1", slots).revision)
-        await _acknowledged(store, store.remove_queues("w1", ["q"]).revision)
+            await _acknowledged(store, store.operators.wish_concurrency("w1", slots).revision)
+        await _acknowledged(store, store.operators.remove_queues("w1", ["q"]).revision)
         before = len(one.starts)
         await until(lambda: len(one.starts) > before, 20.0)
         ended = sa.select(sa.func.count()).where(edge_job.c.state == "success")
@@ -123,4 +123,4 @@ async def test_slots_and_queues_change_under_load(
 
 
 async def _acknowledged(store: Store, revision: int) -> None:
-    await until(lambda: store.applied("w1") >= revision, 10.0)
+    await until(lambda: store.operators.applied("w1") >= revision, 10.0)

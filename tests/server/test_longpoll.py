@@ -148,7 +148,7 @@ async def test_a_job_from_its_offer_to_its_end(
     (ack,) = await poller.send(Finished(claim=claim, exit_code=0, log_end=len(data)))
     assert ack == Ack(claim=claim, phase=Phase.ENDED)
     assert job_row(engine, job.key).state == "success"
-    (found,) = store.workers()
+    (found,) = store.views.workers()
     assert (found.transport, found.state) == ("longpoll", "idle")
 
 
@@ -165,7 +165,7 @@ async def test_a_held_poll_is_answered_by_what_happens(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(hold)
         await anyio.wait_all_tasks_blocked()
-        store.wish_concurrency("w1", 2)
+        store.operators.wish_concurrency("w1", 2)
     ((wish,),) = said
     assert isinstance(wish, Wish)
     assert wish.concurrency == 2
@@ -246,7 +246,7 @@ async def test_leaving_lets_the_open_poll_return(
     async with poller.holding() as said:
         await poller.send(Bye(reason="drained"))
     assert said[0].headers["edge-ws-close"].startswith("1000 ")
-    assert store.workers()[0].state == "offline"
+    assert store.views.workers()[0].state == "offline"
 
 
 async def test_goodbye_reaches_a_gateway_that_does_not_know_the_worker(
@@ -257,7 +257,7 @@ async def test_goodbye_reaches_a_gateway_that_does_not_know_the_worker(
         await poller.poll()
         poller.to = two
         await poller.send(Bye(reason="drained"))
-        assert store.workers()[0].state == "offline"
+        assert store.views.workers()[0].state == "offline"
 
 
 async def test_a_worker_whose_polls_cease_is_gone(store: Store, client: httpx2.AsyncClient) -> None:
@@ -283,7 +283,7 @@ async def test_a_websocket_takes_the_place_of_polls_and_an_old_poll_does_not_tak
         await peer.expect(Welcome)
         late = await poller.post("poll", [poller.hello()])
         assert late.headers["edge-ws-close"].startswith("4001 ")
-        assert store.workers()[0].transport == "websocket"
+        assert store.views.workers()[0].transport == "websocket"
     assert said[0].headers["edge-ws-close"].startswith("4001 ")
 
 
@@ -293,7 +293,7 @@ async def test_a_revoked_token_ends_polling(
     poller = Poller(gateway, make_token(store), client)
     await poller.poll()
     async with poller.holding() as said:
-        store.revoke_token("test")
+        store.tokens.revoke_token("test")
     assert any(isinstance(frame, Refused) for frame in codec.decode_batch_from_server(said[0].content))
     again = await poller.post("poll", [poller.hello()])
     assert (again.status_code, again.headers["edge-ws-error"]) == (401, "token")
@@ -308,7 +308,7 @@ async def test_a_poll_with_another_secret_is_not_taken_for_the_connections_own(
     for path, frame in (("poll", poller.hello()), ("send", Bye(reason=""))):
         answer = await poller.post(path, [frame])
         assert (answer.status_code, answer.headers["edge-ws-error"]) == (401, "token")
-    assert store.workers()[0].state == "idle"
+    assert store.views.workers()[0].state == "idle"
 
 
 @pytest.mark.parametrize("path", ["poll", "send"])
@@ -374,7 +374,7 @@ async def check_bad_request(  # noqa: PLR0917
     told = json.loads(answer.content)
     assert answer.headers["edge-ws-error"] == told["error"]
     assert told["sentence"]
-    assert store.workers() == []
+    assert store.views.workers() == []
 
 
 async def test_the_reason_is_recorded(
@@ -382,11 +382,11 @@ async def test_the_reason_is_recorded(
 ) -> None:
     poller = Poller(gateway, make_token(store), client)
     await poller.poll()
-    since = store.workers()[0].sysinfo["transport_since"]
+    since = store.views.workers()[0].sysinfo["transport_since"]
     hello = replace(poller.hello(), sysinfo={"transport_reason": "a proxy"})
     answer = await poller.post("poll", [hello])
     assert isinstance(codec.decode_batch_from_server(answer.content)[0], Welcome)
-    (found,) = store.workers()
+    (found,) = store.views.workers()
     assert found.sysinfo["transport_reason"] == "a proxy"
     assert found.sysinfo["transport_since"] == since
 
@@ -396,12 +396,12 @@ async def test_a_late_word_about_an_older_wish_changes_nothing(
 ) -> None:
     poller = Poller(gateway, make_token(store), client)
     await poller.poll()
-    revision = store.wish_concurrency("w1", 1).revision
+    revision = store.operators.wish_concurrency("w1", 1).revision
     (wish,) = await poller.poll()
     assert isinstance(wish, Wish)
     await poller.send(Applied(revision=revision, concurrency=1, queues=("q",)))
     await poller.send(Applied(revision=revision - 1, concurrency=0, queues=("q",)))
-    assert store.applied("w1") == revision
+    assert store.operators.applied("w1") == revision
     enqueue(engine, new_job())
     assert isinstance((await poller.poll())[0], Offer)
 

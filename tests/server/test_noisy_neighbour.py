@@ -163,7 +163,7 @@ class Good:
     async def wish(self, slots: int) -> float:
         """Wish for that many slots; return how long it takes until the database has them in force."""
         begun = time.perf_counter()
-        await anyio.to_thread.run_sync(self.store.wish_concurrency, "good", slots)
+        await anyio.to_thread.run_sync(self.store.operators.wish_concurrency, "good", slots)
         wish = await self.peer.expect(Wish, 60)
         await self.peer.send(Applied(revision=wish.revision, concurrency=slots, queues=("q",)))
         in_force = sa.select(worker.c.applied_concurrency).where(worker.c.worker_name == "good")

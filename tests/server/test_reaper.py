@@ -72,4 +72,4 @@ async def test_a_worker_that_is_away_for_long_is_forgotten(
         connection.execute(edge_worker.update().values(state="offline"))
     reaper = make_reaper(store, tasks, keep_offline_workers_s=keep_s)
     await reaper.look(PURGE_EVERY_S, whole=False)
-    assert (store.workers() == []) is is_forgotten
+    assert (store.views.workers() == []) is is_forgotten

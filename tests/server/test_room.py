@@ -22,7 +22,7 @@ READY = Room()
 
 
 def room(store: Store) -> Room:
-    (found,) = store.workers()
+    (found,) = store.views.workers()
     return found.room
 
 
@@ -50,21 +50,21 @@ async def test_a_worker_without_a_job_host_is_not_called_free(
 ) -> None:
     async with connected(gateway, make_token(store), draining=True) as peer:
         enqueue(engine, new_job("t"))
-        found = show_job(store, "dag", "run", "t")
+        found = show_job(store.views, "dag", "run", "t")
         assert found["code"] == "none_ready"
         assert "w1 is connected, but can start no jobs now" in found["verdict"]
         assert "edge-ws status on the host of w1" in found["advice"]
-        (queue,) = list_queues(store)
+        (queue,) = list_queues(store.views)
         assert (queue["workers"], queue["free_slots"]) == (0, 0)
-        shown = show_worker(store, "w1")
+        shown = show_worker(store.views, "w1")
         assert (shown["takes_jobs"], shown["free_slots"]) == (False, 0)
-        assert list_workers(store)[0]["free_concurrency"] == 0
+        assert list_workers(store.views)[0]["free_concurrency"] == 0
         assert shown["why_no_jobs"] == "is connected, but can start no jobs now"
         assert shown["no_jobs_code"] == "not_ready"
         await say(peer, draining=False)
         await peer.expect(Offer)
         await until(lambda: room(store) == READY)
-        shown = show_worker(store, "w1")
+        shown = show_worker(store.views, "w1")
         assert (shown["takes_jobs"], shown["why_no_jobs"], "not_ready" in shown["sysinfo"]) == (
             True,
             None,
@@ -88,16 +88,16 @@ async def test_the_worker_says_why_it_has_no_job_host(store: Store, gateway: Run
         assert len(why) == 200
         # What it has in force changes nothing of it.
         await peer.send(Applied(revision=0, concurrency=3, queues=("q",)))
-        await until(lambda: show_worker(store, "w1")["concurrency"] == 3)
-        shown = show_worker(store, "w1")
+        await until(lambda: show_worker(store.views, "w1")["concurrency"] == 3)
+        shown = show_worker(store.views, "w1")
         assert shown["why_no_jobs"] == f"is connected, but can start no jobs now: {why}"
-        (listed,) = list_workers(store)
+        (listed,) = list_workers(store.views)
         for row in (shown, listed):
             assert (row["state"], row["takes_jobs"], row["no_jobs_code"]) == ("idle", False, "no_job_host")
         assert shown["sysinfo"]["no_job_host"] == why
         await say(peer, draining=False)
         await until(lambda: room(store) == READY)
-        assert "no_job_host" not in show_worker(store, "w1")["sysinfo"]
+        assert "no_job_host" not in show_worker(store.views, "w1")["sysinfo"]
 
 
 async def test_what_stale_jobs_take_is_not_free(
@@ -105,21 +105,21 @@ async def test_what_stale_jobs_take_is_not_free(
 ) -> None:
     async with connected(gateway, make_token(store), stale_slots=3) as peer:
         enqueue(engine, new_job("wide", slots=2))
-        shown = show_worker(store, "w1")
+        shown = show_worker(store.views, "w1")
         assert (shown["free_slots"], shown["stale_slots"], shown["slots_taken"]) == (1, 3, 0)
-        (queue,) = list_queues(store)
+        (queue,) = list_queues(store.views)
         assert (queue["workers"], queue["free_slots"]) == (1, 1)
-        assert list_workers(store)[0]["free_concurrency"] == 1
-        assert show_job(store, "dag", "run", "wide")["code"] == "all_full"
+        assert list_workers(store.views)[0]["free_concurrency"] == 1
+        assert show_job(store.views, "dag", "run", "wide")["code"] == "all_full"
         await say(peer, stale_slots=4)
         await until(lambda: room(store).stale_slots == 4)
-        found = show_job(store, "dag", "run", "wide")
+        found = show_job(store.views, "dag", "run", "wide")
         assert found["code"] == "all_full"
         assert "is full (4 of 4 slots busy, 4 of them with processes of jobs" in found["verdict"]
         await say(peer, stale_slots=0)
         await peer.expect(Offer)
         await until(lambda: room(store) == READY)
-        assert "stale_slots" not in show_worker(store, "w1")["sysinfo"]
+        assert "stale_slots" not in show_worker(store.views, "w1")["sysinfo"]
 
 
 async def test_it_is_written_where_it_changes_alone(
@@ -136,13 +136,13 @@ async def test_it_is_written_where_it_changes_alone(
 
 async def test_maintenance_has_its_own_reason(store: Store, gateway: RunningGateway) -> None:
     async with connected(gateway, make_token(store)) as peer:
-        store.request_maintenance("w1", "belt")
+        store.operators.request_maintenance("w1", "belt")
         wish = await peer.expect(Wish)
         await say(peer, revision=wish.revision, maintenance=True, draining=True)
-        await until(lambda: store.applied("w1") == wish.revision)
+        await until(lambda: store.operators.applied("w1") == wish.revision)
         assert room(store) == READY
         # Its job host dies meanwhile, as is seen when the maintenance ends.
-        store.exit_maintenance("w1")
+        store.operators.exit_maintenance("w1")
         wish = await peer.expect(Wish)
         await say(peer, revision=wish.revision, maintenance=False, draining=True)
         applied = Applied(revision=wish.revision, concurrency=4, queues=("q",))

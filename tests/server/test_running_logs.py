@@ -51,7 +51,7 @@ def claim(sqlite_engine: sa.Engine, worker: FakeWorker) -> ClaimId:
 
 
 def say(worker: FakeWorker, claim: ClaimId, offset: int, data: bytes) -> None:
-    assert worker.store.append_log(worker.principal, claim, offset, data) == offset + len(data)
+    assert worker.store.reports.append_log(worker.principal, claim, offset, data) == offset + len(data)
 
 
 def move(store: Store, folder: LogFolder) -> None:
@@ -70,7 +70,7 @@ def test_it_grows_with_the_log_and_goes_with_the_move(
     store: Store, worker: FakeWorker, claim: ClaimId
 ) -> None:
     folder = LogFolder()
-    logs = RunningLogs(store, folder)
+    logs = RunningLogs(store.logs, folder)
     for offset, data in ((0, b"one\n"), (4, b"two\n")):
         say(worker, claim, offset, data)
         logs.copy({claim})
@@ -84,7 +84,7 @@ def test_it_grows_with_the_log_and_goes_with_the_move(
 
 def test_two_gateways_with_one_folder(store: Store, worker: FakeWorker, claim: ClaimId) -> None:
     folder = LogFolder()
-    first, second = (RunningLogs(store, folder) for _ in range(2))
+    first, second = (RunningLogs(store.logs, folder) for _ in range(2))
     whole = b"".join(b"line %d\n" % number for number in range(300))
     for number, offset in enumerate(range(0, len(whole), 70)):
         say(worker, claim, offset, whole[offset : offset + 70])
@@ -100,7 +100,7 @@ def test_two_gateways_with_folders_of_their_own(store: Store, worker: FakeWorker
     """Each has the whole as of its last look, whoever took the bytes before; the end is written by one."""
     here, there = LogFolder(), LogFolder()
     here.files[PATH] = there.files[PATH] = b"the round before\n"
-    first, second = RunningLogs(store, here), RunningLogs(store, there)
+    first, second = RunningLogs(store.logs, here), RunningLogs(store.logs, there)
     say(worker, claim, 0, b"one\n")
     first.copy({claim})
     say(worker, claim, 4, b"two\n")
@@ -119,7 +119,7 @@ def test_a_copy_that_was_cut_short_is_completed(store: Store, worker: FakeWorker
     say(worker, claim, 0, b"hello ")
     say(worker, claim, 6, b"world\n")
     folder.copy(PATH, claim, 0, b"hel")
-    RunningLogs(store, folder).copy({claim})
+    RunningLogs(store.logs, folder).copy({claim})
     assert folder.copies == {(PATH, claim): b"hello world\n"}
 
 
@@ -127,7 +127,7 @@ def test_a_copy_that_was_written_after_the_move_is_removed(
     store: Store, worker: FakeWorker, claim: ClaimId
 ) -> None:
     folder = LogFolder()
-    logs = RunningLogs(store, folder)
+    logs = RunningLogs(store.logs, folder)
     say(worker, claim, 0, b"one\n")
     logs.copy({claim})
     worker.finish(claim)
@@ -143,7 +143,7 @@ async def test_a_quiet_copy_goes_with_a_move_elsewhere(
     sqlite_engine: sa.Engine, store: Store, worker: FakeWorker, claim: ClaimId
 ) -> None:
     here, there = LogFolder(), LogFolder()
-    logs = RunningLogs(store, here, look_s=0.05)
+    logs = RunningLogs(store.logs, here, look_s=0.05)
     say(worker, claim, 0, b"one\n")
     logs.copy({claim})
     # Nothing has come since.
@@ -168,7 +168,7 @@ def test_quiet_copies_are_not_asked_about_with_each_that_grows(
     sqlite_engine: sa.Engine, store: Store, worker: FakeWorker, claim: ClaimId
 ) -> None:
     folder = LogFolder()
-    logs = RunningLogs(store, folder)
+    logs = RunningLogs(store.logs, folder)
     say(worker, claim, 0, b"one\n")
     logs.copy({claim})
     logs.copy(())
@@ -190,14 +190,14 @@ def test_of_our_own_rows_there_is_none(sqlite_engine: sa.Engine, store: Store, w
     claim = worker.start(job)
     say(worker, claim, 0, b"one\n")
     folder = LogFolder()
-    RunningLogs(store, folder).copy({claim})
+    RunningLogs(store.logs, folder).copy({claim})
     assert folder.copies == {}
 
 
 def test_a_fault_of_the_folder_is_said_once(
     store: Store, worker: FakeWorker, claim: ClaimId, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logs = RunningLogs(store, Full())
+    logs = RunningLogs(store.logs, Full())
     for offset in range(3):
         say(worker, claim, offset, b"x")
         logs.copy({claim})
@@ -211,7 +211,7 @@ def test_real_files(
     from edge_ws.provider.ports import AirflowFinishedLogs
 
     folder = AirflowFinishedLogs()
-    logs = RunningLogs(store, folder)
+    logs = RunningLogs(store.logs, folder)
     say(worker, claim, 0, b"one\n")
     logs.copy({claim})
     # Airflow reads every file whose name begins with the log's.

@@ -106,7 +106,7 @@ async def test_every_loop_goes_on_after_a_fault(
                         await peer.send(Accept(claim=claim, host=peer.host))
                         await peer.send(Log(claim=claim, offset=0, data=b"x"))
             assert gateway.logs.files == {"t.log": b"x"}
-            store.wish_concurrency("w1", 2)
+            store.operators.wish_concurrency("w1", 2)
             left = [verb for verb in VERBS if verb not in RARE]
             await until(lambda: [verb for verb in left if faults[verb]] == [], 60)
             assert httpx2.get(f"{gateway.base_url}/edge-ws/health").status_code == 200

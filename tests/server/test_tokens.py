@@ -44,9 +44,9 @@ async def test_a_token_that_expires_closes_its_connection_by_itself(sqlite_engin
         token = make_token(store, expires_in_s=2.0)
         async with connected(gateway, token) as peer:
             refused = await peer.expect(Refused, within_s=10)
-            (record,) = store.tokens()
+            (record,) = store.tokens.all_tokens()
             assert record.expires_at is not None
-            assert store.clock() >= record.expires_at
+            assert store.views.clock() >= record.expires_at
             assert (refused.code.value, "expired" in refused.sentence) == ("token", True)
 
 
@@ -61,7 +61,7 @@ async def test_a_token_that_is_revoked_ends_every_way_in(
         await poller.poll()
         async with connected(one, token) as peer, connected(one, token, "w3", greet=False) as slow:
             async with poller.holding() as said:
-                store.revoke_token("test")
+                store.tokens.revoke_token("test")
             assert any(
                 isinstance(frame, Refused) for frame in codec.decode_batch_from_server(said[0].content)
             )
@@ -82,7 +82,7 @@ async def test_a_token_that_is_narrowed_gives_no_more_of_what_it_lost(sqlite_eng
             async with connected(gateway, token, "w2", greet=False) as blue:
                 await blue.hello(team="blue")
                 await blue.expect(Welcome)
-                store.narrow_token("test", queues=["q", "s"], team="red")
+                store.tokens.narrow_token("test", queues=["q", "s"], team="red")
                 assert (await blue.expect(Refused)).code.value == "not_admitted"
             for queue, team in (("r", "red"), ("q", None), ("q", "red")):
                 enqueue(sqlite_engine, replace(new_job(f"{queue}-{team}"), queue=queue, team=team))
@@ -95,20 +95,20 @@ async def test_both_secrets_of_a_rotated_token_are_good_for_the_overlap(sqlite_e
     with serving(store, RARELY) as gateway:
         old = make_token(store)
         async with connected(gateway, old) as peer:
-            new = store.rotate_token("test", 600.0)
+            new = store.tokens.rotate_token("test", 600.0)
             async with connected(gateway, new, "w2"):
-                (record,) = store.tokens()
-                by = {use.worker: use.secret_hash == record.secret_hash for use in store.token_uses()}
+                (record,) = store.tokens.all_tokens()
+                by = {use.worker: use.secret_hash == record.secret_hash for use in store.tokens.token_uses()}
                 assert by == {"w1": False, "w2": True}
-                assert {use.address for use in store.token_uses()} == {"127.0.0.1"}
-            newest = store.rotate_token("test", 2.0)
+                assert {use.address for use in store.tokens.token_uses()} == {"127.0.0.1"}
+            newest = store.tokens.rotate_token("test", 2.0)
             # Two are good at a time.
             assert (await peer.expect(Refused)).code.value == "token"
         async with connected(gateway, new, "w3") as peer, connected(gateway, newest, "w4") as other:
             assert (await peer.expect(Refused, within_s=10)).code.value == "token"
             enqueue(sqlite_engine, new_job())
             await other.expect(Offer)
-        assert store.find_token(old) is None
+        assert store.tokens.find_token(old) is None
 
 
 async def test_a_stranger_does_not_learn_who_is_connected(
@@ -144,7 +144,7 @@ async def test_a_token_makes_no_more_rows_than_it_admits_nor_large_ones(sqlite_e
                     await peer.expect(Welcome)
                     await peer.send(Bye(reason=""))
                     await peer.connection.wait_closed()
-        found = store.workers()
+        found = store.views.workers()
         assert [one.name for one in found] == ["w1", "w2"]
         for one in found:
             assert one.sysinfo["hostname"] == "here"

@@ -24,7 +24,7 @@ WISHED = ("wished_concurrency", "wished_queues", "wished_maintenance", "wished_s
 @pytest.fixture
 def store(engine: sa.Engine) -> Store:
     store = Store(engine)
-    store.announce(GatewayId("g"), "api-1", 7)
+    store.liveness.announce(GatewayId("g"), "api-1", 7)
     return store
 
 
@@ -53,7 +53,7 @@ def test_jobs(engine: sa.Engine, store: Store) -> None:
     waits, runs = new_job("waits", priority=3, team="red"), new_job("runs", slots=2)
     enqueue(engine, waits, runs)
     one.start(runs)
-    first, second = list_jobs(store)
+    first, second = list_jobs(store.views)
     assert (first["task_id"], first["state"], first["phase"], first["worker"]) == (
         "runs",
         "running",
@@ -75,8 +75,8 @@ def test_jobs(engine: sa.Engine, store: Store) -> None:
     )
     assert (second["priority"], second["team_name"]) == (3, "red")
     assert isinstance(second["waited_s"], float)
-    assert [row["task_id"] for row in list_jobs(store, state="queued", queue="q")] == ["waits"]
-    assert [row["task_id"] for row in list_jobs(store, worker="w1", dag_id="dag", limit=1)] == ["runs"]
+    assert [row["task_id"] for row in list_jobs(store.views, state="queued", queue="q")] == ["waits"]
+    assert [row["task_id"] for row in list_jobs(store.views, worker="w1", dag_id="dag", limit=1)] == ["runs"]
     json.dumps([first, second])
 
 
@@ -86,19 +86,19 @@ def test_jobs(engine: sa.Engine, store: Store) -> None:
 )
 def test_jobs_that_there_cannot_be(store: Store, asked: dict[str, object], part: str) -> None:
     with pytest.raises(UsageError, match=part):
-        list_jobs(store, **asked)
+        list_jobs(store.views, **asked)
 
 
 def test_queues(engine: sa.Engine, store: Store) -> None:
     busy = a_worker(store, "w1", queues=("q", "idle"))
     a_worker(store, "every", queues=None, concurrency=2)
     resting = a_worker(store, "resting", queues=("rests",))
-    store.request_maintenance(resting.name, "belt")
+    store.operators.request_maintenance(resting.name, "belt")
     add_edge3_worker(engine, "e1", "['q']")
     jobs = [new_job("a"), new_job("b"), new_job("nobodys", queue="nobodys")]
     enqueue(engine, *jobs)
     busy.start(jobs[0])
-    rows = {row["queue"]: row for row in list_queues(store)}
+    rows = {row["queue"]: row for row in list_queues(store.views)}
     assert list(rows) == ["idle", "nobodys", "q", "rests"]
     # Three of w1's four, two of the one that serves every queue, eight of edge3's.
     told = {
@@ -117,8 +117,8 @@ def test_queues(engine: sa.Engine, store: Store) -> None:
 
 
 def test_nothing_at_all(store: Store) -> None:
-    assert list_jobs(store) == []
-    assert list_queues(store) == []
+    assert list_jobs(store.views) == []
+    assert list_queues(store.views) == []
 
 
 def test_a_worker(engine: sa.Engine, store: Store) -> None:
@@ -127,8 +127,8 @@ def test_a_worker(engine: sa.Engine, store: Store) -> None:
     enqueue(engine, runs, ended)
     one.start(runs)
     one.finish(one.start(ended))
-    wished = store.wish_concurrency("w1", 9)
-    row = show_worker(store, "w1")
+    wished = store.operators.wish_concurrency("w1", 9)
+    row = show_worker(store.views, "w1")
     assert (row["worker_name"], row["kind"], row["state"], row["connected"]) == (
         "w1",
         "edge-ws",
@@ -148,7 +148,7 @@ def test_a_worker(engine: sa.Engine, store: Store) -> None:
 
 def test_a_worker_of_edge3(engine: sa.Engine, store: Store) -> None:
     add_edge3_worker(engine, "e1", None)
-    row = show_worker(store, "e1")
+    row = show_worker(store.views, "e1")
     assert (row["kind"], row["connected"], row["queues"], row["concurrency"]) == ("edge3", True, None, 8)
     assert (row["wish_revision"], row["applied"], row["transport"], row["gateway"]) == (
         None,
@@ -161,13 +161,13 @@ def test_a_worker_of_edge3(engine: sa.Engine, store: Store) -> None:
 
 def test_a_worker_that_nobody_knows(store: Store) -> None:
     with pytest.raises(UsageError, match="no worker named nobody has connected yet"):
-        show_worker(store, "nobody")
+        show_worker(store.views, "nobody")
 
 
 def test_a_job_that_nobody_serves(engine: sa.Engine, store: Store) -> None:
     a_worker(store)
     enqueue(engine, new_job("t", queue="gpu"))
-    row = show_job(store, "dag", "run", "t")
+    row = show_job(store.views, "dag", "run", "t")
     assert row["code"] == "no_worker_serves_queue"
     assert "no worker serves queue gpu; the only known worker, w1, serves only queue q" in row["verdict"]
     assert "-q gpu" in row["advice"]
@@ -188,20 +188,20 @@ def test_a_job_from_offer_to_end(engine: sa.Engine, store: Store) -> None:
     one = a_worker(store)
     job = new_job("t")
     enqueue(engine, job)
-    assert show_job(store, "dag", "run", "t")["code"] == "about_to_be_offered"
+    assert show_job(store.views, "dag", "run", "t")["code"] == "about_to_be_offered"
     (claimed,) = one.claim(job)
-    row = show_job(store, "dag", "run", "t", -1, 1)
+    row = show_job(store.views, "dag", "run", "t", -1, 1)
     assert (row["code"], row["claim"], row["phase"]) == ("offered", claimed.claim, "offered")
     assert row["lease_until"] > row["offered_at"]
     one.accept(claimed.claim)
-    assert show_job(store, "dag", "run", "t")["code"] == "accepted"
-    store.started(one.principal, claimed.claim, one.host)
-    assert show_job(store, "dag", "run", "t")["code"] == "running"
+    assert show_job(store.views, "dag", "run", "t")["code"] == "accepted"
+    store.reports.started(one.principal, claimed.claim, one.host)
+    assert show_job(store.views, "dag", "run", "t")["code"] == "running"
     one.finish(claimed.claim, 1)
-    row = show_job(store, "dag", "run", "t")
+    row = show_job(store.views, "dag", "run", "t")
     assert (row["code"], row["reported"], row["executor"]) == ("failed", False, "edge-ws")
-    store.reported(job.owner, [job.key])
-    row = show_job(store, "dag", "run", "t")
+    store.jobs.reported(job.owner, [job.key])
+    row = show_job(store.views, "dag", "run", "t")
     assert (row["reported"], row["executor"]) == (True, None)
     (claim,) = row["claims"]
     assert (claim["worker"], claim["result"]) == ("w1", "failed")
@@ -213,7 +213,7 @@ def test_a_job_that_an_edge3_worker_runs(engine: sa.Engine, store: Store) -> Non
     job = new_job("t")
     enqueue(engine, job)
     change_job(engine, job.key, state="running", edge_worker="e1", edge_ws_owner=None)
-    row = show_job(store, "dag", "run", "t")
+    row = show_job(store.views, "dag", "run", "t")
     assert (row["code"], row["worker"], row["executor"]) == ("edge3_running", "e1", "another (edge3's)")
 
 
@@ -231,9 +231,9 @@ def test_who_has_taken_note_of_an_end(engine: sa.Engine, store: Store, ran_by: s
         one.finish(one.start(job))
     else:
         change_job(engine, job.key, state="success", edge_worker="e1")
-    assert show_job(store, "dag", "run", "t")["reported"] is (False if is_ours else None)
-    store.reported(job.owner, [job.key])
-    row = show_job(store, "dag", "run", "t")
+    assert show_job(store.views, "dag", "run", "t")["reported"] is (False if is_ours else None)
+    store.jobs.reported(job.owner, [job.key])
+    row = show_job(store.views, "dag", "run", "t")
     assert row["reported"] is (True if is_ours else None)
     assert ("the scheduler has taken note" in row["verdict"]) is is_ours
 
@@ -266,7 +266,7 @@ def test_a_job_is_judged_by_its_task_and_its_log(engine: sa.Engine, store: Store
     one.finish(one.start(job))
     waits = AirflowTask(state="up_for_retry", executor=None, queue="q", try_number=1, pool="p")
     tasks = KnownTasks(waits, b'{"level": "error", "event": "it jams"}')
-    row = show_job(store, "dag", "run", "t", tasks=tasks)
+    row = show_job(store.views, "dag", "run", "t", tasks=tasks)
     assert tasks.asked[0] == ("dag", "run", "t", -1, 1)
     assert (row["code"], row["state"], row["task_state"]) == ("up_for_retry", "success", "up_for_retry")
     assert (row["last_log_line"], row["pool"], row["unmet"]) == ("it jams", "p", [])
@@ -277,7 +277,7 @@ def test_a_job_is_judged_by_its_task_and_its_log(engine: sa.Engine, store: Store
 
 def test_a_task_without_a_row(store: Store) -> None:
     tasks = KnownTasks(AirflowTask(state="running", executor=None, queue="default", try_number=2))
-    row = show_job(store, "dag", "run", "t", 3, tasks=tasks)
+    row = show_job(store.views, "dag", "run", "t", 3, tasks=tasks)
     assert tasks.asked == [("dag", "run", "t", 3, None)]
     assert (row["code"], row["state"], row["queue"], row["map_index"]) == (
         "another_executors",
@@ -285,7 +285,7 @@ def test_a_task_without_a_row(store: Store) -> None:
         "default",
         3,
     )
-    assert show_job(store, "dag", "run", "t")["code"] == "no_such_job"
+    assert show_job(store.views, "dag", "run", "t")["code"] == "no_such_job"
     json.dumps(row)
 
 
@@ -294,10 +294,10 @@ def test_a_try_without_a_row(engine: sa.Engine, store: Store) -> None:
     tasks = KnownTasks(AirflowTask(state="queued", executor=None, queue="default", try_number=2))
     enqueue(engine, new_job("t"))
     with pytest.raises(UsageError, match="there has been no try 4 of the task; the last is 2"):
-        show_job(store, "dag", "run", "t", try_number=4, tasks=tasks)
-    row = show_job(store, "dag", "run", "t", try_number=2, tasks=tasks)
+        show_job(store.views, "dag", "run", "t", try_number=4, tasks=tasks)
+    row = show_job(store.views, "dag", "run", "t", try_number=2, tasks=tasks)
     assert (row["code"], row["state"], row["try_number"]) == ("another_executors", "queued", 2)
-    row = show_job(store, "dag", "run", "purged", try_number=1, tasks=tasks)
+    row = show_job(store.views, "dag", "run", "purged", try_number=1, tasks=tasks)
     assert (row["code"], row["state"], row["queue"], row["try_number"]) == ("over", None, None, 1)
 
 
@@ -307,7 +307,7 @@ def test_workers_are_listed_with_the_wish_beside_what_is_in_force(engine: sa.Eng
     enqueue(engine, job)
     one.start(job)
     add_edge3_worker(engine, "e1", "['q']")
-    theirs, row = list_workers(store)
+    theirs, row = list_workers(store.views)
     assert (row["worker_name"], row["kind"], row["queues"], row["jobs_active"]) == ("w1", "edge-ws", ["q"], 1)
     assert (row["concurrency"], row["free_concurrency"], row["applied"]) == (4, 3, True)
     assert (row["transport"], datetime.fromisoformat(row["last_update"]).tzinfo) == ("websocket", UTC)
@@ -316,14 +316,14 @@ def test_workers_are_listed_with_the_wish_beside_what_is_in_force(engine: sa.Eng
     assert (theirs["kind"], theirs["concurrency"], theirs["free_concurrency"]) == ("edge3", 8, 8)
     assert (theirs["applied"], theirs["transport"]) == (None, None)
     assert [theirs[name] for name in WISHED] == [None] * 4
-    store.wish_concurrency("w1", 9)
-    store.add_queues("w1", ["r"])
-    store.request_maintenance("w1", "belt")
-    _, row = list_workers(store)
+    store.operators.wish_concurrency("w1", 9)
+    store.operators.add_queues("w1", ["r"])
+    store.operators.request_maintenance("w1", "belt")
+    _, row = list_workers(store.views)
     assert [row[name] for name in WISHED] == [9, ["q", "r"], True, False]
     assert (row["concurrency"], row["queues"], row["applied"]) == (4, ["q"], False)
-    store.request_shutdown("w1")
-    _, row = list_workers(store)
+    store.operators.request_shutdown("w1")
+    _, row = list_workers(store.views)
     assert row["wished_shutdown"] is True
     json.dumps([theirs, row])
 
@@ -332,16 +332,16 @@ def test_workers_are_listed_with_the_wish_beside_what_is_in_force(engine: sa.Eng
 def test_a_worker_that_takes_nothing_has_nothing_free(store: Store, why: str) -> None:
     """As `show-worker` says."""
     one = a_worker(store)
-    assert list_workers(store)[0]["free_concurrency"] == 4
+    assert list_workers(store.views)[0]["free_concurrency"] == 4
     match why:
         case "maintenance":
-            store.request_maintenance("w1", "belt")
+            store.operators.request_maintenance("w1", "belt")
         case "shutdown":
-            store.request_shutdown("w1")
+            store.operators.request_shutdown("w1")
         case "no job host":
             one.register(inventory=replace(one.inventory(), draining=True))
         case _:
-            store.disconnected(one.principal, one.register().connection, left=Bye(reason="done"))
-    (row,) = list_workers(store)
+            store.workers.disconnected(one.principal, one.register().connection, left=Bye(reason="done"))
+    (row,) = list_workers(store.views)
     assert (row["concurrency"], row["free_concurrency"]) == (4, 0)
-    assert show_worker(store, "w1")["free_slots"] == 0
+    assert show_worker(store.views, "w1")["free_slots"] == 0

@@ -97,7 +97,7 @@ async def test_a_revoked_token_closes_its_connection_at_once(
 ) -> None:
     await until_woken(engine, gateway)
     async with connected(gateway, make_token(store)) as peer:
-        store.revoke_token("test")
+        store.tokens.revoke_token("test")
         assert (await peer.expect(Refused, within_s=2.0)).code.value == "token"
 
 
@@ -114,7 +114,7 @@ async def test_a_deleted_row_is_told_to_its_worker(
         await peer.send(Accept(claim=offer.claim, host=peer.host))
         await peer.expect(Go)
         enqueue(engine, successor)
-        store.revoke(job.key)
+        store.jobs.revoke(job.key)
         assert await peer.expect(Stale) == Stale(claim=offer.claim)
         await peer.expect(Offer)
         assert job_row(engine, successor.key).state == "restarting"

@@ -56,7 +56,7 @@ def test_it_tells_whom_it_takes_us_for(store: Store, gateway: RunningGateway) ->
         "held_s": 0.0,
     }
     assert answer.headers["cache-control"] == "no-store"
-    assert store.workers() == []
+    assert store.views.workers() == []
 
 
 def test_it_holds_its_answer(store: Store, gateway: RunningGateway) -> None:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 
 def state(store: Store) -> str:
-    (found,) = store.workers()
+    (found,) = store.views.workers()
     return found.state
 
 
@@ -70,7 +70,7 @@ async def test_maintenance_keeps_jobs_away_until_it_ends(
 ) -> None:
     async with connected(gateway, make_token(store), greet=False) as peer:
         await greeted(peer)
-        store.request_maintenance("w1", "new disk")
+        store.operators.request_maintenance("w1", "new disk")
         wish = await peer.expect(Wish)
         assert (wish.maintenance, wish.comment) == (True, "new disk")
         enqueue(engine, new_job())
@@ -78,7 +78,7 @@ async def test_maintenance_keeps_jobs_away_until_it_ends(
         await apply(peer, wish)
         await until(lambda: state(store) == "maintenance mode")
         await no_offer(peer)
-        store.exit_maintenance("w1")
+        store.operators.exit_maintenance("w1")
         await apply(peer, await peer.expect(Wish))
         await peer.expect(Offer)
         await until(lambda: state(store) in {"idle", "running"})
@@ -88,13 +88,13 @@ async def test_a_release_without_control_is_given_no_jobs(
     engine: sa.Engine, store: Store, gateway: RunningGateway
 ) -> None:
     async with connected(gateway, make_token(store)) as peer:
-        store.request_maintenance("w1", "why")
+        store.operators.request_maintenance("w1", "why")
         wish = await peer.expect(Wish)
         enqueue(engine, new_job())
         await peer.send(Applied(revision=wish.revision, concurrency=4, queues=("q",)))
         await until(lambda: state(store) == "maintenance mode")
         await no_offer(peer)
-        store.exit_maintenance("w1")
+        store.operators.exit_maintenance("w1")
         wish = await peer.expect(Wish)
         await peer.send(Applied(revision=wish.revision, concurrency=4, queues=("q",)))
         await peer.expect(Offer)
@@ -112,7 +112,7 @@ async def test_a_shutdown_is_told_and_ends_with_the_goodbye(
         enqueue(engine, new_job())
         await no_offer(peer)
         await apply(peer, wish)
-        await until(lambda: store.applied("w1") == wish.revision)
+        await until(lambda: store.operators.applied("w1") == wish.revision)
         assert state(store) == "shutdown request"
         await peer.send(Bye(reason="drained"))
         await until(lambda: state(store) == "offline")
@@ -128,7 +128,7 @@ async def test_offers_on_their_way_are_taken_back_with_the_wish(
         offers = [await peer.expect(Offer) for _ in range(4)]
         await peer.send(Accept(claim=offers[0].claim, host=peer.host))
         await peer.expect(Go)
-        store.wish_concurrency("w1", 1)
+        store.operators.wish_concurrency("w1", 1)
         stale = {(await peer.expect(Stale)).claim for _ in range(3)}
         assert stale == {offer.claim for offer in offers[1:]}
         wish = await peer.expect(Wish)
@@ -138,7 +138,7 @@ async def test_offers_on_their_way_are_taken_back_with_the_wish(
         await no_offer(peer)
         await apply(peer, wish)
         await no_offer(peer)
-        store.wish_concurrency("w1", 3)
+        store.operators.wish_concurrency("w1", 3)
         await apply(peer, await peer.expect(Wish))
         assert len({(await peer.expect(Offer)).claim for _ in range(2)}) == 2
         await no_offer(peer)
@@ -155,11 +155,11 @@ async def test_a_removed_queue_frees_its_offers_at_once(
         await greeted(peer)
         enqueue(engine, new_job("of q", queue="q"))
         offer = await peer.expect(Offer)
-        store.remove_queues("w1", ["q"])
+        store.operators.remove_queues("w1", ["q"])
         assert (await peer.expect(Stale)).claim == offer.claim
         assert (await peer.expect(Wish)).queues == ("r",)
         await greeted(other)
-        store.add_queues("w2", ["q"])
+        store.operators.add_queues("w2", ["q"])
         wish = await other.expect(Wish)
         await other.send(Applied(revision=wish.revision, concurrency=1, queues=wish.queues))
         await other.expect(Offer)
@@ -170,11 +170,11 @@ async def test_what_a_heartbeat_says_is_in_force_counts_too(store: Store, gatewa
     """Its acknowledgement came while the database was away."""
     async with connected(gateway, make_token(store), greet=False) as peer:
         await greeted(peer)
-        store.request_maintenance("w1", "why")
+        store.operators.request_maintenance("w1", "why")
         wish = await peer.expect(Wish)
         peer.inventory = replace(peer.inventory, revision=wish.revision, maintenance=True, draining=True)
         await peer.send(Status(inventory=peer.inventory))
-        await until(lambda: store.applied("w1") == wish.revision)
+        await until(lambda: store.operators.applied("w1") == wish.revision)
         assert state(store) == "maintenance mode"
 
 
@@ -187,7 +187,7 @@ async def test_a_request_for_what_is_so_already_does_not_stand_for_ever(
         await greeted(peer)
         after = "idle"
         if request_ == "maintenance request":
-            store.request_maintenance("w1", "why")
+            store.operators.request_maintenance("w1", "why")
             await apply(peer, await peer.expect(Wish))
             after = "maintenance mode"
             await until(lambda: state(store) == after)
@@ -203,7 +203,7 @@ async def test_who_states_an_older_wish_is_told_the_newer_one_again(
 ) -> None:
     async with connected(gateway, make_token(store), greet=False) as peer:
         await greeted(peer)
-        store.wish_concurrency("w1", 2)
+        store.operators.wish_concurrency("w1", 2)
         assert (await peer.expect(Wish)).revision == 1
         await anyio.sleep(REPEAT_S)
         await peer.send(Status(inventory=peer.inventory))
@@ -235,7 +235,7 @@ async def test_a_goodbye_in_maintenance_is_remembered(store: Store, gateway: Run
     token = make_token(store)
     async with connected(gateway, token, greet=False) as peer:
         await greeted(peer)
-        store.request_maintenance("w1", "why")
+        store.operators.request_maintenance("w1", "why")
         await apply(peer, await peer.expect(Wish))
         await peer.send(Bye(reason="drained", maintenance=True))
         await until(lambda: state(store) == "offline maintenance")

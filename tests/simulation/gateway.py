@@ -69,7 +69,8 @@ class SimReports(Reports):
 
     def __init__(self, gateway: Gateway) -> None:
         super().__init__(
-            gateway.store,  # type: ignore[arg-type]
+            gateway.store.reports,
+            gateway.store.workers,
             gateway.hub,
             SETTINGS,
             gateway.airflow,
@@ -229,17 +230,17 @@ class Gateway:
         self.hub = Hub(self.capacity_changed, self.queues_served)
         self.reports = SimReports(self)
         self.workers = SimWorkers(
-            store,  # type: ignore[arg-type]
+            store.workers,
             self.hub,
             self.reports,
             SETTINGS,
             self.id,
-            Credentials(store, None),  # type: ignore[arg-type]
+            Credentials(store.tokens, store.workers, None),
             STRICT,
         )
         self.workers._threads = ThreadLimit(self)  # type: ignore[assignment]
         self.polls = Polls(self.workers, self.hub, SETTINGS)
-        self._dispatcher = Dispatcher(store, self.hub, SETTINGS, self.id, STRICT)  # type: ignore[arg-type]
+        self._dispatcher = Dispatcher(store.dispatch, self.hub, SETTINGS, self.id, STRICT)
         self._dispatcher._threads = ThreadLimit(self)  # type: ignore[assignment]
         self._reaper = Reaper(
             store,  # type: ignore[arg-type]

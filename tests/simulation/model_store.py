@@ -9,6 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from edge_ws.errors import RefusedError
 from edge_ws.protocol.frames import (
@@ -35,10 +36,13 @@ from edge_ws.protocol.ids import (
     WorkerName,
 )
 from edge_ws.protocol.states import Phase, phases_before
+from edge_ws.store.claims import ClaimStore
 from edge_ws.store.database import Failed, fail
+from edge_ws.store.dispatch import DispatchStore
 from edge_ws.store.faults import Faults
-from edge_ws.store.leftovers import EDGE3_S
+from edge_ws.store.jobs import EDGE3_OWN_S, JobStore
 from edge_ws.store.live import REPORTED
+from edge_ws.store.liveness import LivenessStore
 from edge_ws.store.records import (
     RETURNS,
     Accepted,
@@ -59,7 +63,10 @@ from edge_ws.store.records import (
     Verdict,
     WishRecord,
 )
-from edge_ws.store.report_verbs import ClaimReport, Outcome
+from edge_ws.store.reports import ClaimReport, Outcome, ReportStore
+from edge_ws.store.retention import RetentionStore
+from edge_ws.store.tokens import TokenStore
+from edge_ws.store.workers import WorkerStore
 from tests.simulation.world import Violation
 
 OPEN = ("restarting", "running")
@@ -204,11 +211,20 @@ class ModelStore:
         self._on_twin = on_twin
         self._connections = 0
         self.rows: dict[JobKey, Row] = {}
-        self.claims: dict[ClaimId, Claim] = {}
-        self.workers: dict[WorkerName, Worker] = {}
+        self.claims_by_id: dict[ClaimId, Claim] = {}
+        self.workers_by_name: dict[WorkerName, Worker] = {}
         self.purged: dict[ClaimId, Claim] = {}
         self.left_behind: set[ClaimId] = set()
         """Given up since their worker's name had been another machine's for so long."""
+        # One object plays every role: the verbs share its rows.
+        self.dispatch = cast("DispatchStore", self)
+        self.claims = cast("ClaimStore", self)
+        self.reports = cast("ReportStore", self)
+        self.workers = cast("WorkerStore", self)
+        self.liveness = cast("LivenessStore", self)
+        self.retention = cast("RetentionStore", self)
+        self.jobs = cast("JobStore", self)
+        self.tokens = cast("TokenStore", self)
 
     # The live predicate
 
@@ -226,7 +242,7 @@ class ModelStore:
     def _find_live(
         self, claim_id: ClaimId, worker: WorkerName, site: SiteId | None
     ) -> tuple[Claim, Row] | None:
-        claim = self.claims.get(claim_id)
+        claim = self.claims_by_id.get(claim_id)
         if claim is None or (claim.worker, claim.site) != (worker, site):
             return None
         row = self._held(claim)
@@ -246,7 +262,9 @@ class ModelStore:
     def open(self) -> list[Claim]:
         """Return the claims that are live (or will be, once an end state is put back)."""
         return [
-            claim for claim in self.claims.values() if claim.phase is not Phase.ENDED and self._held(claim)
+            claim
+            for claim in self.claims_by_id.values()
+            if claim.phase is not Phase.ENDED and self._held(claim)
         ]
 
     def slots(self, worker: WorkerName) -> int:
@@ -284,7 +302,7 @@ class ModelStore:
         for row in self.rows.values():
             if row.owner != owner or row.state == "queued" or row.state in OPEN:
                 continue
-            claim = self.claims.get(row.claim) if row.claim else None
+            claim = self.claims_by_id.get(row.claim) if row.claim else None
             if claim is not None and (claim.key != row.key or self._is_another_workers(claim, row)):
                 claim = None
             if claim is not None and claim.phase is not Phase.ENDED:
@@ -329,15 +347,15 @@ class ModelStore:
     def unwanted(
         self, owner: int | None, living: Collection[int], is_wanted: Callable[[Row], bool]
     ) -> list[JobKey]:
-        """Return what `end_unwanted` finds; see `store.leftovers`."""
+        """Return what `end_unwanted` finds; see `store.jobs`."""
         others, now, rules = {*living} - {owner}, self._now(), self.rules
         found = []
         for row in self.rows.values():
             queued = row.state == "queued"
             if row.owner is None:
-                theirs = queued and row.queued_at < now - EDGE3_S
+                theirs = queued and row.queued_at < now - EDGE3_OWN_S
             else:
-                claim = self.claims.get(row.claim) if row.claim is not None else None
+                claim = self.claims_by_id.get(row.claim) if row.claim is not None else None
                 held = rules.spares_the_held and claim is not None and self._held(claim) is not None
                 left = row.state in OPEN and row.updated_at < now - LIFELESS_S and not held
                 theirs = row.owner not in others and (queued or left)
@@ -353,7 +371,7 @@ class ModelStore:
             found = set(found) & set(self.unwanted(owner, living, is_wanted))
         ended = [row for key in found if (row := self.rows.get(key)) is not None]
         for row in ended:
-            claim = self.claims.get(row.claim) if row.claim is not None else None
+            claim = self.claims_by_id.get(row.claim) if row.claim is not None else None
             if claim is not None and self._held(claim):
                 raise Violation(f"{claim.id} holds the row of {row.key.task_id}, which is ended as unwanted")
             row.owner = REPORTED
@@ -398,7 +416,7 @@ class ModelStore:
 
     def register(self, principal: Principal, said: Registration) -> Registered:
         name, now = principal.worker, self._now()
-        before = self.workers.get(name)
+        before = self.workers_by_name.get(name)
         site = said.inventory.site
         is_here = before is not None and before.gateway is not None and before.seen_at > now - SEEN_S
         if self.rules.one_site_per_name and is_here and before is not None and before.site != site:
@@ -419,7 +437,7 @@ class ModelStore:
         if before is not None and before.site != site:
             row.asked = 0
         row.local_concurrency = said.concurrency
-        self.workers[name] = row
+        self.workers_by_name[name] = row
         if said.inventory.asked is not None:
             self.take_in(principal, said.inventory.asked)
         wish = self._wish(row)
@@ -459,7 +477,7 @@ class ModelStore:
     def new_wishes(self, sent: Mapping[WorkerName, int], failed: Failed = fail) -> dict[WorkerName, NewWish]:
         found = {}
         for name, revision in sent.items():
-            row = self.workers.get(name)
+            row = self.workers_by_name.get(name)
             if row is None or (self._wanted(row) == row.wish and row.wish.revision == revision):
                 continue
             wish = self._wish(row)
@@ -489,21 +507,21 @@ class ModelStore:
         """Nothing that a rule looks at."""
 
     def take_in(self, principal: Principal, asked: Asked) -> None:
-        row = self.workers.get(principal.worker)
+        row = self.workers_by_name.get(principal.worker)
         if row is not None and row.site == principal.site and row.asked < asked.number:
             row.asked, row.wanted_maintenance = asked.number, asked.maintenance
 
     def site_of(self, principal: Principal, connection_id: str) -> SiteId | None:
-        row = self.workers.get(principal.worker)
+        row = self.workers_by_name.get(principal.worker)
         known = row is not None and connection_id in {row.connection, *row.former_connections}
         return row.site if row is not None and known else None
 
     def disconnected(self, principal: Principal, connection_id: str, *, left: Bye | None) -> bool:
-        row = self.workers.get(principal.worker)
+        row = self.workers_by_name.get(principal.worker)
         if row is None or row.connection != connection_id:
             return False
         row.gateway = None
-        for claim in list(self.claims.values()):
+        for claim in list(self.claims_by_id.values()):
             if claim.worker == principal.worker and claim.phase is Phase.OFFERED:
                 job = self._held(claim)
                 if job is not None:
@@ -553,7 +571,7 @@ class ModelStore:
     ) -> Verdict:
         found = self._find_live(claim_id, principal.worker, principal.site)
         if found is None:
-            claim = self.claims.get(claim_id)
+            claim = self.claims_by_id.get(claim_id)
             is_done = (
                 claim is not None
                 and (claim.worker, claim.site) == (principal.worker, principal.site)
@@ -586,7 +604,7 @@ class ModelStore:
             and one.seen_at > self._now() - SEEN_S
             and name not in row.faults
             and one.local_concurrency >= row.slots
-            for name, one in self.workers.items()
+            for name, one in self.workers_by_name.items()
         )
 
     def unknown(self, principal: Principal, claim_id: ClaimId) -> Verdict:
@@ -606,7 +624,7 @@ class ModelStore:
         detail = "the job host died, and its processes with it"
         spared = set(ended) if self.rules.spares_the_ended else set()
         lost = []
-        for claim in list(self.claims.values()) if self.rules.host_dead_ends else []:
+        for claim in list(self.claims_by_id.values()) if self.rules.host_dead_ends else []:
             named = claim.host == host or not self.rules.host_dead_names_host
             if (claim.worker, claim.site) != (principal.worker, principal.site):
                 continue
@@ -625,7 +643,7 @@ class ModelStore:
         return tuple(lost)
 
     def append_log(self, principal: Principal, claim_id: ClaimId, offset: int, data: bytes) -> int | Verdict:
-        claim = self.claims.get(claim_id)
+        claim = self.claims_by_id.get(claim_id)
         whose = principal.worker, principal.site
         if claim is None or (claim.worker, claim.site) != whose or self._held(claim) is None:
             return Verdict.STALE
@@ -647,7 +665,7 @@ class ModelStore:
             case Started():
                 verdict = self.started(who, report.claim, report.host)
                 owes = report.owes and verdict is Verdict.DONE
-                return Owing(subject=self.claims[report.claim].subject) if owes else verdict
+                return Owing(subject=self.claims_by_id[report.claim].subject) if owes else verdict
             case Finished():
                 return self.finished(
                     who, report.claim, report.exit_code, report.detail, log_uploaded=report.log_uploaded
@@ -677,7 +695,7 @@ class ModelStore:
 
     def purge(self, keep_s: float) -> None:
         over = self._now() - keep_s
-        for claim in list(self.claims.values()):
+        for claim in list(self.claims_by_id.values()):
             if claim.phase is not Phase.ENDED or claim.ended_at is None or claim.ended_at >= over:
                 continue
             row = self.rows.get(claim.key)
@@ -685,20 +703,20 @@ class ModelStore:
                 if row.owner != REPORTED or row.state == "queued" or row.state in OPEN:
                     continue
                 del self.rows[row.key]
-            del self.claims[claim.id]
+            del self.claims_by_id[claim.id]
             self.purged[claim.id] = claim
 
     def announce(self, gateway_id: GatewayId, hostname: str, pid: int, heartbeat_s: float = 15.0) -> None:
         """Do nothing: nobody here asks which gateways there are."""
 
     def beat(self, connections: Collection[str]) -> frozenset[str]:
-        for name, row in self.workers.items():
+        for name, row in self.workers_by_name.items():
             if row.connection in connections:
                 row.seen_at = self._now()
                 for claim in self.open():
                     if claim.worker == name and claim.phase is Phase.STARTED:
                         self.rows[claim.key].updated_at = self._now()
-        return frozenset(row.connection for row in self.workers.values()) & frozenset(connections)
+        return frozenset(row.connection for row in self.workers_by_name.values()) & frozenset(connections)
 
     def candidates(
         self,
@@ -738,10 +756,15 @@ class ModelStore:
         for one in chosen:
             row = self.rows.get(one.key)
             room = one.concurrency - one.stale_slots - taken[one.worker]
-            if one.worker not in self.workers or one.slots > room or row is None or row.state != "queued":
+            if (
+                one.worker not in self.workers_by_name
+                or one.slots > room
+                or row is None
+                or row.state != "queued"
+            ):
                 continue
             claim_id = self._name_claim(one.key)
-            self.claims[claim_id] = Claim(
+            self.claims_by_id[claim_id] = Claim(
                 id=claim_id,
                 key=one.key,
                 subject=row.subject,
@@ -782,7 +805,9 @@ class ModelStore:
 
     def _open_claims(self, wanted: Callable[[Claim], bool]) -> tuple[OpenClaim, ...]:
         return tuple(
-            self._open_claim(claim) for claim in self.open() if wanted(claim) and claim.worker in self.workers
+            self._open_claim(claim)
+            for claim in self.open()
+            if wanted(claim) and claim.worker in self.workers_by_name
         )
 
     def _open_claim(self, claim: Claim) -> OpenClaim:
@@ -799,8 +824,8 @@ class ModelStore:
             is_callback=claim.key.dag_id == CALLBACK_DAG_ID,
             result=claim.result,
             overdue=claim.lease_until is not None and claim.lease_until < now,
-            site_left=self.workers[claim.worker].site != claim.site,
-            worker_lost=self.workers[claim.worker].seen_at < now - LOST_S,
+            site_left=self.workers_by_name[claim.worker].site != claim.site,
+            worker_lost=self.workers_by_name[claim.worker].seen_at < now - LOST_S,
         )
 
     def unsettled(self, workers: Sequence[WorkerName] | None = None) -> tuple[OpenClaim, ...]:
@@ -849,11 +874,11 @@ class ModelStore:
 
     def saved(self) -> tuple[dict[JobKey, Row], dict[ClaimId, Claim]]:
         """Return what a backup of the database holds."""
-        claims = {name: replace(claim, log=bytearray(claim.log)) for name, claim in self.claims.items()}
+        claims = {name: replace(claim, log=bytearray(claim.log)) for name, claim in self.claims_by_id.items()}
         return {key: replace(row) for key, row in self.rows.items()}, claims
 
     def restore(self, saved: tuple[dict[JobKey, Row], dict[ClaimId, Claim]]) -> None:
-        self.rows, self.claims = saved
+        self.rows, self.claims_by_id = saved
 
 
 def _row_state(phase: Phase) -> str:

@@ -120,7 +120,7 @@ class Scenario:
 
     def _changed(self, row: Row) -> None:
         self.world.note("row %s: %s %s %s", row.key.task_id, row.state, row.worker, row.claim)
-        claim = self.store.claims.get(row.claim) if row.claim is not None else None
+        claim = self.store.claims_by_id.get(row.claim) if row.claim is not None else None
         is_over = row.state not in {"queued", *OPEN} and not row.is_foreign
         if is_over and claim is not None and self.store._held(claim):
             raise Violation(f"the row of {row.key.task_id} is {row.state}, and {claim.id} is open")
@@ -398,7 +398,7 @@ class Scenario:
             self.airflow.revoke(self.airflow.tasks[name])
 
     def _wish(self) -> None:
-        worker = self.world.rng.choice(list(self.store.workers.values()) or [None])
+        worker = self.world.rng.choice(list(self.store.workers_by_name.values()) or [None])
         if worker is not None:
             worker.wanted_concurrency = self.world.rng.choice((None, 0, 1, 2, 5))
             worker.wanted_maintenance = self.world.chance(0.2)
@@ -530,7 +530,7 @@ class Scenario:
         self.airflow.api_away = False
         for gateway in self.network.gateways:
             gateway.commits_unheard = 0.0
-        for worker in self.store.workers.values():
+        for worker in self.store.workers_by_name.values():
             worker.wanted_concurrency, worker.wanted_maintenance = None, False
         for site in self.sites:
             self._join(site)
@@ -546,7 +546,7 @@ class Scenario:
             and self.airflow.finished()
             and not any(
                 claim.phase is not Phase.ENDED
-                for claim in self.store.claims.values()
+                for claim in self.store.claims_by_id.values()
                 if self.store._held(claim)
             )
             and not any(row.owner or row.state in {*OPEN, "queued"} for row in self.store.rows.values())
@@ -592,7 +592,7 @@ class Scenario:
         """What had ended before its host died comes to its end, with its log: only what ran is lost."""
         for site in self.sites:
             for process in site.processes.values():
-                claim = self.store.claims.get(process.claim)
+                claim = self.store.claims_by_id.get(process.claim)
                 if claim is None or claim.id in self.store.left_behind:
                     continue
                 if claim.result == "lost" and process.has_ended:
@@ -601,7 +601,7 @@ class Scenario:
     def _check_logs(self) -> None:
         for site in self.sites:
             for process in site.processes.values():
-                claim = self.store.claims.get(process.claim)
+                claim = self.store.claims_by_id.get(process.claim)
                 if claim is None or claim.result not in {"success", "failed"} or not process.ran:
                     continue
                 file = bytes(site.files[process.path])

@@ -154,4 +154,4 @@ def test_an_offer_whose_answer_breaks_off_is_given_again_at_once(seed: int) -> N
         first, second = offered
         # Nobody waited until the offer's lease was over. (The host may have no room for it, by chance.)
         assert second - first < 1.0
-        assert store.claims[ClaimId("c1")].result != "expired"
+        assert store.claims_by_id[ClaimId("c1")].result != "expired"

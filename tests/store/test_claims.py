@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from edge_ws.protocol.frames import Started
 from edge_ws.protocol.ids import CALLBACK_DAG_ID, HOST, UNSURE, ClaimId, HostId, new_id
 from edge_ws.protocol.states import Phase
-from edge_ws.store.gateway_verbs import EDGE3_S
 from edge_ws.store.records import Accepted, JobKey, NewJob, Owing, Verdict
+from edge_ws.store.retention import EDGE3_PURGE_S
 from edge_ws.store.store import Store
 from edge_ws.store.tables import claim, edge_job, edge_logs, log
 from tests.support.rows import (
@@ -43,7 +43,7 @@ def worker(store: Store) -> FakeWorker:
 def test_a_job_runs_and_ends(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
     job = new_job()
     enqueue(engine, job)
-    (candidate,) = store.candidates({"q"}, 10)
+    (candidate,) = store.dispatch.candidates({"q"}, 10)
     assert candidate.key == job.key
     (claimed,) = worker.claim(job)
     assert json.loads(claimed.payload)["token"] == ""
@@ -51,17 +51,17 @@ def test_a_job_runs_and_ends(engine: sa.Engine, store: Store, worker: FakeWorker
     accepted = worker.accept(claimed.claim)
     assert isinstance(accepted, Accepted)
     assert accepted.subject == json.loads(job.command)["ti"]["id"]
-    assert store.started(worker.principal, claimed.claim, worker.host) is Verdict.DONE
+    assert store.reports.started(worker.principal, claimed.claim, worker.host) is Verdict.DONE
     assert job_row(engine, job.key).state == "running"
-    assert store.ended(OWNER) == []
+    assert store.jobs.ended(OWNER) == []
     assert worker.finish(claimed.claim) is Verdict.DONE
     row = job_row(engine, job.key)
     assert row.state == "success"
     assert json.loads(row.command)["token"] == ""
-    (ended,) = store.ended(OWNER)
+    (ended,) = store.jobs.ended(OWNER)
     assert (ended.key, ended.state, ended.subject) == (job.key, "success", accepted.subject)
-    store.reported(OWNER, [job.key])
-    assert store.ended(OWNER) == []
+    store.jobs.reported(OWNER, [job.key])
+    assert store.jobs.ended(OWNER) == []
 
 
 def test_reports_may_be_repeated(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
@@ -69,10 +69,10 @@ def test_reports_may_be_repeated(engine: sa.Engine, store: Store, worker: FakeWo
     enqueue(engine, job)
     claim_id = worker.start(job)
     assert worker.accept(claim_id) is Verdict.REPEATED
-    assert store.started(worker.principal, claim_id, worker.host) is Verdict.DONE
+    assert store.reports.started(worker.principal, claim_id, worker.host) is Verdict.DONE
     assert worker.finish(claim_id, 1) is Verdict.DONE
     assert worker.finish(claim_id, 1) is Verdict.DONE
-    assert store.started(worker.principal, claim_id, worker.host) is Verdict.STALE
+    assert store.reports.started(worker.principal, claim_id, worker.host) is Verdict.STALE
     assert job_row(engine, job.key).state == "failed"
 
 
@@ -92,8 +92,8 @@ def test_another_worker_cannot_touch_a_claim(engine: sa.Engine, store: Store, wo
     other = FakeWorker(store, name="w2")
     other.register()
     assert other.finish(claim_id) is Verdict.STALE
-    assert store.append_log(other.principal, claim_id, 0, b"x") is Verdict.STALE
-    assert store.host_dead(other.principal, worker.host) == ()
+    assert store.reports.append_log(other.principal, claim_id, 0, b"x") is Verdict.STALE
+    assert store.workers.host_dead(other.principal, worker.host) == ()
     assert job_row(engine, job.key).state == "running"
 
 
@@ -101,7 +101,7 @@ def test_a_refused_offer_is_free_at_once(engine: sa.Engine, store: Store, worker
     job = new_job()
     enqueue(engine, job)
     (claimed,) = worker.claim(job)
-    assert store.refuse(worker.principal, claimed.claim, "full") is Verdict.DONE
+    assert store.reports.refuse(worker.principal, claimed.claim, "full") is Verdict.DONE
     row = job_row(engine, job.key)
     assert (row.state, row.edge_worker, row.edge_ws_claim) == ("queued", None, None)
     assert worker.accept(claimed.claim) is Verdict.STALE
@@ -113,9 +113,9 @@ def test_an_unanswered_offer_is_free_after_its_lease(
     job = new_job()
     enqueue(engine, job)
     (claimed,) = worker.claim(job)
-    assert store.expire_offers() == 0
+    assert store.claims.expire_offers() == 0
     end_leases(engine)
-    assert store.expire_offers() == 1
+    assert store.claims.expire_offers() == 1
     assert job_row(engine, job.key).state == "queued"
     assert worker.accept(claimed.claim) is Verdict.STALE
     assert len(worker.claim(job)) == 1
@@ -130,9 +130,9 @@ def test_a_closed_connection_frees_only_what_was_not_accepted(
     worker.claim(offered)
     (claimed,) = worker.claim(accepted)
     worker.accept(claimed.claim)
-    store.disconnected(worker.principal, new_id(), left=None)
+    store.workers.disconnected(worker.principal, new_id(), left=None)
     assert job_row(engine, offered.key).state == "restarting"
-    store.disconnected(worker.principal, connection, left=None)
+    store.workers.disconnected(worker.principal, connection, left=None)
     assert job_row(engine, offered.key).state == "queued"
     assert job_row(engine, accepted.key).state == "restarting"
 
@@ -143,7 +143,7 @@ def test_a_new_round_makes_the_old_claim_stale(engine: sa.Engine, store: Store, 
     old = worker.start(job)
     enqueue(engine, job)
     assert worker.finish(old) is Verdict.STALE
-    assert store.append_log(worker.principal, old, 0, b"late") is Verdict.STALE
+    assert store.reports.append_log(worker.principal, old, 0, b"late") is Verdict.STALE
     assert job_row(engine, job.key).state == "queued"
     new = worker.start(job)
     assert worker.finish(old, 1) is Verdict.STALE
@@ -155,7 +155,7 @@ def test_a_deleted_row_makes_its_claim_stale(engine: sa.Engine, store: Store, wo
     job = new_job()
     enqueue(engine, job)
     claim_id = worker.start(job)
-    store.revoke(job.key)
+    store.jobs.revoke(job.key)
     assert job_row(engine, job.key) is None
     assert worker.finish(claim_id) is Verdict.STALE
 
@@ -168,8 +168,8 @@ def test_an_end_written_past_an_open_claim_is_put_back(
     enqueue(engine, job)
     claim_id = worker.start(job)
     change_job(engine, job.key, state=state)
-    assert store.ended(OWNER) == []
-    store.repair()
+    assert store.jobs.ended(OWNER) == []
+    store.claims.repair()
     assert job_row(engine, job.key).state == "running"
     change_job(engine, job.key, state=state)
     assert worker.finish(claim_id, 1) is Verdict.DONE
@@ -193,7 +193,7 @@ def test_a_row_taken_by_an_edge3_worker_is_not_ours(
     change_job(engine, job.key, state="restarting", edge_worker="edge3-worker")
     assert worker.finish(claim_id) is Verdict.STALE
     assert job_row(engine, job.key).state == "restarting"
-    store.repair()
+    store.claims.repair()
     assert job_row(engine, job.key).edge_worker == "edge3-worker"
 
 
@@ -201,7 +201,7 @@ def test_a_row_that_was_never_claimed_goes_back(engine: sa.Engine, store: Store,
     job = new_job()
     enqueue(engine, job)
     change_job(engine, job.key, state="running")
-    store.repair()
+    store.claims.repair()
     assert job_row(engine, job.key).state == "queued"
 
 
@@ -213,13 +213,13 @@ def test_a_dead_host_ends_its_started_jobs_only(engine: sa.Engine, store: Store,
     worker.accept(accepted_claim.claim)
     (other,) = worker.claim(elsewhere)
     worker.accept(other.claim, HostId(new_id()))
-    dead = store.host_dead(worker.principal, worker.host)
+    dead = store.workers.host_dead(worker.principal, worker.host)
     assert set(dead) == {started_claim, accepted_claim.claim}
     assert job_row(engine, started.key).state == "failed"
     assert job_row(engine, accepted.key).state == "restarting"
     assert claim_row(engine, accepted_claim.claim).result == "lost"
     assert claim_row(engine, other.claim).result is None
-    assert store.host_dead(worker.principal, worker.host) == (accepted_claim.claim,)
+    assert store.workers.host_dead(worker.principal, worker.host) == (accepted_claim.claim,)
 
 
 def test_what_cannot_start_waits_for_the_reaper(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
@@ -227,9 +227,9 @@ def test_what_cannot_start_waits_for_the_reaper(engine: sa.Engine, store: Store,
     enqueue(engine, job)
     (claimed,) = worker.claim(job)
     worker.accept(claimed.claim)
-    assert store.not_started(worker.principal, claimed.claim, "409") is Verdict.DONE
+    assert store.reports.not_started(worker.principal, claimed.claim, "409") is Verdict.DONE
     assert worker.accept(claimed.claim) is Verdict.STALE
-    (one,) = store.unsettled()
+    (one,) = store.claims.unsettled()
     assert (one.claim, one.phase, one.result, one.overdue) == (
         claimed.claim,
         Phase.ACCEPTED,
@@ -237,18 +237,18 @@ def test_what_cannot_start_waits_for_the_reaper(engine: sa.Engine, store: Store,
         False,
     )
     end_leases(engine)
-    (one,) = store.unsettled()
+    (one,) = store.claims.unsettled()
     assert one.overdue
-    assert store.requeue(one, "it is still queued")
+    assert store.claims.requeue(one, "it is still queued")
     assert job_row(engine, job.key).state == "queued"
-    assert not store.requeue(one, "again")
+    assert not store.claims.requeue(one, "again")
 
 
 def fails_on(store: Store, worker: FakeWorker, job: NewJob, reason: str) -> None:
     """Let the worker take the job and fail to start it through its own fault."""
     (claimed,) = worker.claim(job)
     worker.accept(claimed.claim)
-    assert store.not_started(worker.principal, claimed.claim, reason, HOST) is Verdict.DONE
+    assert store.reports.not_started(worker.principal, claimed.claim, reason, HOST) is Verdict.DONE
 
 
 def another(store: Store, name: str, **changes: object) -> FakeWorker:
@@ -263,11 +263,11 @@ def test_what_a_host_cannot_start_goes_to_others(engine: sa.Engine, store: Store
     enqueue(engine, job, next_job)
     fails_on(store, worker, job, "no log folder")
     assert job_row(engine, job.key).state == "queued"
-    failed_on = {one.key: one.failed_on for one in store.candidates(None, 10)}
+    failed_on = {one.key: one.failed_on for one in store.dispatch.candidates(None, 10)}
     assert failed_on == {job.key: {worker.principal.worker}, next_job.key: frozenset()}
     # A new round may go anywhere.
     enqueue(engine, job)
-    assert [one.failed_on for one in store.candidates(None, 10)] == [frozenset(), frozenset()]
+    assert [one.failed_on for one in store.dispatch.candidates(None, 10)] == [frozenset(), frozenset()]
     fails_on(store, worker, job, "no log folder")
     (claimed,) = other.claim(job)
     assert isinstance(other.accept(claimed.claim), Accepted)
@@ -282,12 +282,12 @@ def test_a_job_that_no_worker_can_start_fails_and_its_log_says_why(
     enqueue(engine, job)
     fails_on(store, worker, job, "no log folder")
     fails_on(store, other, job, "no such bundle")
-    (ended,) = store.ended(OWNER)
+    (ended,) = store.jobs.ended(OWNER)
     assert ended.state == "failed"
     name = worker.principal.worker
     assert ended.detail == f"2 workers could not start the task: {name}: no log folder; other: no such bundle"
-    (log,) = store.logs_to_move()
-    line = json.loads(b"".join(store.log_chunks(log.claim)))
+    (log,) = store.logs.logs_to_move()
+    line = json.loads(b"".join(store.logs.log_chunks(log.claim)))
     assert (line["event"], line["level"]) == (ended.detail, "error")
 
 
@@ -297,7 +297,7 @@ def test_a_lone_worker_that_cannot_start_a_job_fails_it(
     job = new_job()
     enqueue(engine, job)
     fails_on(store, worker, job, "no log folder")
-    (ended,) = store.ended(OWNER)
+    (ended,) = store.jobs.ended(OWNER)
     assert "no other one that takes it is here: no log folder" in ended.detail
 
 
@@ -321,8 +321,8 @@ def test_a_start_that_airflow_did_not_answer_may_have_happened(
     enqueue(engine, job)
     (claimed,) = worker.claim(job)
     worker.accept(claimed.claim)
-    assert store.not_started(worker.principal, claimed.claim, "500", UNSURE) is Verdict.DONE
-    (one,) = store.unsettled()
+    assert store.reports.not_started(worker.principal, claimed.claim, "500", UNSURE) is Verdict.DONE
+    (one,) = store.claims.unsettled()
     assert one.result == "lost"
 
 
@@ -331,15 +331,15 @@ def test_the_reaper_does_not_undo_what_moved_on(engine: sa.Engine, store: Store,
     enqueue(engine, job)
     (claimed,) = worker.claim(job)
     worker.accept(claimed.claim)
-    (judged,) = store.unsettled()
-    store.started(worker.principal, claimed.claim, worker.host)
-    assert not store.requeue(judged, "too late")
-    assert not store.give_up(judged, "too late", failed=True)
+    (judged,) = store.claims.unsettled()
+    store.reports.started(worker.principal, claimed.claim, worker.host)
+    assert not store.claims.requeue(judged, "too late")
+    assert not store.claims.give_up(judged, "too late", failed=True)
     assert job_row(engine, job.key).state == "running"
-    (started,) = store.unsettled()
-    assert store.give_up(started, "the task is gone", failed=False)
+    (started,) = store.claims.unsettled()
+    assert store.claims.give_up(started, "the task is gone", failed=False)
     assert job_row(engine, job.key).state == "removed"
-    assert [one.state for one in store.ended(OWNER)] == ["removed"]
+    assert [one.state for one in store.jobs.ended(OWNER)] == ["removed"]
 
 
 def test_unknown_frees_an_offer_and_marks_the_rest(
@@ -350,11 +350,11 @@ def test_unknown_frees_an_offer_and_marks_the_rest(
     (one,) = worker.claim(offered)
     (two,) = worker.claim(accepted)
     worker.accept(two.claim)
-    assert store.unknown(worker.principal, one.claim) is Verdict.DONE
-    assert store.unknown(worker.principal, two.claim) is Verdict.DONE
+    assert store.reports.unknown(worker.principal, one.claim) is Verdict.DONE
+    assert store.reports.unknown(worker.principal, two.claim) is Verdict.DONE
     assert job_row(engine, offered.key).state == "queued"
     assert claim_row(engine, two.claim).result == "not_started"
-    assert store.unknown(worker.principal, ClaimId(new_id())) is Verdict.STALE
+    assert store.reports.unknown(worker.principal, ClaimId(new_id())) is Verdict.STALE
 
 
 def test_a_worker_is_never_over_committed(engine: sa.Engine, store: Store) -> None:
@@ -394,7 +394,7 @@ def test_an_unreadable_command_fails_its_row(engine: sa.Engine, store: Store, wo
     job = new_job(command="not json")
     enqueue(engine, job)
     assert worker.claim(job) == []
-    (ended,) = store.ended(OWNER)
+    (ended,) = store.jobs.ended(OWNER)
     assert (ended.state, ended.subject) == ("failed", "")
 
 
@@ -404,29 +404,29 @@ def test_log_bytes_are_taken_once_and_without_gaps(
     job = new_job()
     enqueue(engine, job)
     claim_id = worker.start(job)
-    say = lambda offset, data: store.append_log(worker.principal, claim_id, offset, data)  # noqa: E731
+    say = lambda offset, data: store.reports.append_log(worker.principal, claim_id, offset, data)  # noqa: E731
     assert say(0, b"hello ") == 6
     assert say(0, b"hello ") == 6
     assert say(9, b"gap") == 6
     assert say(3, b"lo world") == 11
-    running = store.running_log(job.key)
+    running = store.logs.running_log(job.key)
     assert (running.worker, running.data, running.cut) == ("w1", b"hello world", 0)
     worker.finish(claim_id)
     assert say(11, b"late") is Verdict.STALE
-    (one,) = store.logs_to_move()
+    (one,) = store.logs.logs_to_move()
     assert (one.claim, one.log_path, one.log_base) == (claim_id, "t.log", None)
-    assert store.begin_move(claim_id, 100, 60.0) == 100
-    assert store.begin_move(claim_id, 999, 60.0) is None
-    assert store.logs_to_move() == []
+    assert store.logs.begin_move(claim_id, 100, 60.0) == 100
+    assert store.logs.begin_move(claim_id, 999, 60.0) is None
+    assert store.logs.logs_to_move() == []
     end_leases(engine)
-    assert store.begin_move(claim_id, 999, -1.0) == 100
-    store.keep_move(claim_id, 60.0)
-    assert store.begin_move(claim_id, 999, 60.0) is None
-    assert b"".join(store.log_chunks(claim_id)) == b"hello world"
-    store.end_move(claim_id)
+    assert store.logs.begin_move(claim_id, 999, -1.0) == 100
+    store.logs.keep_move(claim_id, 60.0)
+    assert store.logs.begin_move(claim_id, 999, 60.0) is None
+    assert b"".join(store.logs.log_chunks(claim_id)) == b"hello world"
+    store.logs.end_move(claim_id)
     end_leases(engine)
-    assert store.begin_move(claim_id, 5, 60.0) is None
-    assert list(store.log_chunks(claim_id)) == []
+    assert store.logs.begin_move(claim_id, 5, 60.0) is None
+    assert list(store.logs.log_chunks(claim_id)) == []
 
 
 def test_candidates_come_in_order(engine: sa.Engine, store: Store) -> None:
@@ -436,10 +436,10 @@ def test_candidates_come_in_order(engine: sa.Engine, store: Store) -> None:
         new_job("high", priority=9),
         new_job("other", queue="elsewhere", priority=99),
     )
-    assert [one.key.task_id for one in store.candidates({"q"}, 10)] == ["high", "low"]
-    assert [one.key.task_id for one in store.candidates(None, 2)] == ["other", "high"]
-    assert store.candidates(set(), 10) == []
-    assert all(0 <= one.waited_s < 60 for one in store.candidates(None, 10))
+    assert [one.key.task_id for one in store.dispatch.candidates({"q"}, 10)] == ["high", "low"]
+    assert [one.key.task_id for one in store.dispatch.candidates(None, 2)] == ["other", "high"]
+    assert store.dispatch.candidates(set(), 10) == []
+    assert all(0 <= one.waited_s < 60 for one in store.dispatch.candidates(None, 10))
 
 
 def test_what_ended_long_ago_is_purged(engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
@@ -448,12 +448,12 @@ def test_what_ended_long_ago_is_purged(engine: sa.Engine, store: Store, worker: 
     for job in (unreported, reported, with_log):
         claim_id = worker.start(job)
         if job is with_log:
-            store.append_log(worker.principal, claim_id, 0, b"x")
+            store.reports.append_log(worker.principal, claim_id, 0, b"x")
         worker.finish(claim_id)
-    store.reported(OWNER, [reported.key, with_log.key])
-    store.purge(60.0)
+    store.jobs.reported(OWNER, [reported.key, with_log.key])
+    store.retention.purge(60.0)
     assert job_row(engine, reported.key) is not None
-    store.purge(-1.0)
+    store.retention.purge(-1.0)
     assert job_row(engine, reported.key) is None
     assert job_row(engine, unreported.key) is not None
     assert job_row(engine, with_log.key) is not None
@@ -467,9 +467,9 @@ def test_a_row_that_edge3s_executor_wrote_is_left_to_it_for_a_day(
     enqueue(engine, job)
     change_job(engine, job.key, edge_ws_owner=None)
     worker.finish(worker.start(job))
-    store.purge(-1.0)
+    store.retention.purge(-1.0)
     assert job_row(engine, job.key) is not None
-    store.purge(-EDGE3_S - 1.0)
+    store.retention.purge(-EDGE3_PURGE_S - 1.0)
     assert job_row(engine, job.key) is None
 
 
@@ -487,10 +487,10 @@ def test_rows_that_an_edge3_worker_ran_are_purged_with_what_it_pushed_of_logs(
             key = {name: value for name, value in job.key._asdict().items() if name != "task_instance_id"}
             connection.execute(edge_logs.insert().values(**key, log_chunk_time=now, log_chunk_data="said"))
     change_job(engine, jobs[3].key, edge_ws_owner=None)
-    store.reported(OWNER, [jobs[1].key, jobs[2].key])
-    store.purge(60.0)
+    store.jobs.reported(OWNER, [jobs[1].key, jobs[2].key])
+    store.retention.purge(60.0)
     assert ids(engine, edge_job, "task_id") == set(names)
-    store.purge(-1.0)
+    store.retention.purge(-1.0)
     left = set(names) - {"reported"}
     assert ids(engine, edge_job, "task_id") == left
     assert ids(engine, edge_logs, "task_id") == left
@@ -503,14 +503,14 @@ def test_claims_that_no_row_carries_are_purged_with_their_logs(
     enqueue(engine, deleted, queued_again, running)
     claims = [worker.start(job) for job in (deleted, queued_again, running)]
     for claim_id in claims:
-        store.append_log(worker.principal, claim_id, 0, b"x")
+        store.reports.append_log(worker.principal, claim_id, 0, b"x")
     with engine.begin() as connection:
         connection.execute(edge_job.delete().where(edge_job.c.task_id == "deleted"))
         again = edge_job.update().where(edge_job.c.task_id == "queued_again")
         connection.execute(again.values(edge_ws_claim=None, edge_worker=None, state="queued"))
-    store.purge(60.0)
+    store.retention.purge(60.0)
     assert ids(engine, claim) == set(claims)
-    store.purge(-1.0)
+    store.retention.purge(-1.0)
     assert ids(engine, claim) == {claims[2]}
     assert ids(engine, log, "claim") == {claims[2]}
 
@@ -522,7 +522,7 @@ def ids(engine: sa.Engine, table: sa.Table, column: str = "id") -> set[str]:
 
 def owes(store: Store, who: FakeWorker, claimed: ClaimId) -> object:
     report = Started(claim=claimed, host=who.host, owes=True)
-    return store.take([(who.principal, report)], start_within_s=0.0)[0]
+    return store.reports.take([(who.principal, report)], start_within_s=0.0)[0]
 
 
 def test_a_token_for_an_outcome_is_for_ones_own_live_claim(
@@ -551,7 +551,7 @@ def test_what_had_ended_before_its_host_died_is_not_lost(
     jobs = new_job("t1"), new_job("t2")
     enqueue(engine, *jobs)
     one, two = (worker.start(job) for job in jobs)
-    assert store.host_dead(worker.principal, worker.host, [one]) == (two,)
+    assert store.workers.host_dead(worker.principal, worker.host, [one]) == (two,)
     assert [job_row(engine, job.key).state for job in jobs] == ["running", "failed"]
 
 
@@ -559,7 +559,7 @@ def test_a_round_that_edge3_queued_and_nothing_waits_for_is_not_the_old_claims(
     engine: sa.Engine, store: Store, worker: FakeWorker
 ) -> None:
     job, claim_id = queued_again_by_edge3(engine, worker)
-    assert store.end_unwanted(OWNER, {OWNER}, sa.false(), lifeless_s=300) == [job.key]
+    assert store.jobs.end_unwanted(OWNER, {OWNER}, sa.false(), lifeless_s=300) == [job.key]
     row = job_row(engine, job.key)
     assert (row.state, row.edge_ws_claim) == ("removed", None)
     assert worker.finish(claim_id) is Verdict.STALE

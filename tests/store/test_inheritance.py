@@ -26,18 +26,18 @@ def test_callbacks_go_to_the_heir_and_ended_tasks_to_nobody(engine: sa.Engine, s
     enqueue(engine, task, callback, like_one)
     for job in (task, callback, like_one):
         change_job(engine, job.key, state=state)
-    assert store.inherit(HEIR, {HEIR, OTHER}) == {callback.key}
-    assert store.owned(HEIR) == {callback.key}
+    assert store.jobs.inherit(HEIR, {HEIR, OTHER}) == {callback.key}
+    assert store.jobs.owned(HEIR) == {callback.key}
     owner = REPORTED if state in {"success", "failed"} else DEAD
     assert [job_row(engine, job.key).edge_ws_owner for job in (task, like_one)] == [owner, owner]
-    assert store.inherit(HEIR, {HEIR, OTHER}) == set()
+    assert store.jobs.inherit(HEIR, {HEIR, OTHER}) == set()
 
 
 def test_what_is_watched_stays(engine: sa.Engine) -> None:
     store = Store(engine)
     jobs = [new_job(f"t{owner}", key=_callback(f"c{owner}"), owner=owner) for owner in (HEIR, OTHER, -9)]
     enqueue(engine, *jobs)
-    assert store.inherit(HEIR, {OTHER}) == set()
+    assert store.jobs.inherit(HEIR, {OTHER}) == set()
     assert [job_row(engine, job.key).edge_ws_owner for job in jobs] == [HEIR, OTHER, -9]
 
 
@@ -47,6 +47,6 @@ def test_adoption_in_the_callers_transaction(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         # SQLite: from here on nobody else can write.
         connection.execute(sa.text("UPDATE edge_job SET queue = 'q'"))
-        assert store.adopt(HEIR, {job.key: "id-1"}, connection=connection) == {job.key: "queued"}
+        assert store.jobs.adopt(HEIR, {job.key: "id-1"}, connection=connection) == {job.key: "queued"}
         connection.rollback()
     assert job_row(engine, job.key).edge_ws_owner == DEAD

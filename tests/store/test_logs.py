@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from edge_ws.protocol.frames import Log
 from edge_ws.protocol.ids import ClaimId, new_id
-from edge_ws.store.log_verbs import SHOWN_LOG
+from edge_ws.store.logs import SHOWN_LOG
 from edge_ws.store.records import JobKey, LogBounds
-from edge_ws.store.report_verbs import ROW
+from edge_ws.store.reports import ROW
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_logs
 from tests.support.rows import FakeWorker, change_job, enqueue, new_job
@@ -46,22 +46,22 @@ class TestEdge3Log:
     def test_nobody_has_the_row(self, engine: sa.Engine, store: Store) -> None:
         job = new_job()
         enqueue(engine, job)
-        assert store.edge3_log(job.key) is None
+        assert store.logs.edge3_log(job.key) is None
 
     def test_there_is_no_row(self, store: Store) -> None:
-        assert store.edge3_log(new_job().key) is None
+        assert store.logs.edge3_log(new_job().key) is None
 
     @pytest.mark.parametrize("state", ["restarting", "running"])
     def test_its_worker_and_what_it_pushed(self, engine: sa.Engine, store: Store, state: str) -> None:
         job = new_job()
         enqueue(engine, job, new_job("other"))
         change_job(engine, job.key, state=state, edge_worker="old-1")
-        found = store.edge3_log(job.key)
+        found = store.logs.edge3_log(job.key)
         assert found is not None
         assert (found.worker, found.data, found.cut, found.log_path) == ("old-1", b"", 0, "t.log")
         push(engine, job.key, "grün ", "and blue\n")
         push(engine, new_job("other").key, "another's\n")
-        found = store.edge3_log(job.key)
+        found = store.logs.edge3_log(job.key)
         assert found is not None
         assert (found.data.decode(), found.cut) == ("grün and blue\n", 0)
 
@@ -71,7 +71,7 @@ class TestEdge3Log:
         change_job(engine, job.key, state="running", edge_worker="old-1")
         # Two bytes each: what counts is what Airflow is given.
         push(engine, job.key, *(letter * MEBIBYTE for letter in "äöüßé"))
-        found = store.edge3_log(job.key)
+        found = store.logs.edge3_log(job.key)
         assert found is not None
         assert len(found.data) == SHOWN_LOG
         assert found.data.decode()[0] == "ö"
@@ -82,7 +82,7 @@ class TestEdge3Log:
         enqueue(engine, job)
         change_job(engine, job.key, state="running", edge_worker="old-1")
         push(engine, job.key, "first", "x" * (SHOWN_LOG + 1))
-        found = store.edge3_log(job.key)
+        found = store.logs.edge3_log(job.key)
         assert found is not None
         assert (len(found.data), found.cut) == (SHOWN_LOG + 1, 5)
 
@@ -91,18 +91,18 @@ class TestEdge3Log:
         enqueue(engine, job)
         worker.start(job)
         push(engine, job.key, "of the round before")
-        assert store.edge3_log(job.key) is None
+        assert store.logs.edge3_log(job.key) is None
 
     def test_edge3_queued_it_again(self, engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
         """It leaves our claim of the round before in the row."""
         job = new_job()
         enqueue(engine, job)
         worker.start(job)
-        assert store.running_log(job.key) is not None
+        assert store.logs.running_log(job.key) is not None
         change_job(engine, job.key, state="running", edge_worker="old-1")
         push(engine, job.key, "theirs")
-        assert store.running_log(job.key) is None
-        found = store.edge3_log(job.key)
+        assert store.logs.running_log(job.key) is None
+        found = store.logs.edge3_log(job.key)
         assert found is not None
         assert found.data == b"theirs"
 
@@ -116,10 +116,10 @@ class TestLogsToShow:
         for job in (jobs[0], jobs[2]):
             change_job(engine, job.key, edge_ws_owner=None)
         theirs, ours, over = (worker.start(job) for job in jobs)
-        store.append_log(worker.principal, theirs, 0, b"hello")
+        store.reports.append_log(worker.principal, theirs, 0, b"hello")
         worker.finish(over)
-        assert store.logs_to_show([theirs, ours, over, new_id()]) == [(theirs, "theirs.log", 5)]  # type: ignore[list-item]
-        assert store.logs_to_show([]) == []
+        assert store.logs.logs_to_show([theirs, ours, over, new_id()]) == [(theirs, "theirs.log", 5)]  # type: ignore[list-item]
+        assert store.logs.logs_to_show([]) == []
 
     def test_a_part_from_any_byte_on(self, engine: sa.Engine, store: Store, worker: FakeWorker) -> None:
         job = new_job()
@@ -127,13 +127,13 @@ class TestLogsToShow:
         claim = worker.start(job)
         whole = bytes(range(256)) * 10
         for offset in range(0, len(whole), 100):
-            store.append_log(worker.principal, claim, offset, whole[offset : offset + 100])
+            store.reports.append_log(worker.principal, claim, offset, whole[offset : offset + 100])
         for begin in (0, 1, 99, 100, 2000, 2559):
-            part = store.log_part(claim, begin)
+            part = store.logs.log_part(claim, begin)
             assert part == whole[begin : begin + len(part)]
             assert len(part) >= min(1500, len(whole) - begin)
-        assert store.log_part(claim, 2560) == b""
-        assert store.log_part(claim, 9999) == b""
+        assert store.logs.log_part(claim, 2560) == b""
+        assert store.logs.log_part(claim, 9999) == b""
 
 
 class TestLongLogs:
@@ -149,7 +149,7 @@ class TestLongLogs:
                 for at in range(end, end + 4 * 65000, 65000)
             ]
             batch = [(worker.principal, one) for one in chunks if one.data]
-            ends = worker.store.append_logs(batch, {worker.principal.worker: bounds})
+            ends = worker.store.reports.append_logs(batch, {worker.principal.worker: bounds})
             assert isinstance(ends[-1], int)
             assert ends[-1] > end, "what is cut counts as being there: the worker goes on"
             end = ends[-1]
@@ -162,8 +162,8 @@ class TestLongLogs:
         enqueue(engine, job)
         claim = worker.start(job)
         whole = self.write(worker, claim, 8 * MEBIBYTE, self.BOUNDS)
-        assert store.log_sizes()["w1"] <= self.BOUNDS.head + self.BOUNDS.tail + ROW  # type: ignore[index]
-        kept = b"".join(store.log_chunks(claim))
+        assert store.reports.log_sizes()["w1"] <= self.BOUNDS.head + self.BOUNDS.tail + ROW  # type: ignore[index]
+        kept = b"".join(store.logs.log_chunks(claim))
         told = [line for line in kept.splitlines(keepends=True) if b"left out" in line]
         assert len(told) == 1
         head, tail = kept.split(told[0])
@@ -182,11 +182,11 @@ class TestLongLogs:
         enqueue(engine, job)
         claim = worker.start(job)
         whole = self.write(worker, claim, 5 * MEBIBYTE, self.BOUNDS)
-        shown = store.running_log(job.key)
+        shown = store.logs.running_log(job.key)
         assert shown is not None
         assert whole[shown.cut :] == shown.data
         copied = bytearray()
-        while part := store.log_part(claim, len(copied)):
+        while part := store.logs.log_part(claim, len(copied)):
             copied += part
         assert whole.startswith(copied)
         assert self.BOUNDS.head <= len(copied) < shown.cut
@@ -198,5 +198,5 @@ class TestLongLogs:
         enqueue(engine, job)
         claim = worker.start(job)
         whole = self.write(worker, claim, 3 * MEBIBYTE, self.BOUNDS)
-        assert b"".join(store.log_chunks(claim)) == whole
-        assert store.log_sizes() == {"w1": len(whole)}
+        assert b"".join(store.logs.log_chunks(claim)) == whole
+        assert store.reports.log_sizes() == {"w1": len(whole)}

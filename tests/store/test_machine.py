@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -65,8 +66,8 @@ class Machine(RuleBasedStateMachine):
     # Helpers
 
     def _both(self, verb: str, *args: Any, **kwargs: Any) -> Any:
-        told = getattr(self.real, verb)(*args, **kwargs)
-        modelled = getattr(self.model, verb)(*args, **kwargs)
+        told = attrgetter(verb)(self.real)(*args, **kwargs)
+        modelled = attrgetter(verb)(self.model)(*args, **kwargs)
         assert told == modelled, f"{verb}{args}: {told} is not {modelled}"
         return told
 
@@ -99,26 +100,26 @@ class Machine(RuleBasedStateMachine):
     def enqueue(self, job: int, fresh: bool, owner: int) -> None:
         it = self._job(job, fresh=fresh, owner=owner)
         with self._engine.begin() as connection:
-            self.real.enqueue(connection, it)
+            self.real.jobs.enqueue(connection, it)
         self.model.enqueue(it)
 
     @rule(job=jobs)
     def revoke(self, job: int) -> None:
-        self._both("revoke", self._job(job, fresh=False).key)
+        self._both("jobs.revoke", self._job(job, fresh=False).key)
 
     @rule(job=jobs, owner=st.sampled_from(OWNERS), right=st.booleans())
     def adopt(self, job: int, owner: int, right: bool) -> None:
         key = self._job(job, fresh=False).key
         row = self.model.rows.get(key)
         subject = row.subject if row is not None and right else "another"
-        self._both("adopt", owner, {key: subject})
+        self._both("jobs.adopt", owner, {key: subject})
 
     @rule(owner=st.sampled_from(OWNERS), all_=st.booleans())
     def report(self, owner: int, all_: bool) -> None:
-        ended = sorted(self.real.ended(owner), key=lambda one: one.key)
+        ended = sorted(self.real.jobs.ended(owner), key=lambda one: one.key)
         assert ended == sorted(self.model.ended(owner), key=lambda one: one.key)
-        self._both("reported", owner, [one.key for one in (ended if all_ else ended[:1])])
-        self._both("owned", owner)
+        self._both("jobs.reported", owner, [one.key for one in (ended if all_ else ended[:1])])
+        self._both("jobs.owned", owner)
 
     # edge3
 
@@ -164,7 +165,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(chosen=st.lists(st.tuples(jobs, names), min_size=1, max_size=3, unique_by=lambda one: one[0]))
     def claim_some(self, chosen: list[tuple[int, str]]) -> None:
-        candidates = self.real.candidates({"q"}, 10)
+        candidates = self.real.dispatch.candidates({"q"}, 10)
         places = {one.key: one.place for one in candidates}
         seen = [(one.key, one.slots) for one in candidates]
         assert sorted(seen) == sorted((one.key, one.slots) for one in self.model.candidates({"q"}, 10))
@@ -172,7 +173,7 @@ class Machine(RuleBasedStateMachine):
         for job, name in chosen:
             it = self._job(job, fresh=False)
             wanted.append(replace(self._fake(name).assignment(it), place=places.get(it.key)))
-        claimed = self.real.claim(GATEWAY, wanted, LONG_S)
+        claimed = self.real.dispatch.claim(GATEWAY, wanted, LONG_S)
         self._names.clear()
         self._names.update({one.key: one.claim for one in claimed})
         modelled = self.model.claim(GATEWAY, wanted, LONG_S)
@@ -196,43 +197,43 @@ class Machine(RuleBasedStateMachine):
     @has_claims
     @rule(pick=picks, wrong_worker=wrong, host=hosts)
     def accept(self, pick: int, wrong_worker: bool, host: str) -> None:
-        self._both("accept", *self._about(pick, wrong_worker), HostId(host), start_within_s=LONG_S)
+        self._both("reports.accept", *self._about(pick, wrong_worker), HostId(host), start_within_s=LONG_S)
 
     @has_claims
     @rule(pick=picks, wrong_worker=wrong)
     def refuse(self, pick: int, wrong_worker: bool) -> None:
-        self._both("refuse", *self._about(pick, wrong_worker), "full")
+        self._both("reports.refuse", *self._about(pick, wrong_worker), "full")
 
     @has_claims
     @rule(pick=picks, wrong_worker=wrong, host=st.sampled_from((*HOSTS, None)))
     def started(self, pick: int, wrong_worker: bool, host: str | None) -> None:
-        self._both("started", *self._about(pick, wrong_worker), HostId(host) if host else None)
+        self._both("reports.started", *self._about(pick, wrong_worker), HostId(host) if host else None)
 
     @has_claims
     @rule(pick=picks, wrong_worker=wrong, code=st.sampled_from((0, 1)))
     def finished(self, pick: int, wrong_worker: bool, code: int) -> None:
-        self._both("finished", *self._about(pick, wrong_worker), code, "it ended", log_uploaded=False)
+        self._both("reports.finished", *self._about(pick, wrong_worker), code, "it ended", log_uploaded=False)
 
     @has_claims
     @rule(pick=picks, wrong_worker=wrong, fault=st.sampled_from(("", HOST, UNSURE)))
     def not_started(self, pick: int, wrong_worker: bool, fault: str) -> None:
-        self._both("not_started", *self._about(pick, wrong_worker), "409", fault)
+        self._both("reports.not_started", *self._about(pick, wrong_worker), "409", fault)
 
     @has_claims
     @rule(pick=picks, wrong_worker=wrong)
     def unknown(self, pick: int, wrong_worker: bool) -> None:
-        self._both("unknown", *self._about(pick, wrong_worker))
+        self._both("reports.unknown", *self._about(pick, wrong_worker))
 
     @has_claims
     @rule(pick=picks, wrong_worker=wrong, offset=st.integers(0, 6), size=st.integers(0, 6))
     def log_bytes(self, pick: int, wrong_worker: bool, offset: int, size: int) -> None:
         data = bytes(range(65 + offset, 65 + offset + size))
-        self._both("append_log", *self._about(pick, wrong_worker), offset, data)
+        self._both("reports.append_log", *self._about(pick, wrong_worker), offset, data)
 
     @rule(name=names, host=hosts)
     def host_dead(self, name: str, host: str) -> None:
         principal = self._fake(name).principal
-        told = self.real.host_dead(principal, HostId(host))
+        told = self.real.workers.host_dead(principal, HostId(host))
         assert sorted(told) == sorted(self.model.host_dead(principal, HostId(host)))
 
     @rule(name=names)
@@ -250,7 +251,7 @@ class Machine(RuleBasedStateMachine):
     def disconnects(self, name: str, old: bool) -> None:
         real, modelled = ("old", "old") if old else self.connections[name]
         principal = self._fake(name).principal
-        self.real.disconnected(principal, real, left=None)
+        self.real.workers.disconnected(principal, real, left=None)
         self.model.disconnected(principal, modelled, left=None)
 
     # The reaper
@@ -259,22 +260,22 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=picks)
     def a_lease_ends(self, pick: int) -> None:
         _, claim_id = self._about(pick, wrong_worker=False)
-        leased = self.model.claims[claim_id]
+        leased = self.model.claims_by_id[claim_id]
         if leased.lease_until is not None:
             self._write(claim.update().where(claim.c.id == claim_id).values(lease_until=epoch_now() - 1))
             leased.lease_until = self._now - 1
 
     @rule()
     def offers_expire(self) -> None:
-        self._both("expire_offers")
+        self._both("claims.expire_offers")
 
     @rule()
     def repair(self) -> None:
-        self._both("repair")
+        self._both("claims.repair")
 
     @rule()
     def the_reaper_reads(self) -> None:
-        read = self.real.unsettled()
+        read = self.real.claims.unsettled()
         assert _comparable(read) == _comparable(self.model.unsettled())
         self.reads += read
 
@@ -284,9 +285,9 @@ class Machine(RuleBasedStateMachine):
         """On what it has read, now or long ago."""
         one = self.reads[-1 - pick % min(len(self.reads), 4)]
         if what == "requeue":
-            self._both("requeue", one, "it cannot start")
+            self._both("claims.requeue", one, "it cannot start")
         else:
-            self._both("give_up", one, "it is over", failed=what == "fail")
+            self._both("claims.give_up", one, "it is over", failed=what == "fail")
 
     # What must hold
 
@@ -325,13 +326,13 @@ class Machine(RuleBasedStateMachine):
                 len(one.log),
                 one.phase is not Phase.ENDED and one.lease_until is not None and one.lease_until < self._now,
             )
-            for one in self.model.claims.values()
+            for one in self.model.claims_by_id.values()
         }
         written: dict[str, bytes] = {}
         for chunk in chunks:
             assert chunk.log_offset == len(written.get(chunk.claim, b""))
             written[chunk.claim] = written.get(chunk.claim, b"") + chunk.data
-        assert written == {one.id: bytes(one.log) for one in self.model.claims.values() if one.log}
+        assert written == {one.id: bytes(one.log) for one in self.model.claims_by_id.values() if one.log}
 
     @invariant()
     def one_live_claim_a_row_and_no_worker_overfull(self) -> None:

@@ -78,7 +78,7 @@ def test_an_offer_that_is_just_accepted_does_not_expire(
 ) -> None:
     end_leases(engine)
     accepted = {"phase": Phase.ACCEPTED.value, "host": "h"}
-    assert meanwhile(engine, offered.claim, accepted, store.expire_offers) == 0
+    assert meanwhile(engine, offered.claim, accepted, store.claims.expire_offers) == 0
     assert claim_row(engine, offered.claim).phase == "accepted"
     assert job_row(engine, offered.key).edge_ws_claim == offered.claim
 
@@ -90,7 +90,7 @@ def test_an_offer_that_is_just_accepted_outlives_its_connection(
         engine,
         offered.claim,
         {"phase": Phase.ACCEPTED.value, "host": "h"},
-        lambda: store.disconnected(worker.principal, connected.connection, left=None),
+        lambda: store.workers.disconnected(worker.principal, connected.connection, left=None),
     )
     assert claim_row(engine, offered.claim).phase == "accepted"
     assert job_row(engine, offered.key).edge_ws_claim == offered.claim
@@ -101,7 +101,9 @@ def test_a_job_that_has_just_started_dies_with_its_host(
 ) -> None:
     worker.accept(offered.claim)
     started = {"phase": Phase.STARTED.value}
-    dead = meanwhile(engine, offered.claim, started, lambda: store.host_dead(worker.principal, worker.host))
+    dead = meanwhile(
+        engine, offered.claim, started, lambda: store.workers.host_dead(worker.principal, worker.host)
+    )
     assert dead == (offered.claim,)
     assert claim_row(engine, offered.claim).phase == "ended"
     assert job_row(engine, offered.key).state == "failed"
@@ -114,7 +116,7 @@ def test_a_job_that_has_just_ended_is_not_set_running_again(
     claim_id = worker.start(job)
     change_job(engine, job.key, state="success")
     ended = {"phase": Phase.ENDED.value, "ended_at": 1.0}
-    meanwhile(engine, claim_id, ended, store.repair)
+    meanwhile(engine, claim_id, ended, store.claims.repair)
     assert job_row(engine, job.key).state == "success"
 
 
@@ -122,8 +124,8 @@ def test_what_dies_before_its_start_is_known_stays_lost(
     engine: sa.Engine, store: Store, worker: FakeWorker, offered: Claimed
 ) -> None:
     worker.accept(offered.claim)
-    store.host_dead(worker.principal, worker.host)
-    assert store.started(worker.principal, offered.claim, worker.host) is Verdict.DONE
+    store.workers.host_dead(worker.principal, worker.host)
+    assert store.reports.started(worker.principal, offered.claim, worker.host) is Verdict.DONE
     assert claim_row(engine, offered.claim).result == "lost"
 
 
@@ -132,8 +134,8 @@ def test_what_is_lost_stays_so_when_its_worker_has_forgotten_it(
 ) -> None:
     """Its task may run for Airflow; nobody else would tell that its process is gone."""
     worker.accept(offered.claim)
-    store.host_dead(worker.principal, worker.host)
-    store.unknown(worker.principal, offered.claim)
+    store.workers.host_dead(worker.principal, worker.host)
+    store.reports.unknown(worker.principal, offered.claim)
     assert claim_row(engine, offered.claim).result == "lost"
 
 
@@ -155,7 +157,7 @@ def test_two_first_registrations_at_once_are_a_conflict_at_the_worst(engine: sa.
         thread.join(10)
     assert len(conflicts) < 4
     assert all("new is being registered by another connection" in one for one in conflicts)
-    assert [found.name for found in store.workers()] == ["new"]
+    assert [found.name for found in store.views.workers()] == ["new"]
 
 
 def test_a_process_that_is_frozen_amid_a_transaction_does_not_keep_its_rows(

@@ -42,15 +42,15 @@ def test_who_is_away_for_long_is_forgotten(engine: sa.Engine, store: Store, stat
         FakeWorker(store, name=name).register()
     age(engine, "old", MONTH_S + 60, state)
     age(engine, "young", MONTH_S - 60, state)
-    assert store.forget_workers(MONTH_S) == ["old"]
+    assert store.retention.forget_workers(MONTH_S) == ["old"]
     assert left(engine) == ({"young", "here"}, {"young", "here"})
-    assert store.forget_workers(MONTH_S) == []
+    assert store.retention.forget_workers(MONTH_S) == []
 
 
 def test_who_is_not_shown_as_away_stays(engine: sa.Engine, store: Store) -> None:
     FakeWorker(store).register()
     age(engine, "w1", MONTH_S + 60, "running")
-    assert store.forget_workers(MONTH_S) == []
+    assert store.retention.forget_workers(MONTH_S) == []
     assert left(engine) == ({"w1"}, {"w1"})
 
 
@@ -61,9 +61,9 @@ def test_who_may_still_run_a_job_stays(engine: sa.Engine, store: Store) -> None:
     enqueue(engine, job)
     claim = one.start(job)
     age(engine, "w1", MONTH_S + 60, "unknown")
-    assert store.forget_workers(MONTH_S) == []
+    assert store.retention.forget_workers(MONTH_S) == []
     one.finish(claim)
-    assert store.forget_workers(MONTH_S) == ["w1"]
+    assert store.retention.forget_workers(MONTH_S) == ["w1"]
 
 
 def test_edge3s_workers_stay(engine: sa.Engine, store: Store) -> None:
@@ -77,15 +77,15 @@ def test_edge3s_workers_stay(engine: sa.Engine, store: Store) -> None:
                 worker_name="edge3s", state="offline", jobs_active=0, last_update=None
             )
         )
-    assert store.forget_workers(MONTH_S) == []
+    assert store.retention.forget_workers(MONTH_S) == []
     assert left(engine) == ({"taken-over", "edge3s"}, set())
 
 
 def test_it_may_come_back(engine: sa.Engine, store: Store) -> None:
     one = FakeWorker(store)
     registered = one.register()
-    store.disconnected(one.principal, registered.connection, left=Bye(reason="stop"))
+    store.workers.disconnected(one.principal, registered.connection, left=Bye(reason="stop"))
     age(engine, "w1", MONTH_S + 60)
-    assert store.forget_workers(MONTH_S) == ["w1"]
+    assert store.retention.forget_workers(MONTH_S) == ["w1"]
     assert one.register().wish.revision == 0
     assert left(engine) == ({"w1"}, {"w1"})

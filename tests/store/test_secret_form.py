@@ -29,5 +29,5 @@ def test_the_check_is_fixed_for_scanners() -> None:
 @pytest.mark.parametrize("text", ["", "edgews_", "edgews_wrong", "\x00" * 50, "edgews_" + "0" * 49])
 def test_what_is_no_secret_asks_no_database(text: str) -> None:
     engine = sa.create_engine("sqlite:////absent/folder/db")
-    assert Store(engine).find_token(text) is None
+    assert Store(engine).tokens.find_token(text) is None
     engine.dispose()

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from edge_ws.errors import UsageError
 from edge_ws.protocol.frames import Applied, Asked, Bye
 from edge_ws.protocol.ids import GatewayId, LifeId, WorkerName, new_id
-from edge_ws.store.gateway_verbs import FORGOTTEN_S
 from edge_ws.store.records import WishRecord
+from edge_ws.store.retention import FORGOTTEN_S
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, gateway, utc_now, worker
 from edge_ws.store.wishes import LARGEST_REVISION
@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until
 
 
 def _state(store: Store) -> str:
-    (found,) = store.workers()
+    (found,) = store.views.workers()
     return found.state
 
 
@@ -30,7 +30,7 @@ def _silent(engine: sa.Engine, store: Store) -> None:
     """Let nobody hear of any worker for long."""
     with engine.begin() as connection:
         connection.execute(worker.update().values(seen_at=0.0))
-    store.mark_silent()
+    store.liveness.mark_silent()
 
 
 def _apply(one: FakeWorker) -> WishRecord:
@@ -43,13 +43,13 @@ def _apply(one: FakeWorker) -> WishRecord:
         maintenance=wish.maintenance,
         leaving=wish.shutdown,
     )
-    one.store.note_applied(one.principal, applied)
+    one.store.workers.note_applied(one.principal, applied)
     return wish
 
 
 def _silent_in_maintenance(engine: sa.Engine, one: FakeWorker) -> WishRecord:
     """Let nobody hear of a worker that is in maintenance; return the wish that it has in force."""
-    one.store.request_maintenance("w1", "new disk")
+    one.store.operators.request_maintenance("w1", "new disk")
     wish = _apply(one)
     _silent(engine, one.store)
     assert _state(one.store) == "offline maintenance"
@@ -68,19 +68,19 @@ def test_the_end_of_maintenance_holds_against_what_was_in_force_before(
     engine: sa.Engine, store: Store, one: FakeWorker
 ) -> None:
     wish = _silent_in_maintenance(engine, one)
-    store.exit_maintenance("w1")
+    store.operators.exit_maintenance("w1")
     # Nobody has told it, so it says what it knows, in its hello and once more after it.
     assert not _comes_back(one, maintenance=True, revision=wish.revision).maintenance
     late = Applied(revision=wish.revision, concurrency=4, queues=("q",), maintenance=True)
-    store.note_applied(one.principal, late)
+    store.workers.note_applied(one.principal, late)
     assert _state(store) == "idle"
     assert not _apply(one).maintenance
 
 
 def test_a_host_that_says_maintenance_after_a_restart_asks_for_nothing(store: Store, one: FakeWorker) -> None:
-    store.take_in(one.principal, Asked(number=1, maintenance=True, comment="on the host"))
+    store.workers.take_in(one.principal, Asked(number=1, maintenance=True, comment="on the host"))
     _apply(one)
-    store.exit_maintenance("w1")
+    store.operators.exit_maintenance("w1")
     _apply(one)
     said = Asked(number=1, maintenance=True, comment="on the host")
     inventory = replace(one.inventory(), maintenance=True, asked=said)
@@ -93,10 +93,10 @@ def test_who_is_heard_again_without_a_hello_is_in_maintenance_still(
 ) -> None:
     connection = one.register(life=LIFE).connection
     wish = _silent_in_maintenance(engine, one)
-    store.beat([connection])
+    store.liveness.beat([connection])
     assert _state(store) == "maintenance request"
     # Told once more, it says so once more.
-    assert store.new_wishes({WorkerName("w1"): wish.revision})[WorkerName("w1")].wish == wish
+    assert store.dispatch.new_wishes({WorkerName("w1"): wish.revision})[WorkerName("w1")].wish == wish
     _apply(one)
     assert _state(store) == "maintenance mode"
 
@@ -106,28 +106,28 @@ def test_who_is_heard_again_after_its_maintenance_was_ended_is_here(
 ) -> None:
     connection = one.register(life=LIFE).connection
     _silent_in_maintenance(engine, one)
-    assert store.exit_maintenance("w1").state == "offline"
-    store.beat([connection])
+    assert store.operators.exit_maintenance("w1").state == "offline"
+    store.liveness.beat([connection])
     assert _state(store) == "idle"
 
 
 def test_a_heartbeat_does_not_bring_back_who_has_left(store: Store, one: FakeWorker) -> None:
     connection = one.register(life=LIFE).connection
-    store.disconnected(one.principal, connection, left=Bye(reason="drained"))
-    store.beat([connection])
+    store.workers.disconnected(one.principal, connection, left=Bye(reason="drained"))
+    store.liveness.beat([connection])
     assert _state(store) == "offline"
 
 
 def test_maintenance_that_the_host_asks_for_while_it_shuts_down_is_for_its_next_life(
     store: Store, one: FakeWorker
 ) -> None:
-    store.request_shutdown("w1")
+    store.operators.request_shutdown("w1")
     _apply(one)
-    store.take_in(one.principal, Asked(number=1, maintenance=True, comment="new disk"))
+    store.workers.take_in(one.principal, Asked(number=1, maintenance=True, comment="new disk"))
     wish = _apply(one)
     assert (wish.shutdown, wish.maintenance, wish.comment, wish.asked) == (True, True, "new disk", 1)
     connection = one.register(life=LIFE).connection
-    store.disconnected(one.principal, connection, left=Bye(reason="drained", maintenance=True))
+    store.workers.disconnected(one.principal, connection, left=Bye(reason="drained", maintenance=True))
     back = one.register(life=NEXT_LIFE).wish
     assert (back.shutdown, back.maintenance, back.comment) == (False, True, "new disk")
 
@@ -140,7 +140,7 @@ def test_a_shutdown_that_nobody_could_tell_is_told_when_that_life_is_heard_again
     engine: sa.Engine, store: Store, one: FakeWorker, maintenance: bool
 ) -> None:
     if maintenance:
-        store.request_maintenance("w1", "new disk")
+        store.operators.request_maintenance("w1", "new disk")
         _apply(one)
     before = wish_of(store, "w1").revision
     with engine.begin() as connection:
@@ -149,9 +149,9 @@ def test_a_shutdown_that_nobody_could_tell_is_told_when_that_life_is_heard_again
     _silent(engine, store)
     assert _state(store) == ("offline maintenance" if maintenance else "unknown")
     with pytest.raises(UsageError, match="w1 is shutting down"):
-        store.request_maintenance("w1", "why")
+        store.operators.request_maintenance("w1", "why")
     with pytest.raises(UsageError, match="w1 is shutting down"):
-        store.exit_maintenance("w1")
+        store.operators.exit_maintenance("w1")
     wish = _comes_back(one, maintenance=maintenance, revision=before)
     assert (wish.shutdown, wish.maintenance) == (True, maintenance)
     assert _state(store) == "shutdown request"
@@ -162,15 +162,15 @@ def test_a_silent_worker_can_be_shut_down_for_its_present_life(
     engine: sa.Engine, store: Store, one: FakeWorker, maintenance: bool
 ) -> None:
     if maintenance:
-        store.request_maintenance("w1", "new disk")
+        store.operators.request_maintenance("w1", "new disk")
         _apply(one)
     before = wish_of(store, "w1").revision
     _silent(engine, store)
     state = "offline maintenance" if maintenance else "unknown"
-    asked = store.request_shutdown("w1")
+    asked = store.operators.request_shutdown("w1")
     assert (asked.revision, asked.state) == (before + 1, state)
     assert asked.told == f"shutdown; it is {state}: kept until it connects"
-    assert store.request_shutdown("w1").revision == before + 1
+    assert store.operators.request_shutdown("w1").revision == before + 1
     # It was not: another life of it comes.
     wish = _comes_back(one, maintenance=False, revision=0, life=NEXT_LIFE)
     assert (wish.shutdown, wish.maintenance) == (False, maintenance)
@@ -182,8 +182,8 @@ def test_a_shutdown_of_a_silent_worker_is_told_when_it_is_heard_again_without_a_
 ) -> None:
     connection = one.register(life=LIFE).connection
     _silent(engine, store)
-    revision = store.request_shutdown("w1").revision
-    store.beat([connection])
+    revision = store.operators.request_shutdown("w1").revision
+    store.liveness.beat([connection])
     assert _state(store) == "shutdown request"
     wish = _apply(one)
     assert (wish.shutdown, wish.revision) == (True, revision)
@@ -192,9 +192,9 @@ def test_a_shutdown_of_a_silent_worker_is_told_when_it_is_heard_again_without_a_
 def test_there_is_nothing_to_wait_for_where_there_is_nothing_to_shut_down(
     store: Store, one: FakeWorker
 ) -> None:
-    store.wish_concurrency("w1", 2)
-    store.disconnected(one.principal, one.register(life=LIFE).connection, left=Bye(reason="drained"))
-    asked = store.request_shutdown("w1")
+    store.operators.wish_concurrency("w1", 2)
+    store.workers.disconnected(one.principal, one.register(life=LIFE).connection, left=Bye(reason="drained"))
+    asked = store.operators.request_shutdown("w1")
     assert (asked.revision, asked.told) == (0, "nothing to shut down: it is offline")
 
 
@@ -204,10 +204,10 @@ def test_maintenance_of_a_silent_edge3_worker_is_refused(engine: sa.Engine, stor
     with engine.begin() as connection:
         connection.execute(edge_worker.insert().values(**row, last_update=utc_now()))
     with pytest.raises(UsageError, match="this edge3 worker is unknown"):
-        store.request_maintenance("e3", "why")
+        store.operators.request_maintenance("e3", "why")
     with engine.begin() as connection:
         connection.execute(edge_worker.update().values(state="offline"))
-    assert store.request_maintenance("e3", "why").state == "offline maintenance"
+    assert store.operators.request_maintenance("e3", "why").state == "offline maintenance"
 
 
 @pytest.mark.parametrize(
@@ -237,12 +237,12 @@ def test_an_edge3_worker_that_is_dead_is_shown_so_though_no_edge3_executor_runs(
     with engine.begin() as connection:
         connection.execute(edge_worker.insert().values(**row, last_update=utc_now()))
     last_seen(abandoned_s - 30.0)
-    store.mark_silent()
+    store.liveness.mark_silent()
     assert _state(store) == state
     last_seen(abandoned_s + 30.0)
-    store.mark_silent()
+    store.liveness.mark_silent()
     assert _state(store) == then
-    assert store.remove_worker("e3").told == "removed"
+    assert store.operators.remove_worker("e3").told == "removed"
 
 
 # Numbers
@@ -252,30 +252,32 @@ def test_a_database_that_knows_less_than_the_worker_tells_it_anew(
     engine: sa.Engine, store: Store, one: FakeWorker
 ) -> None:
     """Restored from a backup, or the worker was removed while only its link was down."""
-    store.wish_concurrency("w1", 3)
+    store.operators.wish_concurrency("w1", 3)
     assert _comes_back(one, maintenance=False, revision=7).revision == 2
-    assert store.applied("w1") == 0
+    assert store.operators.applied("w1") == 0
     wish = _apply(one)
     assert (wish.revision, wish.concurrency) == (2, 3)
     _silent(engine, store)
-    store.remove_worker("w1")
+    store.operators.remove_worker("w1")
     assert _comes_back(one, maintenance=False, revision=2).revision == 1
-    asked = store.wish_concurrency("w1", 2)
+    asked = store.operators.wish_concurrency("w1", 2)
     assert asked.revision == 2
-    assert store.applied("w1") == 0
+    assert store.operators.applied("w1") == 0
     _apply(one)
-    assert store.applied("w1") == 2
+    assert store.operators.applied("w1") == 2
 
 
 def test_a_worker_does_not_say_how_far_the_numbers_are(
     engine: sa.Engine, store: Store, one: FakeWorker
 ) -> None:
     assert _comes_back(one, maintenance=False, revision=LARGEST_REVISION).revision == 1
-    store.note_applied(one.principal, Applied(revision=LARGEST_REVISION, concurrency=4, queues=("q",)))
-    assert store.applied("w1") == 0
-    assert store.wish_concurrency("w1", 2).revision == 2
+    store.workers.note_applied(
+        one.principal, Applied(revision=LARGEST_REVISION, concurrency=4, queues=("q",))
+    )
+    assert store.operators.applied("w1") == 0
+    assert store.operators.wish_concurrency("w1", 2).revision == 2
     _apply(one)
-    assert store.applied("w1") == 2
+    assert store.operators.applied("w1") == 2
 
 
 @pytest.mark.parametrize("last", [LARGEST_REVISION - 1, LARGEST_REVISION])
@@ -286,17 +288,17 @@ def test_numbers_begin_anew_after_the_greatest(
     numbers = {"wish_revision": last, "applied_revision": last}
     with engine.begin() as connection:
         connection.execute(worker.update().values(numbers))
-    store.wish_concurrency("w1", 3)
-    asked = store.wish_concurrency("w1", 2)
+    store.operators.wish_concurrency("w1", 3)
+    asked = store.operators.wish_concurrency("w1", 2)
     assert asked.revision == (1 if last == LARGEST_REVISION - 1 else 2)
-    assert store.applied("w1") == 0
+    assert store.operators.applied("w1") == 0
     wish = _apply(one)
     assert (wish.revision, wish.concurrency) == (asked.revision, 2)
-    assert store.applied("w1") == asked.revision
+    assert store.operators.applied("w1") == asked.revision
     with engine.begin() as connection:
         connection.execute(worker.update().values(numbers))
     _silent(engine, store)
-    assert store.request_shutdown("w1").revision in {1, LARGEST_REVISION}
+    assert store.operators.request_shutdown("w1").revision in {1, LARGEST_REVISION}
 
 
 def test_whoever_numbers_a_wish_sends_that_very_one(postgres_engine: sa.Engine) -> None:
@@ -309,7 +311,7 @@ def test_whoever_numbers_a_wish_sends_that_very_one(postgres_engine: sa.Engine) 
     with ThreadPoolExecutor(1) as pool:
         with postgres_engine.begin() as connection:
             connection.execute(sa.select(worker.c.worker_name).with_for_update())
-            found = pool.submit(store.new_wishes, {name: 0})
+            found = pool.submit(store.dispatch.new_wishes, {name: 0})
             waits = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
             with postgres_engine.connect() as beside:
                 wait_until(lambda: beside.scalar(waits) > 0, 30.0)
@@ -326,19 +328,19 @@ def test_who_comes_back_at_this_moment_is_not_taken_for_silent(postgres_engine: 
         connection.execute(worker.update().values(seen_at=0.0))
     with postgres_engine.begin() as connection:
         connection.execute(worker.update().values(seen_at=sa.func.extract("epoch", sa.func.now())))
-        store.mark_silent()
+        store.liveness.mark_silent()
     assert _state(store) == "idle"
-    store.mark_silent()
+    store.liveness.mark_silent()
     assert _state(store) == "idle"
 
 
 def test_a_worker_that_is_removed_meanwhile_has_no_wish(engine: sa.Engine, store: Store) -> None:
     FakeWorker(store).register(life=LIFE)
-    store.wish_concurrency("w1", 2)
+    store.operators.wish_concurrency("w1", 2)
     with engine.begin() as connection:
         # edge3's verb, which knows one table only.
         connection.execute(edge_worker.delete())
-    assert store.new_wishes({WorkerName("w1"): 0}) == {}
+    assert store.dispatch.new_wishes({WorkerName("w1"): 0}) == {}
 
 
 # Gateways
@@ -347,15 +349,15 @@ def test_a_worker_that_is_removed_meanwhile_has_no_wish(engine: sa.Engine, store
 def test_a_gateway_that_was_forgotten_makes_itself_known_again(engine: sa.Engine, store: Store) -> None:
     this, other = GatewayId(new_id()), GatewayId(new_id())
     for one in (this, other):
-        store.announce(one, "api-1", 7)
+        store.liveness.announce(one, "api-1", 7)
     with engine.begin() as connection:
         connection.execute(gateway.update().values(seen_at=gateway.c.seen_at - FORGOTTEN_S + 60))
-    store.purge(0.0)
-    assert len(store.gateways()) == 2
+    store.retention.purge(0.0)
+    assert len(store.views.gateways()) == 2
     with engine.begin() as connection:
         connection.execute(gateway.update().values(seen_at=gateway.c.seen_at - 120))
-    store.announce(other, "api-1", 7)
-    store.purge(0.0)
-    assert [one.id for one in store.gateways()] == [other]
-    store.announce(this, "api-1", 7)
-    assert {one.id for one in store.gateways()} == {this, other}
+    store.liveness.announce(other, "api-1", 7)
+    store.retention.purge(0.0)
+    assert [one.id for one in store.views.gateways()] == [other]
+    store.liveness.announce(this, "api-1", 7)
+    assert {one.id for one in store.views.gateways()} == {this, other}

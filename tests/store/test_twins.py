@@ -33,7 +33,7 @@ class Site:
 
     def connects(self, life: str, host: str, **more: float) -> Registered:
         said = replace(self.said, life=LifeId(life), sysinfo={"hostname": host, "pid": 7}, **more)  # type: ignore[arg-type]
-        return self.store.register(Principal(worker=NAME, queues=None, team=None), said)
+        return self.store.workers.register(Principal(worker=NAME, queues=None, team=None), said)
 
 
 @pytest.fixture
@@ -87,16 +87,16 @@ def test_silence_is_measured_by_the_gateways_own_heartbeat(
 ) -> None:
     store = site.store
     site.connects("a", "box", heartbeat_s=heartbeat_s)
-    store.announce(GatewayId("g"), "api-1", 7, heartbeat_s)
+    store.liveness.announce(GatewayId("g"), "api-1", 7, heartbeat_s)
     with store._database.write() as connection:
         connection.execute(worker.update().values(seen_at=worker.c.seen_at - silent_s))
         connection.execute(gateway.update().values(seen_at=gateway.c.seen_at - silent_s))
-    assert [one.is_alive for one in store.gateways()] == [is_here]
-    store.mark_silent()
-    assert (store.workers()[0].state == "unknown") is not is_here
+    assert [one.is_alive for one in store.views.gateways()] == [is_here]
+    store.liveness.mark_silent()
+    assert (store.views.workers()[0].state == "unknown") is not is_here
     other = replace(site.said, inventory=inventory(HostId(new_id()), site=SiteId(new_id())))
     if is_here:
         with pytest.raises(RefusedError, match="in use by a connected worker"):
-            store.register(Principal(worker=NAME, queues=None, team=None), other)
+            store.workers.register(Principal(worker=NAME, queues=None, team=None), other)
     else:
-        store.register(Principal(worker=NAME, queues=None, team=None), other)
+        store.workers.register(Principal(worker=NAME, queues=None, team=None), other)

@@ -141,8 +141,8 @@ class TestWhatIsTold:
         worker.register()
         claim = worker.start(job)
         with listening(postgres_engine) as heard:
-            store.revoke(new_job("waits").key)
-            store.revoke(job.key)
+            store.jobs.revoke(new_job("waits").key)
+            store.jobs.revoke(job.key)
             assert until_told_last(postgres_engine, heard) == Changes(deleted=frozenset({(claim, "w1")}))
 
     @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ class TestWhatIsTold:
     def test_a_token(self, postgres_engine: sa.Engine, statement: str) -> None:
         store = Store(postgres_engine)
         with listening(postgres_engine) as heard:
-            store.create_token("t", worker_pattern="*", queues=None, team=None, expires_in_s=None)
+            store.tokens.create_token("t", worker_pattern="*", queues=None, team=None, expires_in_s=None)
             assert until_told_last(postgres_engine, heard) == Changes()
             run(postgres_engine, statement)
             assert until_told_last(postgres_engine, heard) == Changes(tokens=True)
@@ -163,14 +163,14 @@ class TestWhatIsTold:
         with listening(postgres_engine) as heard:
             worker.register()
             claims = [worker.start(job) for job in jobs]
-            store.append_log(worker.principal, claims[0], 0, b"hello")
-            store.beat([registered.connection])
+            store.reports.append_log(worker.principal, claims[0], 0, b"hello")
+            store.liveness.beat([registered.connection])
             for claim in claims:
                 worker.finish(claim)
-            store.reported(7, [job.key for job in jobs])
-            store.repair()
-            store.mark_silent()
-            store.purge(-1.0)
+            store.jobs.reported(7, [job.key for job in jobs])
+            store.claims.repair()
+            store.liveness.mark_silent()
+            store.retention.purge(-1.0)
             assert until_told_last(postgres_engine, heard) == Changes()
 
     def test_nothing_before_the_commit(self, postgres_engine: sa.Engine) -> None:

@@ -47,7 +47,7 @@ def test_a_live_name_is_refused_to_another_site_only(store: Store) -> None:
     second = FakeWorker(store)
     with pytest.raises(RefusedError, match="another state directory"):
         second.register()
-    store.disconnected(first.principal, first.register().connection, left=None)
+    store.workers.disconnected(first.principal, first.register().connection, left=None)
     second.register()
 
 
@@ -75,7 +75,7 @@ def test_how_long_an_edge3_worker_lives_follows_from_the_heartbeat_that_the_cent
     with engine.begin() as connection:
         connection.execute(edge_worker.insert().values(worker_name="e3", **row))
     for one, alive_s in ((store, 150.0), (slow, 600.0)):
-        (seen,) = one.workers(name="e3")
+        (seen,) = one.views.workers(name="e3")
         assert (seen.silent_after_s, is_here(seen)) == (alive_s, alive_s > 400)
     # Whether a job is hopeless depends on who else is here.
     for one, state in ((slow, "queued"), (store, "failed")):
@@ -83,7 +83,7 @@ def test_how_long_an_edge3_worker_lives_follows_from_the_heartbeat_that_the_cent
         enqueue(engine, job)
         (claimed,) = ours.claim(job)
         ours.accept(claimed.claim)
-        one.not_started(ours.principal, claimed.claim, "no log folder", HOST)
+        one.reports.not_started(ours.principal, claimed.claim, "no log folder", HOST)
         assert job_row(engine, job.key).state == state
     with pytest.raises(RefusedError, match="live edge3 worker"):
         FakeWorker(slow, name="e3").register()
@@ -92,7 +92,7 @@ def test_how_long_an_edge3_worker_lives_follows_from_the_heartbeat_that_the_cent
 
 def test_a_goodbye_shows_offline(engine: sa.Engine, store: Store) -> None:
     one = FakeWorker(store)
-    store.disconnected(one.principal, one.register().connection, left=Bye(reason="done"))
+    store.workers.disconnected(one.principal, one.register().connection, left=Bye(reason="done"))
     assert _edge_worker(engine, "w1").state == "offline"
 
 
@@ -102,7 +102,7 @@ def test_a_request_of_edge3s_cli_survives_heartbeats_and_registrations(
     one = FakeWorker(store)
     connection = one.register().connection
     _change(engine, edge_worker, "w1", state="maintenance request")
-    store.beat([connection])
+    store.liveness.beat([connection])
     one.register()
     assert _edge_worker(engine, "w1").state == "maintenance request"
 
@@ -114,22 +114,22 @@ def test_heartbeats_show_what_runs(engine: sa.Engine, store: Store) -> None:
     enqueue(engine, job)
     claim_id = one.start(job)
     before = job_row(engine, job.key).last_update
-    store.beat([connection])
+    store.liveness.beat([connection])
     row = _edge_worker(engine, "w1")
     assert (row.state, row.jobs_active) == ("running", 1)
     assert job_row(engine, job.key).last_update >= before
     one.finish(claim_id)
-    store.beat([connection])
+    store.liveness.beat([connection])
     row = _edge_worker(engine, "w1")
     assert (row.state, row.jobs_active) == ("idle", 0)
 
 
 def test_a_silent_worker_is_shown_as_unknown(engine: sa.Engine, store: Store) -> None:
     FakeWorker(store).register()
-    store.mark_silent()
+    store.liveness.mark_silent()
     assert _edge_worker(engine, "w1").state == "idle"
     _change(engine, worker, "w1", seen_at=0.0)
-    store.mark_silent()
+    store.liveness.mark_silent()
     assert _edge_worker(engine, "w1").state == "unknown"
 
 
@@ -137,17 +137,17 @@ def test_a_wish_gets_a_number_whoever_wrote_it(engine: sa.Engine, store: Store) 
     one = FakeWorker(store)
     assert one.register().wish.revision == 0
     name = WorkerName("w1")
-    assert store.new_wishes({name: 0}) == {}
-    assert store.wish_concurrency("w1", 2).revision == 1
-    assert store.new_wishes({name: 0})[name].wish.revision == 1
-    assert store.new_wishes({name: 1}) == {}
+    assert store.dispatch.new_wishes({name: 0}) == {}
+    assert store.operators.wish_concurrency("w1", 2).revision == 1
+    assert store.dispatch.new_wishes({name: 0})[name].wish.revision == 1
+    assert store.dispatch.new_wishes({name: 1}) == {}
     _change(engine, edge_worker, "w1", concurrency=5)
-    wish = store.new_wishes({name: 1})[name].wish
+    wish = store.dispatch.new_wishes({name: 1})[name].wish
     assert (wish.revision, wish.concurrency, wish.queues) == (2, 5, None)
     _change(engine, edge_worker, "w1", queues="['x', 'y']")
-    wish = store.new_wishes({name: 2})[name].wish
+    wish = store.dispatch.new_wishes({name: 2})[name].wish
     assert (wish.revision, wish.concurrency, wish.queues) == (3, 5, ("x", "y"))
-    assert store.new_wishes({name: 3}) == {}
+    assert store.dispatch.new_wishes({name: 3}) == {}
     # The worker restarts with other queues of its own: the wish wins.
     assert FakeWorker(store, queues=("z",), site=one.site).register().wish == wish
     assert _edge_worker(engine, "w1").queues == "['x', 'y']"
@@ -158,86 +158,86 @@ def test_own_queues_are_no_wish(store: Store) -> None:
     assert one.register().wish.queues is None
     changed = FakeWorker(store, queues=None, site=one.site)
     assert changed.register().wish.queues is None
-    assert store.new_wishes({WorkerName("w1"): 0}) == {}
+    assert store.dispatch.new_wishes({WorkerName("w1"): 0}) == {}
 
 
 def test_unreadable_queues_serve_nothing(engine: sa.Engine, store: Store) -> None:
     FakeWorker(store).register()
     _change(engine, edge_worker, "w1", queues="rubbish(")
-    (new,) = store.new_wishes({WorkerName("w1"): 0}).values()
+    (new,) = store.dispatch.new_wishes({WorkerName("w1"): 0}).values()
     assert new.wish.queues == ()
 
 
 def test_the_wish_and_what_is_applied_are_two_things(store: Store) -> None:
     one = FakeWorker(store)
     one.register()
-    revision = store.wish_concurrency("w1", 2).revision
-    assert store.applied("w1") == 0
-    store.note_applied(one.principal, Applied(revision=revision, concurrency=2, queues=("q",)))
-    assert store.applied("w1") == revision
+    revision = store.operators.wish_concurrency("w1", 2).revision
+    assert store.operators.applied("w1") == 0
+    store.workers.note_applied(one.principal, Applied(revision=revision, concurrency=2, queues=("q",)))
+    assert store.operators.applied("w1") == revision
     # A request that said so was late.
-    store.note_applied(one.principal, Applied(revision=revision - 1, concurrency=4, queues=None))
-    assert store.applied("w1") == revision
-    (record,) = store.workers()
+    store.workers.note_applied(one.principal, Applied(revision=revision - 1, concurrency=4, queues=None))
+    assert store.operators.applied("w1") == revision
+    (record,) = store.views.workers()
     assert (record.is_ours, record.concurrency, record.wished_concurrency) == (True, 2, 2)
     assert record.sysinfo["concurrency"] == 2
     assert (record.transport, record.queues) == ("websocket", ("q",))
-    assert store.workers("x*") == []
+    assert store.views.workers("x*") == []
 
 
 def test_tokens(store: Store) -> None:
-    secret = store.create_token(
+    secret = store.tokens.create_token(
         "factory", worker_pattern="factory-*", queues=["a"], team="t", expires_in_s=60.0
     )
-    record, now = store.find_token(secret)
+    record, now = store.tokens.find_token(secret)
     assert (record.name, record.queues, record.team) == ("factory", ("a",), "t")
     assert record.admits_worker("factory-7")
     assert not record.admits_worker("office-1")
     assert record.expires_at == pytest.approx(now + 60, abs=5)
-    assert store.find_token("edgews_wrong") is None
-    assert store.tokens_by_id([record.id, "absent"])[0] == {record.id: record}
-    assert store.revoke_token("factory") == 1
-    assert store.revoke_token("factory") == 0
-    assert [one.revoked_at is not None for one in store.tokens()] == [True]
+    assert store.tokens.find_token("edgews_wrong") is None
+    assert store.tokens.tokens_by_id([record.id, "absent"])[0] == {record.id: record}
+    assert store.tokens.revoke_token("factory") == 1
+    assert store.tokens.revoke_token("factory") == 0
+    assert [one.revoked_at is not None for one in store.tokens.all_tokens()] == [True]
 
 
 def test_adoption_follows_the_task_instance(engine: sa.Engine, store: Store) -> None:
     one, two = new_job("one", ti_id="id-1"), new_job("two", ti_id="id-2")
     enqueue(engine, one, two)
     absent = JobKey("dag", "absent", "run", -1, 1)
-    found = store.adopt(9, {one.key: "id-1", two.key: "another", absent: "x"})
+    found = store.jobs.adopt(9, {one.key: "id-1", two.key: "another", absent: "x"})
     assert found == {one.key: "queued", two.key: None}
-    assert store.owned(9) == {one.key}
-    assert store.owned(OWNER) == {two.key}
-    assert store.adopt(9, {}) == {}
+    assert store.jobs.owned(9) == {one.key}
+    assert store.jobs.owned(OWNER) == {two.key}
+    assert store.jobs.adopt(9, {}) == {}
 
 
 def test_a_report_does_not_touch_a_new_round(engine: sa.Engine, store: Store) -> None:
     job = new_job()
     enqueue(engine, job)
-    store.reported(OWNER, [job.key])
+    store.jobs.reported(OWNER, [job.key])
     assert job_row(engine, job.key).edge_ws_owner == OWNER
 
 
 def test_a_database_that_is_away_is_said_in_one_sentence(tmp_path: object) -> None:
     engine = sa.create_engine(f"sqlite:////{tmp_path}/absent/folder/db")
     with pytest.raises(UnreachableError, match="failed: unable to open database file"):
-        Store(engine).tokens()
+        Store(engine).tokens.all_tokens()
     engine.dispose()
 
 
 def test_an_executor_sees_its_own_team_only(engine: sa.Engine, store: Store) -> None:
     mine, theirs = new_job("mine", team="a"), new_job("theirs", team="b")
     enqueue(engine, mine, theirs)
-    assert store.owned(OWNER, "a") == {mine.key}
-    assert store.owned(OWNER) == set()
+    assert store.jobs.owned(OWNER, "a") == {mine.key}
+    assert store.jobs.owned(OWNER) == set()
     for job in (mine, theirs):
         change_job(engine, job.key, state="failed")
-    assert [one.key for one in store.ended(OWNER, "b")] == [theirs.key]
+    assert [one.key for one in store.jobs.ended(OWNER, "b")] == [theirs.key]
 
 
 def test_gateways_come_and_go(store: Store) -> None:
     gateway = GatewayId(new_id())
-    store.announce(gateway, "host", 1)
-    assert store.beat([]) == frozenset()
-    store.retire(gateway)
+    store.liveness.announce(gateway, "host", 1)
+    assert store.liveness.beat([]) == frozenset()
+    store.liveness.retire(gateway)

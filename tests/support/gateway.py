@@ -145,7 +145,7 @@ def _running(gateway: Gateway, port: int) -> Iterator[tuple[int, Callable[[], No
 
 def make_token(store: Store, name: str = "w*", **more: Any) -> str:
     values = {"worker_pattern": name, "queues": None, "team": None, "expires_in_s": None}
-    return store.create_token("test", **{**values, **more})
+    return store.tokens.create_token("test", **{**values, **more})
 
 
 def is_connected(store: Store) -> bool:

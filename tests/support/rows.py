@@ -50,7 +50,7 @@ def new_job(name: str = "t", **changes: Any) -> NewJob:
 def enqueue(engine: sa.Engine, *jobs: NewJob) -> None:
     with engine.begin() as connection:
         for job in jobs:
-            Store(engine).enqueue(connection, job)
+            Store(engine).jobs.enqueue(connection, job)
 
 
 def job_row(engine: sa.Engine, key: JobKey) -> sa.Row[Any] | None:
@@ -81,7 +81,7 @@ def end_leases(engine: sa.Engine) -> None:
 def wish_of(store: Store, name: str) -> WishRecord:
     """Return what operators wish of a worker, numbered, as a gateway reads it."""
     one = WorkerName(name)
-    return store.new_wishes({one: -1})[one].wish
+    return store.dispatch.new_wishes({one: -1})[one].wish
 
 
 @dataclass
@@ -109,7 +109,7 @@ class FakeWorker:
         )
 
     def register(self, **changes: Any) -> Registered:
-        return self.store.register(
+        return self.store.workers.register(
             self.principal,
             Registration(
                 **{
@@ -147,19 +147,19 @@ class FakeWorker:
         )
 
     def claim(self, *jobs: NewJob) -> list[Claimed]:
-        places = {one.key: one.place for one in self.store.candidates(None, 100_000)}
+        places = {one.key: one.place for one in self.store.dispatch.candidates(None, 100_000)}
         chosen = [replace(self.assignment(job), place=places.get(job.key)) for job in jobs]
-        return self.store.claim(GatewayId(self.gateway), chosen, 10.0)
+        return self.store.dispatch.claim(GatewayId(self.gateway), chosen, 10.0)
 
     def accept(self, claim_id: ClaimId, host: HostId | None = None) -> object:
-        return self.store.accept(self.principal, claim_id, host or self.host, start_within_s=70.0)
+        return self.store.reports.accept(self.principal, claim_id, host or self.host, start_within_s=70.0)
 
     def start(self, job: NewJob) -> ClaimId:
         """Bring a queued job to running; return its claim."""
         (claimed,) = self.claim(job)
         self.accept(claimed.claim)
-        self.store.started(self.principal, claimed.claim, self.host)
+        self.store.reports.started(self.principal, claimed.claim, self.host)
         return claimed.claim
 
     def finish(self, claim_id: ClaimId, exit_code: int = 0) -> object:
-        return self.store.finished(self.principal, claim_id, exit_code, "", log_uploaded=False)
+        return self.store.reports.finished(self.principal, claim_id, exit_code, "", log_uploaded=False)

@@ -113,7 +113,7 @@ class Stand:
         return str(row.state)
 
     def worker_state(self) -> str:
-        return next((one.state for one in self.store.workers()), "none")
+        return next((one.state for one in self.store.views.workers()), "none")
 
     def is_settled(self) -> bool:
         """Tell whether the host's last request is taken in, and the host has kept that."""

@@ -35,5 +35,5 @@ def register_worker(
         sysinfo={"status": 20, "concurrency": 8, "free_concurrency": 8},
     )
     principal = Principal(worker=WorkerName(name), site=inventory.site)
-    store.register(principal, said)
+    store.workers.register(principal, said)
     return principal

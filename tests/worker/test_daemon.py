@@ -90,10 +90,10 @@ def test_it_connects_is_light_and_leaves_nothing_behind(
         told = read_until(process, "taking jobs")
         memory = psutil.Process(process.pid).memory_info()
         assert memory.rss <= 40 * 2**20
-        wait_until(lambda: store.workers()[0].state == "idle")
+        wait_until(lambda: store.views.workers()[0].state == "idle")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
-    assert store.workers()[0].state == "offline"
+    assert store.views.workers()[0].state == "offline"
     left = {path.suffix for path in (tmp_path / "state" / "hosts").iterdir()}
     assert left <= {".log"}
     assert not any(
@@ -112,8 +112,8 @@ def test_it_says_why_it_has_no_job_host(tmp_path: Path, store: Store) -> None:
         serving(store, settings) as gateway,
         daemon(tmp_path, gateway.base_url, make_token(store), PYTHONPATH=path),
     ):
-        wait_until(lambda: any(one.room.why for one in store.workers()), 60.0)
-        (found,) = store.workers()
+        wait_until(lambda: any(one.room.why for one in store.views.workers()), 60.0)
+        (found,) = store.views.workers()
     assert not found.room.ready
     assert found.room.why.startswith("Airflow cannot be loaded on this worker: ")
 
@@ -196,7 +196,7 @@ def test_a_proven_credential_that_is_revoked_keeps_the_daemon(
 ) -> None:
     with daemon(tmp_path, gateway.base_url, make_token(store)) as process:
         read_until(process, "connected: ")
-        store.revoke_token("test")
+        store.tokens.revoke_token("test")
         told = read_until(process, "running tasks go on, next try in")
         assert "token refused by" in told
         assert process.poll() is None

@@ -99,15 +99,15 @@ def test_a_worker_on_a_full_disk_takes_no_jobs_says_so_and_recovers(
         daemon(tmp_path, gateway.base_url, make_token(store)) as process,
     ):
         read_until(process, "taking jobs")
-        wait_until(lambda: store.workers()[0].room.ready, 60.0)
+        wait_until(lambda: store.views.workers()[0].room.ready, 60.0)
         disk.fill()
-        wait_until(lambda: not store.workers()[0].room.ready, 60.0)
-        (found,) = store.workers()
+        wait_until(lambda: not store.views.workers()[0].room.ready, 60.0)
+        (found,) = store.views.workers()
         assert found.room.code == "disk"
         assert f"are free on the disk of {tmp_path / 'state'}" in found.room.why
         assert ask(tmp_path / "state", "status")["why_no_jobs"] == found.room.why
         disk.free()
-        wait_until(lambda: store.workers()[0].room.ready, 60.0)
+        wait_until(lambda: store.views.workers()[0].room.ready, 60.0)
         disk.fill()
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0

@@ -116,13 +116,13 @@ async def test_a_worker_of_that_name_is_not_disturbed(
     async with connected(gateway, context.token or make_token(store, "w1")) as peer:
         health = f"{gateway.base_url}/edge-ws/health"
         await until(lambda: httpx2.get(health, trust_env=False).json()["workers"] == 1)
-        before = store.workers()
+        before = store.views.workers()
         caplog.set_level(logging.INFO)
         caplog.clear()
         told = await _all(context)
         assert {found.status for found in told.values()} == {Status.OK}
         assert (await peer.connection.ping()) is not None
-        assert store.workers()[0].state == before[0].state
+        assert store.views.workers()[0].state == before[0].state
         assert not peer.received
         assert peer.connection.close_code is None
         # Not a word of it at the centre either.

@@ -34,7 +34,7 @@ def ti_of(job: NewJob) -> str:
 
 def takes_none(stand: Stand, why: str) -> bool:
     """Tell whether the centre knows that the worker takes no jobs, and why."""
-    (worker,) = stand.store.workers()
+    (worker,) = stand.store.views.workers()
     return worker.room.code == "disk" and why in (worker.room.why or "")
 
 
@@ -106,7 +106,7 @@ def test_without_a_descriptor_left_no_jobs_are_taken_and_what_runs_goes_on(
         process.rlimit(resource.RLIMIT_NOFILE, (3, before[1]))
         if whose == "host":
             others = [stand.queue("hello") for _ in range(3)]
-        stand.until(lambda: "Too many open files" in (stand.store.workers()[0].room.why or ""))
+        stand.until(lambda: "Too many open files" in (stand.store.views.workers()[0].room.why or ""))
         process.rlimit(resource.RLIMIT_NOFILE, before)
         stand.let_go()
         stand.until(lambda: stand.state_of(job) == "success")

@@ -41,7 +41,7 @@ def test_a_drain_that_lasts_too_long_stops_a_stubborn_task(stand: Stand, how: st
     elif how == "stop":
         assert stand.cli("stop").returncode == 0
     else:
-        stand.store.request_shutdown("w1")
+        stand.store.operators.request_shutdown("w1")
     # An operator's request stays to be seen until it is fulfilled.
     shown = "shutdown request" if how == "shutdown" else "terminating"
     stand.until(lambda: stand.worker_state() == shown)
@@ -171,7 +171,7 @@ def test_the_second_signal_leaves_tasks_running(stand: Stand) -> None:
 def test_a_wish_to_leave_is_for_one_life(stand: Stand) -> None:
     daemon = stand.start()
     stand.until(lambda: stand.worker_state() == "idle")
-    stand.store.request_shutdown("w1")
+    stand.store.operators.request_shutdown("w1")
     assert daemon.wait(PATIENCE_S) == 0
     assert "an operator's wish: draining, 0 jobs to finish" in stand.told
     stand.until(lambda: stand.worker_state() == "offline")
@@ -192,7 +192,7 @@ def test_maintenance_from_the_host(stand: Stand) -> None:
         sentence = f"w1 still runs tasks: {NAME}; it stays in maintenance"
         assert (late.returncode, sentence in late.stderr) == (1, True), late.stderr
         stand.until(lambda: stand.worker_state() == "maintenance pending")
-        assert stand.store.workers()[0].comment == "new disk"
+        assert stand.store.views.workers()[0].comment == "new disk"
         waiting = stand.queue("hello")
         until_empty = stand.in_background("maintenance", "on", "-c", "new disk", "-w")
         stand.let_go()
@@ -221,14 +221,14 @@ def test_maintenance_from_the_host(stand: Stand) -> None:
         assert stand.state_of(waiting) == "queued"
         assert stand.cli("maintenance", "off", "-w").returncode == 0
         stand.until(lambda: stand.state_of(waiting) == "success")
-        assert stand.store.workers()[0].comment is None
+        assert stand.store.views.workers()[0].comment is None
 
 
 @pytest.mark.usefixtures("gateway")
 def test_maintenance_of_the_centre_is_ended_on_the_host(stand: Stand) -> None:
     stand.start()
     stand.until(lambda: stand.worker_state() == "idle")
-    stand.store.request_maintenance("w1", "audit")
+    stand.store.operators.request_maintenance("w1", "audit")
     stand.until(lambda: stand.worker_state() == "maintenance mode")
     told = stand.condition()["maintenance"]
     assert told == {"in_force": True, "comment": "audit", "asked_by": "centre"}
@@ -237,7 +237,7 @@ def test_maintenance_of_the_centre_is_ended_on_the_host(stand: Stand) -> None:
     # And the other way round.
     assert stand.cli("maintenance", "on", "-c", "new disk").returncode == 0
     stand.until(lambda: stand.worker_state() == "maintenance mode")
-    stand.store.exit_maintenance("w1")
+    stand.store.operators.exit_maintenance("w1")
     stand.until(lambda: stand.worker_state() == "idle")
     assert not stand.condition()["maintenance"]["in_force"]
 
@@ -252,7 +252,7 @@ def test_a_request_that_was_made_without_a_connection_counts_later(stand: Stand)
     with stand.gateway():
         daemon = stand.start()
         stand.until(lambda: stand.worker_state() == "maintenance mode")
-        assert stand.store.workers()[0].comment == "new disk"
+        assert stand.store.views.workers()[0].comment == "new disk"
         os.kill(daemon.pid, signal.SIGKILL)
         daemon.wait(10)
     # Ended before the next life has heard that it stands at the centre.
@@ -273,7 +273,7 @@ def test_what_was_taken_in_is_not_asked_for_again(stand: Stand) -> None:
         os.kill(daemon.pid, signal.SIGKILL)
         daemon.wait(10)
     # The centre ends it, and forgets how it numbered this host's requests.
-    stand.store.exit_maintenance("w1")
+    stand.store.operators.exit_maintenance("w1")
     with stand.engine.begin() as connection:
         connection.execute(worker.update().values(asked_number=0))
     with stand.gateway():
@@ -286,9 +286,9 @@ def test_a_report_that_waits_for_the_centre_is_no_running_task(stand: Stand) -> 
     with stand.gateway():
         daemon = stand.start()
         stand.until(lambda: stand.worker_state() == "idle")
-        stand.store.wish_concurrency("w1", 0)
+        stand.store.operators.wish_concurrency("w1", 0)
         stand.until(lambda: "takes jobs   no: paused: the concurrency is 0" in stand.cli("status").stdout)
-        stand.store.wish_concurrency("w1", 1)
+        stand.store.operators.wish_concurrency("w1", 1)
         stand.until(lambda: "takes jobs   yes" in stand.cli("status").stdout)
         job = stand.queue("wait")
         stand.note("wait")

@@ -101,7 +101,7 @@ async def test_greeting_frames_and_goodbye(
         await until(lambda: len(worker.frames) == 1)
         link.leave(Bye(reason="drained"))
     assert (len(worker.welcomes), worker.proven, link.ready) == (1, 1, False)
-    await until(lambda: store.workers()[0].state == "offline")
+    await until(lambda: store.views.workers()[0].state == "offline")
 
 
 class _AsksMeanwhile(Worker):
@@ -121,7 +121,7 @@ async def test_what_changes_between_hello_and_welcome_is_told_before_the_next_he
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(link.run)
         # The heartbeat comes every 15 s.
-        await until(lambda: bool(found := store.workers()) and found[0].comment == "new disk", 10.0)
+        await until(lambda: bool(found := store.views.workers()) and found[0].comment == "new disk", 10.0)
         link.leave(Bye(reason="drained"))
 
 
@@ -175,7 +175,7 @@ async def test_a_first_refusal_ends_it(  # noqa: PLR0917
 
 async def test_a_proven_credential_is_tried_again_for_ever(store: Store, gateway: RunningGateway) -> None:
     token = make_token(store)
-    store.revoke_token("test")
+    store.tokens.revoke_token("test")
     link = Worker().link(gateway.base_url, token, proven=True)
     with anyio.move_on_after(1.0) as scope:
         await link.run()

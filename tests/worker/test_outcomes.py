@@ -211,7 +211,7 @@ def test_what_the_centre_counts_no_more_is_dropped(
     api.away = "reset"
     stand.let_go()
     says(stand, "kept: ")
-    stand.store.revoke(job.key)
+    stand.store.jobs.revoke(job.key)
     says(stand, "dropped: jobs r1 success try 1: its outcome was not delivered")
     stand.until(lambda: records(stand) == [])
     assert api.states_of(subject(job)) == []

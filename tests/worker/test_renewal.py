@@ -104,7 +104,9 @@ def test_without_another_jwt_the_worker_is_sent_away_and_comes_back_by_the_next_
 
 def test_a_token_of_ours_is_renewed_the_same_way(stand: Stand) -> None:
     store, file = stand.store, stand.site.folder / "token"
-    _write(file, store.create_token("old", worker_pattern="w1", queues=None, team=None, expires_in_s=None))
+    _write(
+        file, store.tokens.create_token("old", worker_pattern="w1", queues=None, team=None, expires_in_s=None)
+    )
     with stand.gateway():
         stand.start()
         stand.until(lambda: _connections(stand) == 1)
@@ -112,6 +114,6 @@ def test_a_token_of_ours_is_renewed_the_same_way(stand: Stand) -> None:
         stand.until(lambda: "the gateway refuses it" in stand.told)
         _write(file, make_token(store))
         stand.until(lambda: "the new token is in force" in stand.told)
-        store.revoke_token("old")
+        store.tokens.revoke_token("old")
         time.sleep(1.5)
         assert (stand.condition()["connection"]["connected"], _connections(stand)) == (True, 1)

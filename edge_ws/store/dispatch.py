@@ -1,7 +1,8 @@
-"""The verbs of a gateway: dispatch, wishes, what the reaper settles, finished logs, purge.
+"""What a dispatcher does: it reads the jobs that wait, claims them for workers, and hands out wishes.
 
 A gateway acts for no worker, so these take no Principal; what a claim may carry was decided by `Capacity`,
-which holds one.
+which holds one. What waits is read queue by queue: what waits in others, be it 50,000 rows for workers that
+are gone, is not read.
 """
 
 from __future__ import annotations
@@ -15,41 +16,154 @@ from sqlalchemy.engine import Connection, Row
 
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName, new_id
 from edge_ws.protocol.states import Phase
-from edge_ws.store.bulk import Both, InsertMany, UpdateMany, one_of, place_of
+from edge_ws.store.bulk import Both, InsertMany, UpdateMany, one_of, place_of, rows_of
+from edge_ws.store.claims import back_to_queue
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database, Failed, each, fail
-from edge_ws.store.faults import forget_faults
-from edge_ws.store.leftovers import forget_unclaimed, unclaimed
+from edge_ws.store.faults import failed_on
 from edge_ws.store.live import (
     CLAIMED,
     FAILED,
     KEY_COLUMNS,
     MANY_KEYS,
-    OPEN_STATES,
     QUEUED,
-    REMOVED,
-    REPORTED,
-    find_live,
-    has_ended,
+    age_s,
     held,
     is_job,
     key_columns,
-    key_of,
     locking,
-    row_state,
-    same_job,
-    set_job,
 )
-from edge_ws.store.records import Assignment, Candidate, Claimed, JobKey, NewWish, OpenClaim, WishRecord
-from edge_ws.store.tables import claim, edge_job, epoch_now, gateway, log, utc_now, worker
-from edge_ws.store.waiting import queues_of_others, read_waiting
+from edge_ws.store.records import Assignment, Candidate, Claimed, JobKey, NewWish, WishRecord
+from edge_ws.store.tables import claim, edge_job, epoch_now, utc_now, worker
 from edge_ws.store.wishes import admitted, changed_wishes, read_wish
-from edge_ws.store.worker_verbs import back_to_queue, end_claim, open_claims
 
-FORGOTTEN_S = 3600.0
-"""After this long without a sign of life a gateway's row is deleted."""
-EDGE3_S = 86_400.0
-"""How much longer ended rows that edge3's executor wrote are left to its own purge (5 or 60 minutes)."""
+# Literals, not parameters: the index is of these rows only, and a statement that is prepared before its
+# parameters are known cannot tell that it may use it.
+_is_queued = edge_job.c.state == sa.literal_column("'queued'")
+
+
+_KEY = len(KEY_COLUMNS)
+_waiting_columns = (
+    *key_columns,
+    edge_job.c.queue,
+    edge_job.c.concurrency_slots,
+    edge_job.c.priority_weight,
+    edge_job.c.team_name,
+    edge_job.c.queued_dttm,
+)
+
+
+def read_waiting(
+    connection: Connection,
+    queues: Collection[str] | None,
+    limit: int,
+    *,
+    teams: Collection[str] | None,
+    widest: int | None,
+) -> list[Candidate]:
+    """Return queued jobs by priority and age.
+
+    Args:
+        connection: an open transaction.
+        queues: only of these; None: of every queue.
+        limit: jobs at the most.
+        teams: only of these; None: of every team, and of none.
+        widest: only with so many slots or less.
+    """
+    values: dict[str, object] = {"most": limit}
+    if queues is not None:
+        values["queues"] = sorted(queues)
+    if teams is not None:
+        values["teams"] = sorted(teams)
+    if widest is not None:
+        values["widest"] = widest
+    query = _waiting_query(connection.dialect.name, frozenset(values))
+    return [
+        Candidate(
+            key=JobKey._make(row[:_KEY]),
+            queue=row[_KEY],
+            slots=row[_KEY + 1],
+            priority=row[_KEY + 2],
+            team=row[_KEY + 3],
+            place=row[_KEY + 4],
+            waited_s=row[_KEY + 5] or 0.0,
+            failed_on=frozenset(row[_KEY + 6].split(",")) if row[_KEY + 6] else frozenset(),
+        )
+        for row in connection.execute(query, values)
+    ]
+
+
+def queues_of_others(
+    connection: Connection, queues: Collection[str] | None, teams: Collection[str]
+) -> set[str]:
+    """Return in which of the queues jobs wait that belong to none of these teams.
+
+    Args:
+        connection: an open transaction.
+        queues: of these; None: of all.
+        teams: whose jobs do not count.
+    """
+    values: dict[str, object] = {"teams": sorted(teams)}
+    if queues is not None:
+        values["queues"] = sorted(queues)
+    return set(connection.scalars(_others_query(connection.dialect.name, queues is not None), values))
+
+
+@cache
+def _others_query(dialect: str, some_queues: bool) -> sa.Select[Any]:
+    teams: sa.BindParameter[Any] = sa.bindparam("teams", expanding=True)
+    other = _is_queued, sa.or_(edge_job.c.team_name.is_(None), edge_job.c.team_name.not_in(teams))
+    if some_queues and dialect == "postgresql":
+        # One is enough to know: a backlog is not read.
+        names = rows_of("queues", "queue")
+        one = sa.exists().where(*other, edge_job.c.queue == names.c.queue)
+        return sa.select(names.c.queue).where(one)
+    query = sa.select(edge_job.c.queue).where(*other).distinct()
+    return query.where(one_of(dialect, edge_job.c.queue, "queues")) if some_queues else query
+
+
+@cache
+def _waiting_query(dialect: str, given: frozenset[str]) -> sa.Select[Any]:
+    """Return the statement with a parameter for each of the given; made once: that takes a millisecond."""
+    place = sa.cast(place_of(dialect, edge_job), sa.Text)
+    query = sa.select(*_waiting_columns, place.label("place")).where(_is_queued)
+    query = query.order_by(*_in_order(edge_job.c)).limit(sa.bindparam("most", type_=sa.Integer))
+    if "teams" in given:
+        query = query.where(edge_job.c.team_name.in_(sa.bindparam("teams", expanding=True)))
+    if "widest" in given:
+        query = query.where(edge_job.c.concurrency_slots <= sa.bindparam("widest", type_=sa.Integer))
+    if "queues" in given:
+        query = _of_each(query) if dialect == "postgresql" else _of_all(query, dialect)
+    found = query.subquery()
+    shown = [column for column in found.c if column.name != "queued_dttm"]
+    waited_s, failed = age_s(found.c.queued_dttm).label("waited_s"), failed_on(found.c).label("failed_on")
+    return sa.select(*shown, waited_s, failed).order_by(*_in_order(found.c))
+
+
+def _in_order(columns: sa.ColumnCollection[str, Any]) -> tuple[sa.ColumnElement[Any], ...]:
+    return columns["priority_weight"].desc(), columns["queued_dttm"]
+
+
+def _of_all(query: sa.Select[Any], dialect: str) -> sa.Select[Any]:
+    query = query.where(one_of(dialect, edge_job.c.queue, "queues"))
+    if dialect != "sqlite":
+        return query
+    # The sign keeps SQLite from using edge3's index, which gives the order but holds all other queues' jobs.
+    sign = sa.literal_column("+edge_job.priority_weight", sa.Integer)
+    return query.order_by(None).order_by(sign.desc(), edge_job.c.queued_dttm)
+
+
+def _of_each(query: sa.Select[Any]) -> sa.Select[Any]:
+    """Read each queue's first jobs alone, in the index's order.
+
+    One condition for all queues would read the whole backlog of each, and sort it.
+    """
+    names = rows_of("queues", "queue")
+    of_one = query.where(edge_job.c.queue == names.c.queue).lateral()
+    found = sa.select(of_one).select_from(names.join(of_one, sa.true())).order_by(*_in_order(of_one.c))
+    return found.limit(sa.bindparam("most", type_=sa.Integer))
+
+
 _INSERT_CLAIMS = InsertMany(
     claim,
     ("id", *KEY_COLUMNS, "subject", "worker", "site", "slots", "log_path"),
@@ -122,12 +236,11 @@ def _take_back(connection: Connection, name: WorkerName, wish: WishRecord) -> tu
     return tuple(taken_back)
 
 
-class GatewayVerbs:
-    """What a gateway does by itself."""
+class DispatchStore:
+    """What a dispatcher does: it hands out jobs, and wishes."""
 
-    _database: Database
-
-    # Dispatch
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def candidates(
         self,
@@ -233,8 +346,6 @@ class GatewayVerbs:
             .values(state=FAILED, last_update=utc_now())
         )
 
-    # Wishes
-
     def new_wishes(self, sent: Mapping[WorkerName, int], failed: Failed = fail) -> dict[WorkerName, NewWish]:
         """Return the wishes that these workers have not been sent; a wish without a number is given one.
 
@@ -254,132 +365,3 @@ class GatewayVerbs:
                 if wish is not None:
                     found[name] = NewWish(wish=wish, taken_back=_take_back(connection, name, wish))
         return found
-
-    # The reaper
-
-    def expire_offers(self) -> int:
-        """Free the jobs of offers whose lease is over; return how many."""
-        query = sa.select(claim).join(edge_job, held)
-        over = query.where(claim.c.phase == Phase.OFFERED.value, claim.c.lease_until < epoch_now())
-        with self._database.read() as connection:
-            if connection.execute(over.limit(1)).first() is None:
-                return 0
-        with self._database.write() as connection:
-            rows = connection.execute(locking(over)).all()
-            for row in rows:
-                back_to_queue(connection, row, "expired", "the offer was not answered in time")
-        return len(rows)
-
-    def unsettled(self, workers: Sequence[WorkerName] | None = None) -> tuple[OpenClaim, ...]:
-        """Return accepted and started claims: the reaper judges them against the tasks' states.
-
-        Args:
-            workers: of these; None: of all.
-        """
-        conditions: list[sa.ColumnElement[bool]] = [
-            claim.c.phase.in_((Phase.ACCEPTED.value, Phase.STARTED.value))
-        ]
-        with self._database.read() as connection:
-            if workers is None:
-                return open_claims(connection, *conditions)
-            conditions.append(one_of(self._database.dialect, claim.c.worker, "workers"))
-            return open_claims(connection, *conditions, workers=list(workers))
-
-    def open_ids(self, workers: Sequence[WorkerName]) -> set[ClaimId]:
-        """Return the ids of these workers' live claims."""
-        with self._database.read() as connection:
-            query = sa.select(claim.c.id).join(edge_job, held)
-            query = query.where(one_of(self._database.dialect, claim.c.worker, "workers"))
-            return {ClaimId(row.id) for row in connection.execute(query, {"workers": list(workers)})}
-
-    def requeue(self, one: OpenClaim, detail: str) -> bool:
-        """Free the job of a claim that cannot start any more; False if it has moved on meanwhile."""
-        with self._database.write() as connection:
-            row = self._unmoved(connection, one)
-            if row is not None:
-                back_to_queue(connection, row, one.result or "expired", detail)
-            return row is not None
-
-    def give_up(self, one: OpenClaim, detail: str, *, failed: bool) -> bool:
-        """End a claim for good, as failed or as removed; False if it has moved on meanwhile."""
-        with self._database.write() as connection:
-            row = self._unmoved(connection, one)
-            if row is not None:
-                state = FAILED if failed else REMOVED
-                end_claim(connection, row, result=one.result or "lost", state=state, detail=detail)
-            return row is not None
-
-    @staticmethod
-    def _unmoved(connection: Connection, one: OpenClaim) -> Row[Any] | None:
-        """Return the claim's row if it is live and still as the reaper judged it.
-
-        A repeated `accept` renews the lease: a new token is out, and what was overdue is so no more.
-        """
-        row = find_live(connection, one.claim, one.worker)
-        if row is None or Phase(row.phase) is not one.phase or row.result != one.result:
-            return None
-        overdue = connection.scalar(
-            sa.select(claim.c.lease_until < epoch_now()).where(claim.c.id == one.claim)
-        )
-        return row if bool(overdue) == one.overdue else None
-
-    def repair(self) -> None:
-        """Undo what a writer that knows no claims has left: see `live`."""
-        strange = (
-            sa.select(claim, edge_job.c.state.label("job_state"))
-            .join(edge_job, held)
-            .where(edge_job.c.state.not_in(OPEN_STATES))
-        )
-        never_claimed = sa.and_(
-            edge_job.c.state.in_(OPEN_STATES),
-            edge_job.c.edge_worker.is_(None),
-            edge_job.c.edge_ws_owner.is_not(None),
-        )
-        with self._database.read() as connection:
-            found = connection.execute(strange.limit(1)).first()
-            orphan = connection.execute(sa.select(edge_job.c.dag_id).where(never_claimed).limit(1)).first()
-        if found is None and orphan is None:
-            return
-        with self._database.write() as connection:
-            # Read again: a claim that has ended meanwhile has its job's right state.
-            for row in connection.execute(locking(strange)).all():
-                set_job(connection, key_of(row), row.id, state=row_state(Phase(row.phase)))
-            connection.execute(
-                edge_job.update().where(never_claimed).values(state=QUEUED, last_update=utc_now())
-            )
-
-    # Purge
-
-    def purge(self, keep_s: float) -> None:
-        """Delete what ended and was reported that long ago: rows of ours, claims; and gateways that are gone.
-
-        A claim that no row carries is stale though nobody ended it: edge3 deleted its row, or queued it anew.
-        Its log is no attempt's, and goes with it. Whether edge3's executor has reported a row of its own,
-        nobody can tell: that one is left to it, and for long.
-        """
-        before = epoch_now() - keep_s
-        carried = sa.and_(same_job, edge_job.c.edge_ws_claim == claim.c.id)
-        carrying = sa.exists().where(carried)
-        over = sa.and_(
-            claim.c.ended_at < before,
-            claim.c.phase == Phase.ENDED.value,
-            claim.c.log_state.in_(("none", "moved")),
-        )
-        stale = sa.and_(claim.c.ended_at.is_(None), claim.c.created_at < before, ~carrying)
-        with self._database.read() as connection:
-            anything = connection.execute(sa.select(claim.c.id).where(sa.or_(over, stale)).limit(1)).first()
-            left = connection.execute(sa.select(edge_job.c.dag_id).where(unclaimed(keep_s)).limit(1)).first()
-        with self._database.write() as connection:
-            if anything is not None:
-                done = sa.select(*(claim.c[name] for name in KEY_COLUMNS)).where(over, carried)
-                long_done = done.where(claim.c.ended_at < before - EDGE3_S)
-                owner = edge_job.c.edge_ws_owner
-                for rows, whose in ((done, owner == REPORTED), (long_done, owner.is_(None))):
-                    these = sa.tuple_(*key_columns).in_(rows)
-                    connection.execute(edge_job.delete().where(whose, has_ended, these))
-                connection.execute(log.delete().where(log.c.claim.in_(sa.select(claim.c.id).where(stale))))
-                connection.execute(claim.delete().where(sa.or_(sa.and_(over, ~carrying), stale)))
-            if left is not None:
-                forget_unclaimed(connection, keep_s)
-            forget_faults(connection)
-            connection.execute(gateway.delete().where(gateway.c.seen_at < epoch_now() - FORGOTTEN_S))

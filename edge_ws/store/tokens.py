@@ -1,4 +1,4 @@
-"""The verbs of administration: tokens, and the list of gateways."""
+"""Workers' tokens: made, found, revoked."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from edge_ws.errors import UsageError
-from edge_ws.protocol.ids import GatewayId, WorkerName, new_id
+from edge_ws.protocol.ids import WorkerName, new_id
 from edge_ws.store.database import Database
-from edge_ws.store.records import GatewayRecord, TokenRecord, TokenUse
+from edge_ws.store.records import TokenRecord, TokenUse
 from edge_ws.store.secret_form import hash_secret, is_well_formed, new_secret
-from edge_ws.store.tables import epoch_now, gateway, silent_after_s, token, worker
+from edge_ws.store.tables import epoch_now, token, worker
 
 
 def _token_record(row: Row[Any]) -> TokenRecord:
@@ -39,10 +39,11 @@ def _is_named(id_or_name: str) -> sa.ColumnElement[bool]:
     return sa.and_(is_it, token.c.revoked_at.is_(None))
 
 
-class AdminVerbs:
-    """What operators do."""
+class TokenStore:
+    """Workers' credentials."""
 
-    _database: Database
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def create_token(
         self,
@@ -177,7 +178,7 @@ class AdminVerbs:
             now = float(connection.scalar(sa.select(epoch_now())) or 0.0)
         return {row.id: _token_record(row) for row in rows}, now
 
-    def tokens(self) -> list[TokenRecord]:
+    def all_tokens(self) -> list[TokenRecord]:
         """Return all tokens by name and age."""
         with self._database.read() as connection:
             rows = connection.execute(sa.select(token).order_by(token.c.name, token.c.created_at)).all()
@@ -190,25 +191,3 @@ class AdminVerbs:
                 token.update().where(_is_named(id_or_name)).values(revoked_at=epoch_now())
             )
             return changed.rowcount
-
-    def gateways(self) -> list[GatewayRecord]:
-        """Return the gateways that are known, those seen last first."""
-        silent_s = silent_after_s(gateway).label("silent_after_s")
-        query = sa.select(gateway, epoch_now().label("now"), silent_s).order_by(gateway.c.seen_at.desc())
-        with self._database.read() as connection:
-            rows = connection.execute(query).all()
-        return [
-            GatewayRecord(
-                id=GatewayId(row.id),
-                hostname=row.hostname,
-                pid=row.pid,
-                seen_s=row.now - row.seen_at,
-                silent_after_s=row.silent_after_s,
-            )
-            for row in rows
-        ]
-
-    def clock(self) -> float:
-        """Return the database's time, seconds since the epoch."""
-        with self._database.read() as connection:
-            return float(connection.scalar(sa.select(epoch_now())) or 0.0)

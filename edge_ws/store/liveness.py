@@ -1,4 +1,4 @@
-"""The verbs that tell who is there: gateways and workers stay fresh, are shown as silent, are forgotten."""
+"""Who is there: gateways and workers stay fresh, and are shown as silent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edge_ws.store.tables import (
 )
 from edge_ws.store.wishes import read_wish
 from edge_ws.store.worker_states import AWAY, MOVES, Event, WorkerState, after
-from edge_ws.store.worker_verbs import MARK, move
+from edge_ws.store.workers import MARK, move
 
 _AWAY_STATES = [state.value for state in AWAY]
 ABANDONED = 2
@@ -38,11 +38,12 @@ def _moved(event: Event) -> sa.ColumnElement[str]:
     return sa.case(moves, value=edge_worker.c.state, else_=edge_worker.c.state)
 
 
-class LivenessVerbs:
+class LivenessStore:
     """Who is there."""
 
-    _database: Database
-    _edge3_alive_s: float
+    def __init__(self, database: Database, edge3_alive_s: float) -> None:
+        self._database = database
+        self._edge3_alive_s = edge3_alive_s
 
     def announce(
         self, gateway_id: GatewayId, hostname: str, pid: int, heartbeat_s: float = HEARTBEAT_S
@@ -154,40 +155,3 @@ class LivenessVerbs:
                 wish = read_wish(connection, name) if is_ours else None
                 in_maintenance = wish is not None and wish.maintenance
                 move(connection, name, Event.LEAVE_IN_MAINTENANCE if in_maintenance else Event.SILENCE)
-
-
-class RetentionVerbs:
-    """What is kept of the dead, and for how long."""
-
-    _database: Database
-
-    def forget_workers(self, away_s: float) -> list[WorkerName]:
-        """Delete workers that no gateway has seen for so long, and return their names.
-
-        One that still holds a claim stays: its job may run there.
-        """
-        names = [state.value for state in AWAY]
-        holds = sa.exists().where(claim.c.worker == worker.c.worker_name, claim.c.ended_at.is_(None))
-        query = (
-            sa.select(worker.c.worker_name, edge_worker.c.sysinfo)
-            .join(edge_worker, edge_worker.c.worker_name == worker.c.worker_name)
-            .where(worker.c.seen_at < epoch_now() - away_s, edge_worker.c.state.in_(names), ~holds)
-            .order_by(worker.c.worker_name)
-        )
-        with self._database.read() as connection:
-            if connection.execute(query.limit(1)).first() is None:
-                return []
-        with self._database.write() as connection:
-            # Ours is locked before edge3's row, as everywhere. Whoever connects at this moment has its turn
-            # before, and is not found, or after, and registers anew.
-            rows = connection.execute(query.with_for_update(of=worker, skip_locked=True)).all()
-            # An edge3 worker may have taken over the name: without our mark the row is its own.
-            gone = [row.worker_name for row in rows]
-            ours = [row.worker_name for row in rows if MARK in (row.sysinfo or {})]
-            connection.execute(worker.delete().where(worker.c.worker_name.in_(gone)))
-            connection.execute(
-                edge_worker.delete().where(
-                    edge_worker.c.worker_name.in_(ours), edge_worker.c.state.in_(names)
-                )
-            )
-        return [WorkerName(name) for name in ours]

@@ -1,6 +1,6 @@
-"""The verbs of whoever looks: jobs with their claims, queues, workers, and what waits while no gateway lives.
+"""What anybody may see: jobs with their claims, queues, workers, gateways, and what waits in vain.
 
-Each a fixed number of statements, however much there is; none locks or writes anything.
+Each verb is a fixed number of statements, however much there is; none locks or writes anything.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from edge_ws.store.live import (
     key_of,
     same_job,
 )
-from edge_ws.store.records import JobKey
+from edge_ws.store.records import GatewayRecord, JobKey
 from edge_ws.store.tables import (
     claim,
     edge_job,
@@ -43,7 +43,7 @@ from edge_ws.store.tables import (
 from edge_ws.store.tables import log as log_table
 from edge_ws.store.view_records import Backlog, ClaimView, JobView, Stranded, TokenView, WorkerView
 from edge_ws.store.wishes import split_queues
-from edge_ws.store.worker_verbs import MARK, room_of
+from edge_ws.store.workers import MARK, room_of
 
 log = logging.getLogger(__name__)
 
@@ -196,11 +196,12 @@ left_waiting = sa.select(
 )
 
 
-class ViewVerbs:
+class ViewStore:
     """What anybody may see."""
 
-    _database: Database
-    _edge3_alive_s: float
+    def __init__(self, database: Database, edge3_alive_s: float) -> None:
+        self._database = database
+        self._edge3_alive_s = edge3_alive_s
 
     def jobs(self, limit: int, **filters: str | None) -> list[JobView]:
         """Return jobs, those that run first, then those that wait in their order.
@@ -289,6 +290,28 @@ class ViewVerbs:
             gateway=last.hostname if last is not None else None,
             seen_s=last.seen_s if last is not None else None,
         )
+
+    def gateways(self) -> list[GatewayRecord]:
+        """Return the gateways that are known, those seen last first."""
+        silent_s = silent_after_s(gateway).label("silent_after_s")
+        query = sa.select(gateway, epoch_now().label("now"), silent_s).order_by(gateway.c.seen_at.desc())
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return [
+            GatewayRecord(
+                id=GatewayId(row.id),
+                hostname=row.hostname,
+                pid=row.pid,
+                seen_s=row.now - row.seen_at,
+                silent_after_s=row.silent_after_s,
+            )
+            for row in rows
+        ]
+
+    def clock(self) -> float:
+        """Return the database's time, seconds since the epoch."""
+        with self._database.read() as connection:
+            return float(connection.scalar(sa.select(epoch_now())) or 0.0)
 
 
 def _claim(row: _Row) -> ClaimView:

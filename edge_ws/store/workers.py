@@ -1,22 +1,21 @@
-"""The verbs of a worker: it registers, accepts, refuses, reports, sends logs.
+"""What a worker's frames about itself do: it registers, applies wishes, leaves.
 
-Each takes the Principal on whose behalf it runs and touches only that worker's claims; each is one
+Each verb takes the Principal on whose behalf it runs and touches only that worker's claims; each is one
 transaction, may be repeated, and changes nothing for a claim that is not live.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from edge_ws.errors import ConflictError, RefusedError
 from edge_ws.protocol.frames import Applied, Asked, Bye, Inventory, Refusal
 from edge_ws.protocol.ids import (
-    CALLBACK_DAG_ID,
     HINDRANCE,
     HINDRANCE_CODE,
     ClaimId,
@@ -27,19 +26,37 @@ from edge_ws.protocol.ids import (
 )
 from edge_ws.protocol.states import Phase
 from edge_ws.store import twins
-from edge_ws.store.command import parse
+from edge_ws.store.bulk import one_of
+from edge_ws.store.claims import back_to_queue, end_claim, open_claims
 from edge_ws.store.connections import check_room, former_connections, has_name, site_of
 from edge_ws.store.database import Database
-from edge_ws.store.live import FAILED, QUEUED, held, is_job, key_of, locking, set_claim, set_job
-from edge_ws.store.records import RETURNS, OpenClaim, Principal, Registered, Registration, Room
-from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, silent_after_s, utc_now, worker
+from edge_ws.store.live import (
+    FAILED,
+    held,
+    locking,
+    set_claim,
+)
+from edge_ws.store.records import (
+    RETURNS,
+    Principal,
+    Registered,
+    Registration,
+    Room,
+)
+from edge_ws.store.tables import (
+    claim,
+    edge_job,
+    edge_worker,
+    epoch_now,
+    silent_after_s,
+    utc_now,
+    worker,
+)
 from edge_ws.store.wishes import join_queues, may_come_back, next_number, read_wish
 from edge_ws.store.worker_states import AWAY, Event, WorkerState, after, said, state_of
 
 LONGEST_TOLD_S = 1e9
 """Seconds that the wire holds."""
-LOST_S = 600.0
-"""A worker not seen for so long is not waited for any more: claims of tasks that are over are given up."""
 TRANSPORT_SINCE = "transport_since"
 """In `sysinfo`: since when this life of the worker has had the transport that it has now."""
 CONNECTED_SINCE = "connected_since"
@@ -54,71 +71,6 @@ STALE_SLOTS = "stale_slots"
 """In `sysinfo`, where there are any: how many (see `records.Room`)."""
 MARK = "edge_ws_version"
 """The key in `edge_worker.sysinfo` that tells our workers from edge3's."""
-
-
-def back_to_queue(connection: Connection, row: Row[Any], result: str, detail: str) -> None:
-    """End a live claim that never started anything and make its job free."""
-    set_claim(
-        connection, row.id, phase=Phase.ENDED.value, result=result, detail=detail[:1000], ended_at=epoch_now()
-    )
-    set_job(connection, key_of(row), row.id, state=QUEUED, edge_worker=None, edge_ws_claim=None)
-
-
-def end_claim(connection: Connection, row: Row[Any], *, result: str, state: str, detail: str) -> None:
-    """End a live claim and its job for good; the stored token is blanked."""
-    set_claim(
-        connection,
-        row.id,
-        phase=Phase.ENDED.value,
-        result=result,
-        detail=detail[:1000],
-        ended_at=epoch_now(),
-        lease_until=None,
-        log_state=sa.case((claim.c.log_end > 0, "held"), else_="none"),
-    )
-    command = connection.execute(sa.select(edge_job.c.command).where(is_job(key_of(row)))).scalar_one()
-    parsed = parse(command)
-    set_job(connection, key_of(row), row.id, state=state, command=parsed.payload if parsed else command)
-
-
-def open_claims(
-    connection: Connection,
-    *where: sa.ColumnElement[bool],
-    **parameters: Any,  # noqa: ANN401
-) -> tuple[OpenClaim, ...]:
-    """Return the live claims that fulfil the conditions, whose parameters are given by name."""
-    now = epoch_now()
-    query = (
-        sa.select(
-            claim,
-            (claim.c.lease_until < now).label("overdue"),
-            (worker.c.site != claim.c.site).label("site_left"),
-            sa.and_(
-                worker.c.seen_at < now - LOST_S, worker.c.seen_at < now - 2 * silent_after_s(worker)
-            ).label("lost"),
-        )
-        .join(edge_job, held)
-        .join(worker, worker.c.worker_name == claim.c.worker)
-        .where(*where)
-    )
-    return tuple(
-        OpenClaim(
-            claim=ClaimId(row.id),
-            key=key_of(row),
-            worker=WorkerName(row.worker),
-            site=SiteId(row.site),
-            host=HostId(row.host) if row.host else None,
-            phase=Phase(row.phase),
-            slots=row.slots,
-            subject=row.subject,
-            is_callback=row.dag_id == CALLBACK_DAG_ID,
-            result=row.result,
-            overdue=bool(row.overdue),
-            site_left=bool(row.site_left),
-            worker_lost=bool(row.lost),
-        )
-        for row in connection.execute(query, parameters)
-    )
 
 
 def move(connection: Connection, name: WorkerName, event: Event, **values: object) -> WorkerState:
@@ -222,11 +174,12 @@ def _take_in(connection: Connection, name: WorkerName, asked: Asked) -> None:
         )
 
 
-class WorkerVerbs:
+class WorkerStore:
     """What a worker's frames do to the database."""
 
-    _database: Database
-    _edge3_alive_s: float
+    def __init__(self, database: Database, edge3_alive_s: float) -> None:
+        self._database = database
+        self._edge3_alive_s = edge3_alive_s
 
     def register(self, principal: Principal, said: Registration) -> Registered:
         """Make the worker known and connected to `said.gateway`.
@@ -507,3 +460,10 @@ class WorkerVerbs:
             here = sa.select(worker.c.site).where(has_name(principal))
             if connection.execute(here.with_for_update()).one_or_none() is not None:
                 _take_in(connection, principal.worker, asked)
+
+    def open_ids(self, workers: Sequence[WorkerName]) -> set[ClaimId]:
+        """Return the ids of these workers' live claims."""
+        with self._database.read() as connection:
+            query = sa.select(claim.c.id).join(edge_job, held)
+            query = query.where(one_of(self._database.dialect, claim.c.worker, "workers"))
+            return {ClaimId(row.id) for row in connection.execute(query, {"workers": list(workers)})}

@@ -32,7 +32,7 @@ from edge_ws.store.live import (
     locking,
     row_state,
 )
-from edge_ws.store.log_verbs import write_last_line
+from edge_ws.store.logs import octets, write_last_line
 from edge_ws.store.records import Accepted, JobKey, LogBounds, Owing, Principal, Verdict
 from edge_ws.store.tables import claim, edge_job, epoch_now, log, utc_now
 
@@ -158,11 +158,12 @@ class _Claim:
         return self.phase is Phase.ENDED
 
 
-class ReportVerbs:
+class ReportStore:
     """Reports about claims, and their logs."""
 
-    _database: Database
-    _edge3_alive_s: float
+    def __init__(self, database: Database, edge3_alive_s: float) -> None:
+        self._database = database
+        self._edge3_alive_s = edge3_alive_s
 
     def take(self, batch: Sequence[tuple[Principal, ClaimReport]], *, start_within_s: float) -> list[Outcome]:
         """Judge the reports in their order and write what they change.
@@ -205,8 +206,6 @@ class ReportVerbs:
             who = batch[asked[row.id]][0]
             if (who.worker, who.site) == (row.worker, row.site):
                 outcomes[asked[row.id]] = Verdict.DONE
-
-    # One at a time, for callers that have but one.
 
     def accept(
         self, principal: Principal, claim_id: ClaimId, host: HostId, *, start_within_s: float
@@ -286,6 +285,15 @@ class ReportVerbs:
     def append_log(self, principal: Principal, claim_id: ClaimId, offset: int, data: bytes) -> int | Verdict:
         """As `append_logs`, for one chunk."""
         return self.append_logs([(principal, Log(claim=claim_id, offset=offset, data=data))])[0]
+
+    def log_sizes(self) -> dict[WorkerName, int]:
+        """Return how many bytes of logs of each worker's jobs are in the table."""
+        size = sa.func.sum(octets(self._database.dialect, log.c.data))
+        query = (
+            sa.select(claim.c.worker, size).join(claim, claim.c.id == log.c.claim).group_by(claim.c.worker)
+        )
+        with self._database.read() as connection:
+            return {WorkerName(row[0]): int(row[1]) for row in connection.execute(query)}
 
 
 def _log_rows(claim_id: ClaimId, begin: int, chunks: Sequence[bytes]) -> Iterator[dict[str, Any]]:

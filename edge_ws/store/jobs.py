@@ -1,9 +1,10 @@
-"""The verbs of Airflow's side: enqueue, read what ended, adopt, revoke."""
+"""What an executor does with its rows: it enqueues, reads what ended, adopts, revokes, ends the unwanted."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -13,18 +14,20 @@ from sqlalchemy.engine import Connection
 
 from edge_ws.protocol.ids import CALLBACK_DAG_ID
 from edge_ws.protocol.states import Phase
+from edge_ws.store.bulk import PLACE, UpdateMany, place_of
 from edge_ws.store.command import parse
 from edge_ws.store.database import Database
-from edge_ws.store.leftovers import end_them, unwanted
 from edge_ws.store.live import (
     FAILED,
     KEY_COLUMNS,
     MANY_KEYS,
+    OPEN_STATES,
     QUEUED,
     REMOVED,
     REPORTED,
     SUCCESS,
     has_ended,
+    held,
     is_job,
     key_columns,
     key_of,
@@ -98,10 +101,11 @@ _ended: sa.Select[Any] = (
 )
 
 
-class ExecutorVerbs:
+class JobStore:
     """What an executor does; a scheduler's `job_id` (owner) says whose rows are meant."""
 
-    _database: Database
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def enqueue(self, connection: Connection, job: NewJob) -> None:
         """Queue the job in the caller's transaction: one upsert, which begins a new round of its row."""
@@ -253,3 +257,56 @@ class ExecutorVerbs:
         """Delete the row; an open claim of it becomes stale."""
         with self._database.write() as connection:
             connection.execute(edge_job.delete().where(is_job(key)))
+
+
+EDGE3_OWN_S = 3600.0
+"""What edge3's executor has queued is its own to end for so long, which is how long it keeps what failed."""
+_END = UpdateMany(
+    edge_job,
+    KEY_COLUMNS,
+    (),
+    by_place=True,
+    state=REMOVED,
+    edge_ws_owner=REPORTED,
+    # edge3 queues a row again without clearing our claim: in any state but queued that would be live again.
+    edge_ws_claim=None,
+    last_update=utc_now(),
+)
+
+
+def unwanted(
+    is_wanted: sa.ColumnElement[bool], *, others: Collection[int], team: str | None, lifeless_s: float
+) -> sa.ColumnElement[bool]:
+    """Return the condition that nobody holds the row and nothing waits for it.
+
+    Args:
+        is_wanted: whether the row's task or callback waits for it, over the columns of `edge_job`.
+        others: the living schedulers whose rows these are not to be.
+        team: only rows of this team; None: of none.
+        lifeless_s: a row of ours that an edge3 worker has is left alone for so long after its last word, as
+            edge3's executor leaves its own.
+    """
+    c = edge_job.c
+    # By this machine's clock, as edge3 writes these columns by its own.
+    now = datetime.now(UTC)
+    queued = c.state == sa.literal_column(f"'{QUEUED}'")
+    claimed = sa.exists(sa.select(claim.c.id).where(held).correlate(edge_job))
+    left = sa.and_(c.state.in_(OPEN_STATES), c.last_update < now - timedelta(seconds=lifeless_s), ~claimed)
+    ours = sa.and_(c.edge_ws_owner.not_in(others), sa.or_(queued, left))
+    edge3s = sa.and_(c.edge_ws_owner.is_(None), queued, c.queued_dttm < now - timedelta(seconds=EDGE3_OWN_S))
+    return sa.and_(sa.or_(ours, edge3s), c.team_name.is_not_distinct_from(team), ~is_wanted)
+
+
+def end_them(connection: Connection, condition: sa.ColumnElement[bool]) -> list[JobKey]:
+    """End the rows that fulfil the condition and return their keys: three statements, however many.
+
+    A row is judged again once it is locked. Whoever queues its task anew writes the row and the task's state
+    in one transaction: either that is committed by then and seen, or it waits and begins a new round.
+    """
+    place = place_of(connection.dialect.name, edge_job)
+    rows: sa.Select[Any] = sa.select(*key_columns, place.label(PLACE)).where(condition)
+    locking = rows.order_by(*key_columns).with_for_update(of=edge_job, skip_locked=True)
+    locked = {key_of(row) for row in connection.execute(locking)}
+    still = {key: row.place for row in connection.execute(rows) if (key := key_of(row)) in locked}
+    _END.run(connection, [{**key._asdict(), PLACE: place} for key, place in still.items()])
+    return list(still)

@@ -22,7 +22,7 @@ from edge_ws.store.records import Wished
 from edge_ws.store.tables import claim, edge_job, edge_worker, token, worker
 from edge_ws.store.wishes import join_queues, may_come_back, next_number, read_wish, split_queues
 from edge_ws.store.worker_states import AWAY, MAINTENANCE, Event, WorkerState, after, state_of
-from edge_ws.store.worker_verbs import COMMENT_LENGTH, MARK
+from edge_ws.store.workers import COMMENT_LENGTH, MARK
 
 
 @dataclass(slots=True)
@@ -66,10 +66,11 @@ class _Target:
             raise UsageError(f"cannot {doing} {self.name}: this edge3 worker is {self.state.value}")
 
 
-class OperatorVerbs:
+class OperatorStore:
     """What operators wish of workers, ours and edge3's."""
 
-    _database: Database
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     @contextmanager
     def _changing(self, name: str) -> Iterator[tuple[Connection, _Target]]:

@@ -47,14 +47,14 @@ def last_statement(engine: sa.Engine) -> Iterator[list[tuple[str, object]]]:
 
 
 def names(store: Store, *queues: str, limit: int = 10, **more: object) -> list[str]:
-    return [one.key.task_id for one in store.candidates(set(queues), limit, **more)]
+    return [one.key.task_id for one in store.dispatch.candidates(set(queues), limit, **more)]
 
 
 @pytest.mark.parametrize("queues", [{"q"}, {"q", "p", "o"}, {f"q{number}" for number in range(200)} | {"q"}])
 def test_a_dead_queues_backlog_is_not_read(engine: sa.Engine, store: Store, queues: set[str]) -> None:
     enqueue(engine, new_job(), new_job("first", priority=2))
     with last_statement(engine) as seen:
-        assert [one.key.task_id for one in store.candidates(queues, 100)] == ["first", "t"]
+        assert [one.key.task_id for one in store.dispatch.candidates(queues, 100)] == ["first", "t"]
     statement, parameters = seen[-1]
     with engine.connect() as connection:
         plan = connection.exec_driver_sql(_EXPLAIN[engine.dialect.name] + statement, parameters)
@@ -81,7 +81,7 @@ def test_order_and_limits(engine: sa.Engine, store: Store) -> None:
     assert names(store, "q", teams={"a"}) == ["a's"]
     assert names(store, "q", teams={"a", "b"}, widest=1) == ["a's", "b's"]
     assert names(store, "nobody's") == []
-    everywhere = [one.key.task_id for one in store.candidates(None, 3)]
+    everywhere = [one.key.task_id for one in store.dispatch.candidates(None, 3)]
     assert everywhere[0] == "cb"
     assert all(name.startswith("t") for name in everywhere[1:])
 
@@ -94,7 +94,7 @@ def test_how_long_it_has_waited(engine: sa.Engine, store: Store) -> None:
             f"UPDATE edge_job SET queued_dttm = {earlier[engine.dialect.name]} WHERE task_id = 'then'"
         )
         connection.exec_driver_sql("UPDATE edge_job SET queued_dttm = NULL WHERE task_id = 'never'")
-    now, then, never = (one.waited_s for one in store.candidates({"q"}, 10))
+    now, then, never = (one.waited_s for one in store.dispatch.candidates({"q"}, 10))
     assert 0 <= now < 10
     assert 100 <= then < 110
     assert never == 0

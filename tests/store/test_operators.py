@@ -21,7 +21,7 @@ W1 = WorkerName("w1")
 
 
 def _state(store: Store) -> str:
-    (found,) = store.workers()
+    (found,) = store.views.workers()
     return found.state
 
 
@@ -32,14 +32,14 @@ def _write(engine: sa.Engine, **values: object) -> None:
 
 
 def _news(store: Store, sent: int) -> WishRecord:
-    found: NewWish = store.new_wishes({W1: sent})[W1]
+    found: NewWish = store.dispatch.new_wishes({W1: sent})[W1]
     return found.wish
 
 
 def _apply(one: FakeWorker, wish: WishRecord, **values: object) -> None:
     """Acknowledge as a worker does that carries out everything."""
     told = {"concurrency": 4, "queues": ("q",), "maintenance": wish.maintenance, "leaving": wish.shutdown}
-    one.store.note_applied(one.principal, Applied(revision=wish.revision, **{**told, **values}))
+    one.store.workers.note_applied(one.principal, Applied(revision=wish.revision, **{**told, **values}))
 
 
 def _edge3_worker(engine: sa.Engine, state: str) -> None:
@@ -49,20 +49,20 @@ def _edge3_worker(engine: sa.Engine, state: str) -> None:
 
 
 def test_maintenance_goes_in_and_out(store: Store, one: FakeWorker) -> None:
-    asked = store.request_maintenance("w1", "new disk")
+    asked = store.operators.request_maintenance("w1", "new disk")
     assert (asked.revision, asked.state, asked.kind) == (1, "maintenance request", "edge-ws")
     wish = _news(store, 0)
     assert (wish.revision, wish.maintenance, wish.comment, wish.shutdown) == (1, True, "new disk", False)
     # A heartbeat from before the wish came takes nothing back.
-    store.note_applied(one.principal, Applied(revision=0, concurrency=4, queues=("q",)))
+    store.workers.note_applied(one.principal, Applied(revision=0, concurrency=4, queues=("q",)))
     assert _state(store) == "maintenance request"
     _apply(one, wish)
     assert _state(store) == "maintenance mode"
-    assert store.new_wishes({W1: 1}) == {}
-    comment = store.update_maintenance_comment("w1", "still the disk")
+    assert store.dispatch.new_wishes({W1: 1}) == {}
+    comment = store.operators.update_maintenance_comment("w1", "still the disk")
     assert (comment.revision, comment.state) == (2, "maintenance mode")
     assert _news(store, 1).comment == "still the disk"
-    out = store.exit_maintenance("w1")
+    out = store.operators.exit_maintenance("w1")
     assert (out.revision, out.state) == (3, "maintenance exit")
     wish = _news(store, 2)
     assert (wish.maintenance, wish.comment) == (False, "")
@@ -74,7 +74,7 @@ def test_maintenance_is_pending_while_jobs_run(engine: sa.Engine, store: Store, 
     job = new_job()
     enqueue(engine, job)
     claim_id = one.start(job)
-    store.request_maintenance("w1", "why")
+    store.operators.request_maintenance("w1", "why")
     _apply(one, _news(store, 0))
     assert _state(store) == "maintenance pending"
     one.finish(claim_id)
@@ -87,7 +87,7 @@ def test_a_heartbeat_sees_that_the_last_job_of_a_worker_in_maintenance_is_gone(
 ) -> None:
     connection = one.register(life=LIFE).connection
     _write(engine, state="maintenance pending")
-    store.beat([connection])
+    store.liveness.beat([connection])
     assert _state(store) == "maintenance mode"
 
 
@@ -110,22 +110,22 @@ def test_a_request_for_what_is_so_already_is_told_again(
 ) -> None:
     """Else the request would stand in the column for ever: edge3's CLI writes it whatever the state is."""
     if state == "maintenance request":
-        store.request_maintenance("w1", "why")
+        store.operators.request_maintenance("w1", "why")
         _apply(one, _news(store, 0))
         _write(engine, state=state)
     else:
-        store.wish_concurrency("w1", 3)
+        store.operators.wish_concurrency("w1", 3)
         _apply(one, _news(store, 0))
         _write(engine, state=state)
     wish = _news(store, 1)
     assert wish.revision == 1
     _apply(one, wish)
     assert _state(store) == ("maintenance mode" if wish.maintenance else "idle")
-    assert store.new_wishes({W1: 1}) == {}
+    assert store.dispatch.new_wishes({W1: 1}) == {}
 
 
 def test_a_shutdown_is_for_the_life_it_was_wished_of(store: Store, one: FakeWorker) -> None:
-    asked = store.request_shutdown("w1")
+    asked = store.operators.request_shutdown("w1")
     assert (asked.state, asked.revision) == ("shutdown request", 1)
     # The same process comes back: the wish stands.
     assert one.register(life=LIFE).wish.shutdown
@@ -136,22 +136,22 @@ def test_a_shutdown_is_for_the_life_it_was_wished_of(store: Store, one: FakeWork
 
 
 def test_a_shutdown_ends_with_the_goodbye(store: Store, one: FakeWorker) -> None:
-    store.request_shutdown("w1")
+    store.operators.request_shutdown("w1")
     with pytest.raises(UsageError, match="w1 is shutting down"):
-        store.request_maintenance("w1", "why")
-    store.disconnected(one.principal, one.register(life=LIFE).connection, left=Bye(reason="drained"))
+        store.operators.request_maintenance("w1", "why")
+    store.workers.disconnected(one.principal, one.register(life=LIFE).connection, left=Bye(reason="drained"))
     assert _state(store) == "offline"
-    assert store.request_shutdown("w1").told == "nothing to shut down: it is offline"
+    assert store.operators.request_shutdown("w1").told == "nothing to shut down: it is offline"
     assert not one.register(life=NEXT_LIFE).wish.shutdown
 
 
 def test_maintenance_survives_a_shutdown(store: Store, one: FakeWorker) -> None:
-    store.request_maintenance("w1", "why")
+    store.operators.request_maintenance("w1", "why")
     _apply(one, _news(store, 0))
-    store.request_shutdown("w1")
+    store.operators.request_shutdown("w1")
     wish = _news(store, 1)
     assert (wish.maintenance, wish.shutdown) == (True, True)
-    store.disconnected(
+    store.workers.disconnected(
         one.principal, one.register(life=LIFE).connection, left=Bye(reason="drained", maintenance=True)
     )
     assert _state(store) == "offline maintenance"
@@ -161,7 +161,7 @@ def test_maintenance_survives_a_shutdown(store: Store, one: FakeWorker) -> None:
 
 
 def test_a_restart_in_maintenance_is_told_so_again(store: Store, one: FakeWorker) -> None:
-    store.request_maintenance("w1", "why")
+    store.operators.request_maintenance("w1", "why")
     _apply(one, _news(store, 0))
     # The same life comes back over another connection and is in maintenance still.
     one.register(life=LIFE, inventory=replace(one.inventory(), maintenance=True, revision=1))
@@ -171,56 +171,56 @@ def test_a_restart_in_maintenance_is_told_so_again(store: Store, one: FakeWorker
 
 
 def test_a_silent_worker_stays_in_maintenance(engine: sa.Engine, store: Store, one: FakeWorker) -> None:
-    store.request_maintenance("w1", "why")
+    store.operators.request_maintenance("w1", "why")
     _apply(one, _news(store, 0))
     with engine.begin() as connection:
         connection.execute(worker.update().values(seen_at=0.0))
-    store.mark_silent()
+    store.liveness.mark_silent()
     assert _state(store) == "offline maintenance"
 
 
 def test_a_wish_for_a_worker_that_is_away_is_kept(store: Store, one: FakeWorker) -> None:
-    store.disconnected(one.principal, one.register(life=LIFE).connection, left=Bye(reason="done"))
-    told = store.wish_concurrency("w1", 2).told
+    store.workers.disconnected(one.principal, one.register(life=LIFE).connection, left=Bye(reason="done"))
+    told = store.operators.wish_concurrency("w1", 2).told
     assert told == "concurrency 2; it is offline: kept until it connects"
-    store.add_queues("w1", ["r"])
-    assert store.request_maintenance("w1", "why").state == "offline maintenance"
+    store.operators.add_queues("w1", ["r"])
+    assert store.operators.request_maintenance("w1", "why").state == "offline maintenance"
     wish = one.register(life=NEXT_LIFE).wish
     assert (wish.concurrency, wish.queues, wish.maintenance) == (2, ("q", "r"), True)
 
 
 def test_maintenance_of_one_that_is_away_can_be_ended(store: Store, one: FakeWorker) -> None:
-    store.disconnected(one.principal, one.register(life=LIFE).connection, left=Bye(reason="done"))
-    store.request_maintenance("w1", "why")
-    assert store.exit_maintenance("w1").state == "offline"
+    store.workers.disconnected(one.principal, one.register(life=LIFE).connection, left=Bye(reason="done"))
+    store.operators.request_maintenance("w1", "why")
+    assert store.operators.exit_maintenance("w1").state == "offline"
     assert not one.register(life=NEXT_LIFE).wish.maintenance
 
 
 def test_queues_come_and_go(store: Store, one: FakeWorker) -> None:
-    assert store.add_queues("w1", ["r", "q", "r"]).told == "queues q, r now"
+    assert store.operators.add_queues("w1", ["r", "q", "r"]).told == "queues q, r now"
     assert _news(store, 0).queues == ("q", "r")
-    assert store.remove_queues("w1", ["q", "absent"]).told == "queues r now"
+    assert store.operators.remove_queues("w1", ["q", "absent"]).told == "queues r now"
     assert _news(store, 1).queues == ("r",)
     with pytest.raises(UsageError, match="no queue left"):
-        store.remove_queues("w1", ["r"])
+        store.operators.remove_queues("w1", ["r"])
     every = FakeWorker(store, "w2", queues=None)
     every.register()
     with pytest.raises(UsageError, match="w2 serves every queue"):
-        store.remove_queues("w2", ["q"])
-    assert store.add_queues("w2", ["q"]).told == "queues q only, no longer every queue"
+        store.operators.remove_queues("w2", ["q"])
+    assert store.operators.add_queues("w2", ["q"]).told == "queues q only, no longer every queue"
 
 
 @pytest.mark.parametrize(
     "verb",
     [
-        lambda store: store.wish_concurrency("nobody", 1),
-        lambda store: store.add_queues("nobody", ["q"]),
-        lambda store: store.remove_queues("nobody", ["q"]),
-        lambda store: store.request_maintenance("nobody", "why"),
-        lambda store: store.exit_maintenance("nobody"),
-        lambda store: store.update_maintenance_comment("nobody", "why"),
-        lambda store: store.request_shutdown("nobody"),
-        lambda store: store.remove_worker("nobody"),
+        lambda store: store.operators.wish_concurrency("nobody", 1),
+        lambda store: store.operators.add_queues("nobody", ["q"]),
+        lambda store: store.operators.remove_queues("nobody", ["q"]),
+        lambda store: store.operators.request_maintenance("nobody", "why"),
+        lambda store: store.operators.exit_maintenance("nobody"),
+        lambda store: store.operators.update_maintenance_comment("nobody", "why"),
+        lambda store: store.operators.request_shutdown("nobody"),
+        lambda store: store.operators.remove_worker("nobody"),
     ],
 )
 def test_an_unknown_worker_is_said(store: Store, verb: Callable[[Store], Wished]) -> None:
@@ -231,9 +231,9 @@ def test_an_unknown_worker_is_said(store: Store, verb: Callable[[Store], Wished]
 def test_what_is_not_in_maintenance_cannot_leave_it(store: Store, one: FakeWorker) -> None:
     assert one.name == "w1"
     with pytest.raises(UsageError, match="w1 is not in maintenance: it is idle"):
-        store.exit_maintenance("w1")
+        store.operators.exit_maintenance("w1")
     with pytest.raises(UsageError, match="w1 is not in maintenance: it is idle"):
-        store.update_maintenance_comment("w1", "why")
+        store.operators.update_maintenance_comment("w1", "why")
 
 
 def test_a_worker_is_removed_once_it_is_away_and_holds_nothing(
@@ -243,21 +243,23 @@ def test_a_worker_is_removed_once_it_is_away_and_holds_nothing(
     enqueue(engine, job)
     claim_id = one.start(job)
     with pytest.raises(UsageError, match="cannot remove w1: it is idle"):
-        store.remove_worker("w1")
-    store.disconnected(one.principal, one.register(life=LIFE).connection, left=Bye(reason="done"))
+        store.operators.remove_worker("w1")
+    store.workers.disconnected(one.principal, one.register(life=LIFE).connection, left=Bye(reason="done"))
     with pytest.raises(UsageError, match="it still holds 1 jobs"):
-        store.remove_worker("w1")
+        store.operators.remove_worker("w1")
     one.finish(claim_id)
-    store.wish_concurrency("w1", 2)
-    assert store.remove_worker("w1").told == "removed"
-    assert store.workers() == []
+    store.operators.wish_concurrency("w1", 2)
+    assert store.operators.remove_worker("w1").told == "removed"
+    assert store.views.workers() == []
     assert one.register(life=NEXT_LIFE).wish.concurrency is None
 
 
 def test_queues_that_the_workers_token_excludes_are_told(store: Store, one: FakeWorker) -> None:
     def come_by(name: str, queues: list[str] | None) -> None:
-        secret = store.create_token(name, worker_pattern="w*", queues=queues, team=None, expires_in_s=None)
-        token, _ = store.find_token(secret)
+        secret = store.tokens.create_token(
+            name, worker_pattern="w*", queues=queues, team=None, expires_in_s=None
+        )
+        token, _ = store.tokens.find_token(secret)
         said = Registration(
             gateway=GatewayId(one.gateway),
             transport="websocket",
@@ -267,39 +269,39 @@ def test_queues_that_the_workers_token_excludes_are_told(store: Store, one: Fake
             sysinfo={},
             life=LIFE,
         )
-        store.register(Principal(worker=W1, token_id=token.id), said)
+        store.workers.register(Principal(worker=W1, token_id=token.id), said)
 
     come_by("narrow", ["q", "day"])
-    told = store.add_queues("w1", ["night", "day", "dawn"])
+    told = store.operators.add_queues("w1", ["night", "day", "dawn"])
     assert told.told == (
         "queues q, night, day, dawn now; its token admits only queues q, day: no jobs of night, dawn"
     )
-    assert store.add_queues("w1", ["day"]).told == "queues q, night, day, dawn now"
+    assert store.operators.add_queues("w1", ["day"]).told == "queues q, night, day, dawn now"
     come_by("narrower", ["q"])
-    assert store.add_queues("w1", ["night"]).told.endswith(
+    assert store.operators.add_queues("w1", ["night"]).told.endswith(
         "; its token admits only queue q: no jobs of night"
     )
     come_by("wide", None)
-    assert store.add_queues("w1", ["night"]).told == "queues q, night, day, dawn now"
+    assert store.operators.add_queues("w1", ["night"]).told == "queues q, night, day, dawn now"
 
 
 def test_edge3s_workers_keep_edge3s_rules(engine: sa.Engine, store: Store) -> None:
     _edge3_worker(engine, "offline")
     for verb in (
-        lambda: store.wish_concurrency("e3", 2),
-        lambda: store.add_queues("e3", ["r"]),
-        lambda: store.remove_queues("e3", ["r"]),
+        lambda: store.operators.wish_concurrency("e3", 2),
+        lambda: store.operators.add_queues("e3", ["r"]),
+        lambda: store.operators.remove_queues("e3", ["r"]),
     ):
         with pytest.raises(UsageError, match="this edge3 worker is offline"):
             verb()
     with engine.begin() as connection:
         connection.execute(edge_worker.update().values(state="idle"))
     with pytest.raises(UsageError, match="1 or more"):
-        store.wish_concurrency("e3", 0)
-    done = store.wish_concurrency("e3", 2)
+        store.operators.wish_concurrency("e3", 0)
+    done = store.operators.wish_concurrency("e3", 2)
     assert (done.kind, done.revision) == ("edge3", 0)
-    assert store.request_maintenance("e3", "why").state == "maintenance request"
-    assert store.request_shutdown("e3").state == "shutdown request"
+    assert store.operators.request_maintenance("e3", "why").state == "maintenance request"
+    assert store.operators.request_shutdown("e3").state == "shutdown request"
 
 
 # The worker's own host
@@ -307,7 +309,7 @@ def test_edge3s_workers_keep_edge3s_rules(engine: sa.Engine, store: Store) -> No
 
 def _asks(one: FakeWorker, number: int, *, maintenance: bool) -> Asked:
     asked = Asked(number=number, maintenance=maintenance, comment="on the host" if maintenance else "")
-    one.store.take_in(one.principal, asked)
+    one.store.workers.take_in(one.principal, asked)
     return asked
 
 
@@ -317,7 +319,7 @@ def test_the_host_asks_for_maintenance(store: Store, one: FakeWorker) -> None:
     assert (wish.maintenance, wish.comment, wish.asked) == (True, "on the host", 1)
     _apply(one, wish)
     # The centre ends it; what the host said before comes once more, late.
-    store.exit_maintenance("w1")
+    store.operators.exit_maintenance("w1")
     _asks(one, 1, maintenance=True)
     wish = _news(store, 1)
     assert (wish.maintenance, wish.asked) == (False, 1)
@@ -338,8 +340,8 @@ def test_a_hello_tells_what_the_host_asked_for_meanwhile(store: Store, one: Fake
 
 def test_another_host_counts_anew(store: Store, one: FakeWorker) -> None:
     _asks(one, 9, maintenance=True)
-    store.exit_maintenance("w1")
-    store.disconnected(one.principal, one.register(life=LIFE).connection, left=None)
+    store.operators.exit_maintenance("w1")
+    store.workers.disconnected(one.principal, one.register(life=LIFE).connection, left=None)
     asked = Asked(number=1, maintenance=True, comment="the new machine")
     other = FakeWorker(store)
     back = other.register(life=NEXT_LIFE, inventory=replace(other.inventory(), asked=asked))
@@ -358,15 +360,15 @@ def _offers(engine: sa.Engine, one: FakeWorker, *queues: str) -> list[ClaimId]:
 def test_removing_a_queue_frees_what_is_offered_of_it(
     engine: sa.Engine, store: Store, one: FakeWorker
 ) -> None:
-    store.add_queues("w1", ["r"])
+    store.operators.add_queues("w1", ["r"])
     sent = _news(store, 0).revision
     of_q, of_r, accepted = _offers(engine, one, "q", "r", "q")
     one.accept(accepted)
-    store.remove_queues("w1", ["q"])
-    new = store.new_wishes({W1: sent})[W1]
+    store.operators.remove_queues("w1", ["q"])
+    new = store.dispatch.new_wishes({W1: sent})[W1]
     assert (new.wish.queues, new.taken_back) == (("r",), (of_q,))
     assert job_row(engine, new_job("t0").key).state == "queued"
-    assert of_r in store.open_ids([W1])
+    assert of_r in store.workers.open_ids([W1])
     # Its acceptance crosses the taking back.
     assert one.accept(of_q).value == "stale"
 
@@ -374,22 +376,22 @@ def test_removing_a_queue_frees_what_is_offered_of_it(
 def test_fewer_slots_free_the_newest_offers(engine: sa.Engine, store: Store, one: FakeWorker) -> None:
     claims = _offers(engine, one, "q", "q", "q", "q")
     one.accept(claims[0])
-    store.wish_concurrency("w1", 2)
-    taken_back = store.new_wishes({W1: 0})[W1].taken_back
+    store.operators.wish_concurrency("w1", 2)
+    taken_back = store.dispatch.new_wishes({W1: 0})[W1].taken_back
     assert set(taken_back) == set(claims[2:])
-    assert store.open_ids([W1]) == set(claims[:2])
+    assert store.workers.open_ids([W1]) == set(claims[:2])
 
 
 def test_what_a_removed_queue_frees_counts_for_the_slots(
     engine: sa.Engine, store: Store, one: FakeWorker
 ) -> None:
-    store.add_queues("w1", ["r"])
+    store.operators.add_queues("w1", ["r"])
     sent = _news(store, 0).revision
     of_q, *of_r = _offers(engine, one, "q", "r", "r")
-    store.remove_queues("w1", ["q"])
-    store.wish_concurrency("w1", 2)
-    assert store.new_wishes({W1: sent})[W1].taken_back == (of_q,)
-    assert store.open_ids([W1]) == set(of_r)
+    store.operators.remove_queues("w1", ["q"])
+    store.operators.wish_concurrency("w1", 2)
+    assert store.dispatch.new_wishes({W1: sent})[W1].taken_back == (of_q,)
+    assert store.workers.open_ids([W1]) == set(of_r)
 
 
 @pytest.mark.parametrize("how", ["maintenance", "shutdown"])
@@ -399,15 +401,15 @@ def test_nothing_offered_is_left_to_a_worker_that_takes_nothing(
     offered, accepted = _offers(engine, one, "q", "q")
     one.accept(accepted)
     if how == "maintenance":
-        store.request_maintenance("w1", "why")
+        store.operators.request_maintenance("w1", "why")
     else:
-        store.request_shutdown("w1")
-    assert store.new_wishes({W1: 0})[W1].taken_back == (offered,)
-    assert store.open_ids([W1]) == {accepted}
+        store.operators.request_shutdown("w1")
+    assert store.dispatch.new_wishes({W1: 0})[W1].taken_back == (offered,)
+    assert store.workers.open_ids([W1]) == {accepted}
 
 
 def test_claims_in_a_hello_make_the_maintenance_pending(store: Store, one: FakeWorker) -> None:
-    store.request_maintenance("w1", "why")
+    store.operators.request_maintenance("w1", "why")
     held = Held(claim=ClaimId("c"), phase=Phase.STARTED, log_end=0)
     one.register(life=LIFE, inventory=replace(one.inventory(), maintenance=True, claims=(held,)))
     assert _state(store) == "maintenance pending"

@@ -44,10 +44,11 @@ def left_out(size: int) -> bytes:
     return _line("warning", f"{size} bytes of the log are left out here: it was over a limit of [edge_ws]")
 
 
-class LogVerbs:
+class LogStore:
     """Logs of ended and of running jobs."""
 
-    _database: Database
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     # Ended
 
@@ -179,7 +180,7 @@ class LogVerbs:
         All rounds of the attempt that edge3's workers ran are in it: edge3 keeps no record of rounds.
         """
         theirs = sa.and_(*(edge_logs.c[name] == getattr(key, name) for name in _EDGE3_KEY))
-        size = _octets(self._database.dialect, edge_logs.c.log_chunk_data)
+        size = octets(self._database.dialect, edge_logs.c.log_chunk_data)
         # The newest first, each with the bytes from its own first to the last of all.
         order = edge_logs.c.log_chunk_time.desc()
         sizes = sa.select(edge_logs.c.log_chunk_time, sa.func.sum(size).over(order_by=order).label("to_end"))
@@ -247,20 +248,11 @@ class LogVerbs:
             end = max(end, row.log_offset + len(row.data))
         return bytes(part)
 
-    def log_sizes(self) -> dict[WorkerName, int]:
-        """Return how many bytes of logs of each worker's jobs are in the table."""
-        size = sa.func.sum(_octets(self._database.dialect, log.c.data))
-        query = (
-            sa.select(claim.c.worker, size).join(claim, claim.c.id == log.c.claim).group_by(claim.c.worker)
-        )
-        with self._database.read() as connection:
-            return {WorkerName(row[0]): int(row[1]) for row in connection.execute(query)}
-
 
 _EDGE3_KEY = ("dag_id", "task_id", "run_id", "map_index", "try_number")
 
 
-def _octets(dialect: str, data: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+def octets(dialect: str, data: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
     """Return the bytes that a text (in UTF-8) or a binary value has."""
     # SQLite has no octet_length before 3.43.
     return (
