@@ -431,7 +431,8 @@ class Reports:
             if claim_id not in known:
                 link.send(Stale(claim=claim_id))
             elif held.phase is Phase.STARTED and known[claim_id].phase is not Phase.STARTED:
-                await self._threads.run(self._store.started, link.principal, claim_id, held.host)
+                started = PhaseIs(claim=claim_id, phase=Phase.STARTED, host=held.host)
+                await self._threads.run(self._store.take, [(link.principal, started)], start_within_s=0.0)
         for claim_id in known.keys() - stated.keys() - buried:
             link.send(Query(claim=claim_id))
 

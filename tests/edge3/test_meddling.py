@@ -14,6 +14,7 @@ from edge_ws.provider.executor import EdgeWsExecutor
 from edge_ws.store.records import Assignment, JobKey, Verdict
 from edge_ws.store.store import Store
 from tests.support.centre import SCHEDULER, Centre
+from tests.support.reports import SingleReports
 from tests.support.rows import FakeWorker
 
 
@@ -55,7 +56,7 @@ class JobFacts:
     def start(self) -> ClaimId:
         claim = self.claim()
         self.worker.accept(claim)
-        self.store.reports.started(self.worker.principal, claim, self.worker.host)
+        SingleReports(self.store.reports).started(self.worker.principal, claim, self.worker.host)
         return claim
 
     def patch(self, state: TaskInstanceState) -> None:

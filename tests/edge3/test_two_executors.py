@@ -15,6 +15,7 @@ from edge_ws.provider.executor import RECONCILE_S, EdgeWsExecutor
 from edge_ws.store.records import JobKey
 from edge_ws.store.store import Store
 from tests.support.centre import SCHEDULER, Centre
+from tests.support.reports import SingleReports
 from tests.support.rows import FakeWorker
 
 LONG_AGO = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
@@ -194,7 +195,7 @@ class TestEdge3LooksAfterLiveness:
             gateway, [worker_takes(worker, candidate.key, candidate.place)], 10.0
         )
         worker.accept(claimed.claim)
-        store.reports.started(worker.principal, claimed.claim, worker.host)
+        SingleReports(store.reports).started(worker.principal, claimed.claim, worker.host)
         assert centre.rows()[key].state == "running"
         return store, worker, connection, key, ti
 

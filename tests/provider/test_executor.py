@@ -42,6 +42,7 @@ from edge_ws.store.records import Assignment, JobKey, Principal, Registration
 from edge_ws.store.store import Store
 from edge_ws.store.tables import epoch_now, gateway
 from tests.support.centre import SCHEDULER, Centre, callback_workload
+from tests.support.reports import SingleReports
 
 
 class Clock:
@@ -134,8 +135,8 @@ def claimed(centre: Centre, executor: EdgeWsExecutor) -> tuple[Any, Store, Princ
     store.workers.register(me, said)
     one = Assignment(key=key_of(ti), slots=1, worker=me.worker, site=site, concurrency=8)
     (claimed,) = store.dispatch.claim(gateway, [one], 10.0)
-    store.reports.accept(me, claimed.claim, HostId("host"), start_within_s=70.0)
-    store.reports.started(me, claimed.claim, HostId("host"))
+    SingleReports(store.reports).accept(me, claimed.claim, HostId("host"), start_within_s=70.0)
+    SingleReports(store.reports).started(me, claimed.claim, HostId("host"))
     return ti, store, me, claimed.claim
 
 
@@ -942,8 +943,8 @@ class TestTaskLog:
         messages, logs = executor.get_task_log(ti, 1)
         assert "factory-7" in messages[0]
         assert logs == []
-        store.reports.append_log(me, claim, 0, b'{"event": "one"}\n')
-        store.reports.append_log(me, claim, 17, b'{"event": "tw\xff"}\n')
+        SingleReports(store.reports).append_log(me, claim, 0, b'{"event": "one"}\n')
+        SingleReports(store.reports).append_log(me, claim, 17, b'{"event": "tw\xff"}\n')
         messages, logs = executor.get_task_log(ti, 1)
         assert logs == ['{"event": "one"}\n{"event": "tw\N{REPLACEMENT CHARACTER}"}\n']
 
@@ -951,7 +952,7 @@ class TestTaskLog:
         ti, store, me, claim = claimed(centre, executor)
         line = b"x" * 1023 + b"\n"
         for number in range(9):
-            store.reports.append_log(me, claim, number * 2**20, line * 1024)
+            SingleReports(store.reports).append_log(me, claim, number * 2**20, line * 1024)
         messages, (text,) = executor.get_task_log(ti, 1)
         assert "left out" in messages[1]
         assert text.startswith("xxx")

@@ -6,7 +6,14 @@ import sys
 
 import pytest
 
-from edge_ws.provider.config import executor_settings, gateway_settings, listen_url, serves_gateway
+from edge_ws.provider.config import (
+    executor_settings,
+    gateway_settings,
+    identity_settings,
+    jwt_verifier,
+    listen_url,
+    serves_gateway,
+)
 from edge_ws.provider.info import OPTIONS, SECTION, get_provider_info
 
 
@@ -31,6 +38,16 @@ def test_airflow_finds_every_option_with_its_default() -> None:
         "worker_log_limit_mib": "1024",
         "log_table_limit_mib": "8192",
         "listen_sql_alchemy_conn": "",
+        "trusted_jwks_url": "",
+        "jwt_issuer": "",
+        "jwt_audience": "",
+        "jwt_algorithm": "RS256",
+        "jwt_leeway": "30",
+        "jwt_verifier": "",
+        "jwt_worker_claim": "sub",
+        "jwt_worker_pattern": "<worker>",
+        "jwt_queues_claim": "",
+        "jwt_team_claim": "",
     }
     assert [name for name, option in options.items() if option.get("sensitive")] == [
         "listen_sql_alchemy_conn"
@@ -46,13 +63,16 @@ def test_every_option_is_read() -> None:
         def get(self, section: str, key: str, *, fallback: str | None) -> str | None:
             if section == SECTION:
                 self.asked.add(key)
-            return fallback
+            # Without these the others are not looked at.
+            return {"trusted_jwks_url": "https://a.example/keys", "jwt_issuer": "a"}.get(key, fallback)
 
     recorder = Recorder()
     executor_settings(recorder)
     gateway_settings(recorder, versions={})
     serves_gateway(recorder)
     listen_url(recorder)
+    identity_settings(recorder)
+    jwt_verifier(recorder)
     assert recorder.asked == set(OPTIONS)
 
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from edge_ws.errors import UsageError
 from edge_ws.server.admin import LONGEST_COMMENT, LONGEST_USER, OPERATIONS, perform
+from edge_ws.store.operators import OperatorStore
 from edge_ws.store.records import Wished
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, worker
@@ -255,8 +256,8 @@ def test_a_row_that_nobody_foresaw_hides_no_other(store: Store, sqlite_engine: s
     perform(store, "list-queues", {})
 
 
-class _Cursed(Store):
-    """The real store, in which one worker cannot be changed."""
+class _Cursed(OperatorStore):
+    """The real one, for which one worker cannot be changed."""
 
     def request_shutdown(self, name: str) -> Wished:
         if name == "oven":
@@ -266,7 +267,9 @@ class _Cursed(Store):
 
 @pytest.mark.usefixtures("store")
 def test_one_that_cannot_be_shut_down_is_named_and_the_others_are(sqlite_engine: sa.Engine) -> None:
-    rows = perform(_Cursed(sqlite_engine), "shutdown-all-workers", {"yes": True})
+    store = Store(sqlite_engine)
+    store.operators = _Cursed(store._database)
+    rows = perform(store, "shutdown-all-workers", {"yes": True})
     failed = {str(row["worker_name"]): str(row["error"]) for row in rows if row["error"]}
     assert list(failed) == ["oven"]
     assert "a fault of this program" in failed["oven"]

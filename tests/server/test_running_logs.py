@@ -16,6 +16,7 @@ from edge_ws.server.reaper import Reaper
 from edge_ws.server.running_logs import RunningLogs
 from edge_ws.store.store import Store
 from tests.support.gateway import LogFolder, Tasks
+from tests.support.reports import SingleReports
 from tests.support.rows import FakeWorker, change_job, enqueue, new_job
 from tests.support.waiting import until
 
@@ -51,7 +52,9 @@ def claim(sqlite_engine: sa.Engine, worker: FakeWorker) -> ClaimId:
 
 
 def say(worker: FakeWorker, claim: ClaimId, offset: int, data: bytes) -> None:
-    assert worker.store.reports.append_log(worker.principal, claim, offset, data) == offset + len(data)
+    assert SingleReports(worker.store.reports).append_log(
+        worker.principal, claim, offset, data
+    ) == offset + len(data)
 
 
 def move(store: Store, folder: LogFolder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -16,6 +17,7 @@ from edge_ws.guard import SET_ASIDE, Aside, Guard, apart
 from edge_ws.protocol.frames import Accept, Ack, Finished, Go, Log, LogAck, Offer, Status, Timers, Wish
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.worker_log import LINES, WHILE_S, WorkerLog
+from edge_ws.store.dispatch import DispatchStore
 from edge_ws.store.records import Claimed
 from edge_ws.store.store import Store
 from tests.support.gateway import connected, make_token, serving
@@ -25,25 +27,23 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.anyio
 
 
-class Faulty(Store):
-    """The real store, some verbs of which fail before they work."""
+def _faulty(engine: sa.Engine, faults: dict[str, list[Exception]]) -> Store:
+    """Return the real store, some verbs of which fail before they work."""
+    store = Store(engine)
 
-    def __init__(self, engine: sa.Engine, faults: dict[str, list[Exception]]) -> None:
-        super().__init__(engine)
-        self.faults = faults
+    def failing(verb: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **named: Any) -> Any:
+            if faults.get(verb):
+                raise faults[verb].pop()
+            return real(*given, **named)
 
-    def __getattribute__(self, name: str) -> Any:
-        found = super().__getattribute__(name)
-        if name.startswith("_") or name == "faults" or not callable(found):
-            return found
-        if faults := self.faults.get(name):
-            fault = faults.pop()
+        return run
 
-            def fail(*_: object, **__: object) -> None:
-                raise fault
-
-            return fail
-        return found
+    for role in vars(store).values():
+        for verb in VERBS:
+            if hasattr(role, verb):
+                setattr(role, verb, failing(verb, getattr(role, verb)))
+    return store
 
 
 VERBS = (
@@ -77,7 +77,7 @@ async def test_every_loop_goes_on_after_a_fault(
     # What the fault says may come from a worker.
     faults = {verb: [ValueError(f"{verb}\r\n\x1b[2J" + "x" * 1000) for _ in range(2)] for verb in VERBS}
     of_greeting_too = {"tokens_by_id": faults.pop("tokens_by_id")}
-    store = Faulty(sqlite_engine, faults)
+    store = _faulty(sqlite_engine, faults)
     settings = GatewaySettings(
         hostname="test",
         timers=Timers(heartbeat_s=1.0, offer_lease_s=0.5),
@@ -118,14 +118,11 @@ async def test_every_loop_goes_on_after_a_fault(
     assert len(told) < 2 * len(VERBS)
 
 
-class Picky(Store):
-    """The real store, which cannot claim one job."""
-
-    tries = 0
+class Picky(DispatchStore):
+    """The real one, which cannot claim one job."""
 
     def claim(self, gateway_id: Any, chosen: Any, lease_s: float) -> list[Claimed]:
         if any(one.key.task_id == "bad" for one in chosen):
-            self.tries += len(chosen) == 1
             raise ValueError("bad")
         return super().claim(gateway_id, chosen, lease_s)
 
@@ -133,7 +130,8 @@ class Picky(Store):
 async def test_a_job_that_cannot_be_claimed_is_in_nobodys_way(
     sqlite_engine: sa.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = Picky(sqlite_engine)
+    store = Store(sqlite_engine)
+    store.dispatch = Picky(store._database)
     with serving(store) as gateway:
         enqueue(sqlite_engine, new_job("bad", priority=9), *(new_job(f"t{number}") for number in range(5)))
         async with connected(gateway, make_token(store), concurrency=1) as peer:
@@ -147,12 +145,13 @@ async def test_a_job_that_cannot_be_claimed_is_in_nobodys_way(
 
 
 async def test_a_gateway_that_cannot_go_on_closes_its_connections(sqlite_engine: sa.Engine) -> None:
-    store = Faulty(sqlite_engine, {})
+    faults: dict[str, list[Exception]] = {}
+    store = _faulty(sqlite_engine, faults)
     settings = GatewaySettings(hostname="test", timers=Timers(heartbeat_s=0.2))
     with serving(store, settings) as gateway:
         async with connected(gateway, make_token(store)) as peer:
             # No loop is made for one: it goes through.
-            store.faults["beat"] = [EdgeWsError("not made for this")]
+            faults["beat"] = [EdgeWsError("not made for this")]
             with anyio.fail_after(30), pytest.raises(ConnectionClosed) as closed:
                 await peer.expect(Wish, 30)
             assert closed.value.rcvd is not None

@@ -16,6 +16,7 @@ from edge_ws.server.diagnosis import AirflowTask
 from edge_ws.server.views import list_jobs, list_queues, list_workers, show_job, show_worker
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, utc_now
+from tests.support.reports import SingleReports
 from tests.support.rows import FakeWorker, change_job, enqueue, new_job
 
 WISHED = ("wished_concurrency", "wished_queues", "wished_maintenance", "wished_shutdown")
@@ -195,7 +196,7 @@ def test_a_job_from_offer_to_end(engine: sa.Engine, store: Store) -> None:
     assert row["lease_until"] > row["offered_at"]
     one.accept(claimed.claim)
     assert show_job(store.views, "dag", "run", "t")["code"] == "accepted"
-    store.reports.started(one.principal, claimed.claim, one.host)
+    SingleReports(store.reports).started(one.principal, claimed.claim, one.host)
     assert show_job(store.views, "dag", "run", "t")["code"] == "running"
     one.finish(claimed.claim, 1)
     row = show_job(store.views, "dag", "run", "t")

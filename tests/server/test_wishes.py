@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from edge_ws.protocol.frames import Accept, Applied, Asked, Bye, Go, Offer, Stale, Status, Welcome, Wish
-from edge_ws.protocol.ids import CONTROL, OUTCOMES, HostId, LifeId
+from edge_ws.protocol.ids import CONTROL, OUTCOMES, RENEWAL, HostId, LifeId
 from edge_ws.server.hub import REPEAT_S, Hub, Link
 from edge_ws.store.records import WishRecord
 from edge_ws.store.store import Store
@@ -242,7 +242,7 @@ async def test_a_goodbye_in_maintenance_is_remembered(store: Store, gateway: Run
     async with connected(gateway, token) as peer:
         assert peer.welcome is not None
         assert peer.welcome.wish.maintenance
-        assert peer.welcome.capabilities == (CONTROL, OUTCOMES)
+        assert peer.welcome.capabilities == (CONTROL, OUTCOMES, RENEWAL)
 
 
 # The hub alone

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from edge_ws.store.records import Accepted, JobKey, NewJob, Owing, Verdict
 from edge_ws.store.retention import EDGE3_PURGE_S
 from edge_ws.store.store import Store
 from edge_ws.store.tables import claim, edge_job, edge_logs, log
+from tests.support.reports import SingleReports
 from tests.support.rows import (
     OWNER,
     FakeWorker,
@@ -51,7 +53,7 @@ def test_a_job_runs_and_ends(engine: sa.Engine, store: Store, worker: FakeWorker
     accepted = worker.accept(claimed.claim)
     assert isinstance(accepted, Accepted)
     assert accepted.subject == json.loads(job.command)["ti"]["id"]
-    assert store.reports.started(worker.principal, claimed.claim, worker.host) is Verdict.DONE
+    assert SingleReports(store.reports).started(worker.principal, claimed.claim, worker.host) is Verdict.DONE
     assert job_row(engine, job.key).state == "running"
     assert store.jobs.ended(OWNER) == []
     assert worker.finish(claimed.claim) is Verdict.DONE
@@ -69,10 +71,10 @@ def test_reports_may_be_repeated(engine: sa.Engine, store: Store, worker: FakeWo
     enqueue(engine, job)
     claim_id = worker.start(job)
     assert worker.accept(claim_id) is Verdict.REPEATED
-    assert store.reports.started(worker.principal, claim_id, worker.host) is Verdict.DONE
+    assert SingleReports(store.reports).started(worker.principal, claim_id, worker.host) is Verdict.DONE
     assert worker.finish(claim_id, 1) is Verdict.DONE
     assert worker.finish(claim_id, 1) is Verdict.DONE
-    assert store.reports.started(worker.principal, claim_id, worker.host) is Verdict.STALE
+    assert SingleReports(store.reports).started(worker.principal, claim_id, worker.host) is Verdict.STALE
     assert job_row(engine, job.key).state == "failed"
 
 
@@ -92,7 +94,7 @@ def test_another_worker_cannot_touch_a_claim(engine: sa.Engine, store: Store, wo
     other = FakeWorker(store, name="w2")
     other.register()
     assert other.finish(claim_id) is Verdict.STALE
-    assert store.reports.append_log(other.principal, claim_id, 0, b"x") is Verdict.STALE
+    assert SingleReports(store.reports).append_log(other.principal, claim_id, 0, b"x") is Verdict.STALE
     assert store.workers.host_dead(other.principal, worker.host) == ()
     assert job_row(engine, job.key).state == "running"
 
@@ -101,7 +103,7 @@ def test_a_refused_offer_is_free_at_once(engine: sa.Engine, store: Store, worker
     job = new_job()
     enqueue(engine, job)
     (claimed,) = worker.claim(job)
-    assert store.reports.refuse(worker.principal, claimed.claim, "full") is Verdict.DONE
+    assert SingleReports(store.reports).refuse(worker.principal, claimed.claim, "full") is Verdict.DONE
     row = job_row(engine, job.key)
     assert (row.state, row.edge_worker, row.edge_ws_claim) == ("queued", None, None)
     assert worker.accept(claimed.claim) is Verdict.STALE
@@ -143,7 +145,7 @@ def test_a_new_round_makes_the_old_claim_stale(engine: sa.Engine, store: Store, 
     old = worker.start(job)
     enqueue(engine, job)
     assert worker.finish(old) is Verdict.STALE
-    assert store.reports.append_log(worker.principal, old, 0, b"late") is Verdict.STALE
+    assert SingleReports(store.reports).append_log(worker.principal, old, 0, b"late") is Verdict.STALE
     assert job_row(engine, job.key).state == "queued"
     new = worker.start(job)
     assert worker.finish(old, 1) is Verdict.STALE
@@ -227,7 +229,7 @@ def test_what_cannot_start_waits_for_the_reaper(engine: sa.Engine, store: Store,
     enqueue(engine, job)
     (claimed,) = worker.claim(job)
     worker.accept(claimed.claim)
-    assert store.reports.not_started(worker.principal, claimed.claim, "409") is Verdict.DONE
+    assert SingleReports(store.reports).not_started(worker.principal, claimed.claim, "409") is Verdict.DONE
     assert worker.accept(claimed.claim) is Verdict.STALE
     (one,) = store.claims.unsettled()
     assert (one.claim, one.phase, one.result, one.overdue) == (
@@ -248,7 +250,10 @@ def fails_on(store: Store, worker: FakeWorker, job: NewJob, reason: str) -> None
     """Let the worker take the job and fail to start it through its own fault."""
     (claimed,) = worker.claim(job)
     worker.accept(claimed.claim)
-    assert store.reports.not_started(worker.principal, claimed.claim, reason, HOST) is Verdict.DONE
+    assert (
+        SingleReports(store.reports).not_started(worker.principal, claimed.claim, reason, HOST)
+        is Verdict.DONE
+    )
 
 
 def another(store: Store, name: str, **changes: object) -> FakeWorker:
@@ -321,7 +326,10 @@ def test_a_start_that_airflow_did_not_answer_may_have_happened(
     enqueue(engine, job)
     (claimed,) = worker.claim(job)
     worker.accept(claimed.claim)
-    assert store.reports.not_started(worker.principal, claimed.claim, "500", UNSURE) is Verdict.DONE
+    assert (
+        SingleReports(store.reports).not_started(worker.principal, claimed.claim, "500", UNSURE)
+        is Verdict.DONE
+    )
     (one,) = store.claims.unsettled()
     assert one.result == "lost"
 
@@ -332,7 +340,7 @@ def test_the_reaper_does_not_undo_what_moved_on(engine: sa.Engine, store: Store,
     (claimed,) = worker.claim(job)
     worker.accept(claimed.claim)
     (judged,) = store.claims.unsettled()
-    store.reports.started(worker.principal, claimed.claim, worker.host)
+    SingleReports(store.reports).started(worker.principal, claimed.claim, worker.host)
     assert not store.claims.requeue(judged, "too late")
     assert not store.claims.give_up(judged, "too late", failed=True)
     assert job_row(engine, job.key).state == "running"
@@ -350,11 +358,11 @@ def test_unknown_frees_an_offer_and_marks_the_rest(
     (one,) = worker.claim(offered)
     (two,) = worker.claim(accepted)
     worker.accept(two.claim)
-    assert store.reports.unknown(worker.principal, one.claim) is Verdict.DONE
-    assert store.reports.unknown(worker.principal, two.claim) is Verdict.DONE
+    assert SingleReports(store.reports).unknown(worker.principal, one.claim) is Verdict.DONE
+    assert SingleReports(store.reports).unknown(worker.principal, two.claim) is Verdict.DONE
     assert job_row(engine, offered.key).state == "queued"
     assert claim_row(engine, two.claim).result == "not_started"
-    assert store.reports.unknown(worker.principal, ClaimId(new_id())) is Verdict.STALE
+    assert SingleReports(store.reports).unknown(worker.principal, ClaimId(new_id())) is Verdict.STALE
 
 
 def test_a_worker_is_never_over_committed(engine: sa.Engine, store: Store) -> None:
@@ -404,7 +412,7 @@ def test_log_bytes_are_taken_once_and_without_gaps(
     job = new_job()
     enqueue(engine, job)
     claim_id = worker.start(job)
-    say = lambda offset, data: store.reports.append_log(worker.principal, claim_id, offset, data)  # noqa: E731
+    say = partial(SingleReports(store.reports).append_log, worker.principal, claim_id)
     assert say(0, b"hello ") == 6
     assert say(0, b"hello ") == 6
     assert say(9, b"gap") == 6
@@ -448,7 +456,7 @@ def test_what_ended_long_ago_is_purged(engine: sa.Engine, store: Store, worker: 
     for job in (unreported, reported, with_log):
         claim_id = worker.start(job)
         if job is with_log:
-            store.reports.append_log(worker.principal, claim_id, 0, b"x")
+            SingleReports(store.reports).append_log(worker.principal, claim_id, 0, b"x")
         worker.finish(claim_id)
     store.jobs.reported(OWNER, [reported.key, with_log.key])
     store.retention.purge(60.0)
@@ -503,7 +511,7 @@ def test_claims_that_no_row_carries_are_purged_with_their_logs(
     enqueue(engine, deleted, queued_again, running)
     claims = [worker.start(job) for job in (deleted, queued_again, running)]
     for claim_id in claims:
-        store.reports.append_log(worker.principal, claim_id, 0, b"x")
+        SingleReports(store.reports).append_log(worker.principal, claim_id, 0, b"x")
     with engine.begin() as connection:
         connection.execute(edge_job.delete().where(edge_job.c.task_id == "deleted"))
         again = edge_job.update().where(edge_job.c.task_id == "queued_again")

@@ -15,6 +15,7 @@ from edge_ws.store.records import JobKey, LogBounds
 from edge_ws.store.reports import ROW
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_logs
+from tests.support.reports import SingleReports
 from tests.support.rows import FakeWorker, change_job, enqueue, new_job
 
 MEBIBYTE = 1024 * 1024
@@ -116,7 +117,7 @@ class TestLogsToShow:
         for job in (jobs[0], jobs[2]):
             change_job(engine, job.key, edge_ws_owner=None)
         theirs, ours, over = (worker.start(job) for job in jobs)
-        store.reports.append_log(worker.principal, theirs, 0, b"hello")
+        SingleReports(store.reports).append_log(worker.principal, theirs, 0, b"hello")
         worker.finish(over)
         assert store.logs.logs_to_show([theirs, ours, over, new_id()]) == [(theirs, "theirs.log", 5)]  # type: ignore[list-item]
         assert store.logs.logs_to_show([]) == []
@@ -127,7 +128,9 @@ class TestLogsToShow:
         claim = worker.start(job)
         whole = bytes(range(256)) * 10
         for offset in range(0, len(whole), 100):
-            store.reports.append_log(worker.principal, claim, offset, whole[offset : offset + 100])
+            SingleReports(store.reports).append_log(
+                worker.principal, claim, offset, whole[offset : offset + 100]
+            )
         for begin in (0, 1, 99, 100, 2000, 2559):
             part = store.logs.log_part(claim, begin)
             assert part == whole[begin : begin + len(part)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -26,6 +27,7 @@ from edge_ws.store.records import Assignment, JobKey, OpenClaim
 from edge_ws.store.store import Store
 from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, log, worker
 from tests.simulation.model_store import ModelStore, Rules
+from tests.support.reports import SingleReports
 from tests.support.rows import FakeWorker, new_job
 
 LONG_S = 1e6
@@ -66,8 +68,18 @@ class Machine(RuleBasedStateMachine):
     # Helpers
 
     def _both(self, verb: str, *args: Any, **kwargs: Any) -> Any:
-        told = attrgetter(verb)(self.real)(*args, **kwargs)
-        modelled = attrgetter(verb)(self.model)(*args, **kwargs)
+        one, other = attrgetter(verb)(self.real), attrgetter(verb)(self.model)
+        return self._same(verb, one, other, *args, **kwargs)
+
+    def _both_told(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        one, other = (getattr(SingleReports(store.reports), verb) for store in (self.real, self.model))
+        return self._same(verb, one, other, *args, **kwargs)
+
+    @staticmethod
+    def _same(
+        verb: str, real: Callable[..., Any], model: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        told, modelled = real(*args, **kwargs), model(*args, **kwargs)
         assert told == modelled, f"{verb}{args}: {told} is not {modelled}"
         return told
 
@@ -197,38 +209,38 @@ class Machine(RuleBasedStateMachine):
     @has_claims
     @rule(pick=picks, wrong_worker=wrong, host=hosts)
     def accept(self, pick: int, wrong_worker: bool, host: str) -> None:
-        self._both("reports.accept", *self._about(pick, wrong_worker), HostId(host), start_within_s=LONG_S)
+        self._both_told("accept", *self._about(pick, wrong_worker), HostId(host), start_within_s=LONG_S)
 
     @has_claims
     @rule(pick=picks, wrong_worker=wrong)
     def refuse(self, pick: int, wrong_worker: bool) -> None:
-        self._both("reports.refuse", *self._about(pick, wrong_worker), "full")
+        self._both_told("refuse", *self._about(pick, wrong_worker), "full")
 
     @has_claims
     @rule(pick=picks, wrong_worker=wrong, host=st.sampled_from((*HOSTS, None)))
     def started(self, pick: int, wrong_worker: bool, host: str | None) -> None:
-        self._both("reports.started", *self._about(pick, wrong_worker), HostId(host) if host else None)
+        self._both_told("started", *self._about(pick, wrong_worker), HostId(host) if host else None)
 
     @has_claims
     @rule(pick=picks, wrong_worker=wrong, code=st.sampled_from((0, 1)))
     def finished(self, pick: int, wrong_worker: bool, code: int) -> None:
-        self._both("reports.finished", *self._about(pick, wrong_worker), code, "it ended", log_uploaded=False)
+        self._both_told("finished", *self._about(pick, wrong_worker), code, "it ended", log_uploaded=False)
 
     @has_claims
     @rule(pick=picks, wrong_worker=wrong, fault=st.sampled_from(("", HOST, UNSURE)))
     def not_started(self, pick: int, wrong_worker: bool, fault: str) -> None:
-        self._both("reports.not_started", *self._about(pick, wrong_worker), "409", fault)
+        self._both_told("not_started", *self._about(pick, wrong_worker), "409", fault)
 
     @has_claims
     @rule(pick=picks, wrong_worker=wrong)
     def unknown(self, pick: int, wrong_worker: bool) -> None:
-        self._both("reports.unknown", *self._about(pick, wrong_worker))
+        self._both_told("unknown", *self._about(pick, wrong_worker))
 
     @has_claims
     @rule(pick=picks, wrong_worker=wrong, offset=st.integers(0, 6), size=st.integers(0, 6))
     def log_bytes(self, pick: int, wrong_worker: bool, offset: int, size: int) -> None:
         data = bytes(range(65 + offset, 65 + offset + size))
-        self._both("reports.append_log", *self._about(pick, wrong_worker), offset, data)
+        self._both_told("append_log", *self._about(pick, wrong_worker), offset, data)
 
     @rule(name=names, host=hosts)
     def host_dead(self, name: str, host: str) -> None:

@@ -16,6 +16,7 @@ from edge_ws.store import database
 from edge_ws.store.records import Claimed, NewJob, Registered, Verdict
 from edge_ws.store.store import Store
 from edge_ws.store.tables import claim, edge_job, edge_worker
+from tests.support.reports import SingleReports
 from tests.support.rows import FakeWorker, change_job, claim_row, end_leases, enqueue, job_row, new_job
 from tests.support.waiting import wait_until
 from tests.support.workers import register_worker
@@ -125,7 +126,7 @@ def test_what_dies_before_its_start_is_known_stays_lost(
 ) -> None:
     worker.accept(offered.claim)
     store.workers.host_dead(worker.principal, worker.host)
-    assert store.reports.started(worker.principal, offered.claim, worker.host) is Verdict.DONE
+    assert SingleReports(store.reports).started(worker.principal, offered.claim, worker.host) is Verdict.DONE
     assert claim_row(engine, offered.claim).result == "lost"
 
 
@@ -135,7 +136,7 @@ def test_what_is_lost_stays_so_when_its_worker_has_forgotten_it(
     """Its task may run for Airflow; nobody else would tell that its process is gone."""
     worker.accept(offered.claim)
     store.workers.host_dead(worker.principal, worker.host)
-    store.reports.unknown(worker.principal, offered.claim)
+    SingleReports(store.reports).unknown(worker.principal, offered.claim)
     assert claim_row(engine, offered.claim).result == "lost"
 
 

@@ -20,6 +20,7 @@ from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, epoch_now, gateway, utc_now
 from edge_ws.store.view_records import JobView
 from edge_ws.store.workers import NOT_READY, STALE_SLOTS
+from tests.support.reports import SingleReports
 from tests.support.rows import OWNER, FakeWorker, change_job, enqueue, new_job
 
 
@@ -143,7 +144,7 @@ def test_the_history_of_a_job_and_what_goes_before_it(engine: sa.Engine, store: 
     job, narrow = new_job("t"), new_job("urgent", priority=5)
     enqueue(engine, job, narrow, new_job("far", queue="far", priority=9))
     (claimed,) = one.claim(job)
-    store.reports.refuse(one.principal, claimed.claim, "no room")
+    SingleReports(store.reports).refuse(one.principal, claimed.claim, "no room")
     claims, ahead = store.views.history(found(store, "t"), 5)
     assert [(claim.worker, claim.result, claim.detail) for claim in claims] == [("w1", "refused", "no room")]
     assert claims[0].ended_s is not None

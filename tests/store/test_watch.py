@@ -18,6 +18,7 @@ from tests.support import services
 from tests.support.bouncer import transaction_pooler
 from tests.support.databases import Databases, using
 from tests.support.postgres import postgres_server
+from tests.support.reports import SingleReports
 from tests.support.rows import FakeWorker, enqueue, new_job
 from tests.support.waiting import wait_until
 
@@ -163,7 +164,7 @@ class TestWhatIsTold:
         with listening(postgres_engine) as heard:
             worker.register()
             claims = [worker.start(job) for job in jobs]
-            store.reports.append_log(worker.principal, claims[0], 0, b"hello")
+            SingleReports(store.reports).append_log(worker.principal, claims[0], 0, b"hello")
             store.liveness.beat([registered.connection])
             for claim in claims:
                 worker.finish(claim)

@@ -14,6 +14,7 @@ from edge_ws.server.eligibility import is_here
 from edge_ws.store.records import JobKey
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, utc_now, worker
+from tests.support.reports import SingleReports
 from tests.support.rows import OWNER, FakeWorker, change_job, enqueue, job_row, new_job
 
 
@@ -83,7 +84,7 @@ def test_how_long_an_edge3_worker_lives_follows_from_the_heartbeat_that_the_cent
         enqueue(engine, job)
         (claimed,) = ours.claim(job)
         ours.accept(claimed.claim)
-        one.reports.not_started(ours.principal, claimed.claim, "no log folder", HOST)
+        SingleReports(one.reports).not_started(ours.principal, claimed.claim, "no log folder", HOST)
         assert job_row(engine, job.key).state == state
     with pytest.raises(RefusedError, match="live edge3 worker"):
         FakeWorker(slow, name="e3").register()

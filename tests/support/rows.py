@@ -23,6 +23,7 @@ from edge_ws.store.records import (
 )
 from edge_ws.store.store import Store
 from edge_ws.store.tables import claim, edge_job, epoch_now
+from tests.support.reports import SingleReports
 
 OWNER = 7
 LIFE, NEXT_LIFE = LifeId("life-1"), LifeId("life-2")
@@ -152,14 +153,18 @@ class FakeWorker:
         return self.store.dispatch.claim(GatewayId(self.gateway), chosen, 10.0)
 
     def accept(self, claim_id: ClaimId, host: HostId | None = None) -> object:
-        return self.store.reports.accept(self.principal, claim_id, host or self.host, start_within_s=70.0)
+        return SingleReports(self.store.reports).accept(
+            self.principal, claim_id, host or self.host, start_within_s=70.0
+        )
 
     def start(self, job: NewJob) -> ClaimId:
         """Bring a queued job to running; return its claim."""
         (claimed,) = self.claim(job)
         self.accept(claimed.claim)
-        self.store.reports.started(self.principal, claimed.claim, self.host)
+        SingleReports(self.store.reports).started(self.principal, claimed.claim, self.host)
         return claimed.claim
 
     def finish(self, claim_id: ClaimId, exit_code: int = 0) -> object:
-        return self.store.reports.finished(self.principal, claim_id, exit_code, "", log_uploaded=False)
+        return SingleReports(self.store.reports).finished(
+            self.principal, claim_id, exit_code, "", log_uploaded=False
+        )
