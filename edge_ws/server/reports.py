@@ -5,9 +5,8 @@ Serves both transports. Answers go out after the verb is committed, never before
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, assert_never
 
@@ -40,7 +39,7 @@ from edge_ws.protocol.frames import (
     Token,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import ClaimId, HostId, WorkerName
+from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
 from edge_ws.server.batches import Batches
 from edge_ws.server.budget import Budget, Place
@@ -48,6 +47,7 @@ from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import REFUSED_PAUSE_S, REPEAT_S, Hub, Link, Standing, wish_frame
 from edge_ws.server.log_limits import LogLimits
 from edge_ws.server.ports import TaskTokens
+from edge_ws.server.standing import as_wished, bounded, in_force, standing, steady
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.server.worker_log import WorkerLog
 from edge_ws.store.records import Accepted, OpenClaim, Owing, Room, Verdict
@@ -76,10 +76,6 @@ class Answers(Protocol):
 
 WRITERS = 2
 """Batches of reports that are written at a time. Their order does not matter: each report is a fact."""
-NEWS = 0.1
-"""A change of a worker's free disk by less than this part is not written: idle workers cost no statements."""
-SYSINFO_BYTES = 16 * 1024
-"""Of what a worker says of its machine, as JSON; so much and no more is stored of each."""
 LOGS_AT_ONCE = 64
 """Log chunks in one transaction, at the most: 4 MiB."""
 CHUNKS = 4
@@ -246,7 +242,7 @@ class Reports:
             taken.to.settled()
 
     def _applied(self, link: Link, frame: Applied, to: Answers) -> None:
-        said = standing(link, _as_wished(link, frame))
+        said = standing(link, as_wished(link, frame))
         if said == link.noted:
             # As its hello said: thousands who come back at once cost no transaction each.
             self._in_force(link, said.applied)
@@ -392,7 +388,7 @@ class Reports:
 
     async def _status(self, link: Link, status: Status) -> None:
         """Note the worker as it stands; what it does not name proves nothing."""
-        inventory, sysinfo = status.inventory, bounded(link.name, status.sysinfo)
+        inventory, sysinfo = status.inventory, bounded(link.name, status.sysinfo, self._told)
         for host in inventory.dead_hosts[-DEAD_HOSTS:]:
             if host not in link.dead_hosts:
                 await self.take(link, HostDead(host=host, ended=_ended(inventory)))
@@ -401,7 +397,7 @@ class Reports:
         link.disk_gb = steady(link.disk_gb, status.sysinfo.get("disk_free_gb"))
         if inventory.asked is not None and inventory.asked.number > link.asked:
             self._others.put(_Taken(link, inventory.asked, _Nobody()))
-        said = standing(link, _as_wished(link, in_force(inventory)))
+        said = standing(link, as_wished(link, in_force(inventory)))
         if said != link.noted:
             # The database was away when the worker said so, or its last job is gone, or its job host.
             self._others.put(_Taken(link, replace(said, sysinfo=sysinfo), _Nobody()))
@@ -483,55 +479,3 @@ class _Nobody:
 
     def settled(self) -> None:
         """Leave it out."""
-
-
-def in_force(inventory: Inventory) -> Applied:
-    """Return what the inventory says is in force."""
-    return Applied(
-        revision=inventory.revision,
-        concurrency=inventory.concurrency,
-        queues=inventory.queues,
-        maintenance=inventory.maintenance,
-        leaving=inventory.leaving,
-    )
-
-
-def standing(link: Link, applied: Applied) -> Standing:
-    """Return what is in force with what the worker has last said besides."""
-    inventory = link.inventory
-    # Jobs keep the worker from being seen in maintenance, or gone, already.
-    is_busy = (
-        inventory is not None and (inventory.maintenance or inventory.leaving) and bool(inventory.claims)
-    )
-    return Standing(applied, is_busy, link.room, link.disk_gb)
-
-
-def bounded(worker: WorkerName, sysinfo: Mapping[str, str | int | float]) -> dict[str, str | int | float]:
-    """Return what a worker says of its machine as far as it is stored; what is beyond is left out."""
-    kept: dict[str, str | int | float] = {}
-    left = SYSINFO_BYTES
-    for key, value in sysinfo.items():
-        # A character takes no more than four bytes, nor more than six of JSON.
-        left -= len(json.dumps([key, value]))
-        if left >= 0:
-            kept[key] = value
-    if left < 0:
-        log.warning(
-            "Worker %s says more of its machine than %d bytes; entries left out: %d",
-            worker,
-            SYSINFO_BYTES,
-            len(sysinfo) - len(kept),
-        )
-    return kept
-
-
-def steady(before: float | None, now: object) -> float | None:
-    """Return the number if it is far from the one before, else that one: what trembles is no news."""
-    if not isinstance(now, int | float):
-        return before
-    return now if before is None or abs(now - before) > NEWS * max(before, now) else before
-
-
-def _as_wished(link: Link, applied: Applied) -> Applied:
-    """Return what is in force; a worker that knows nothing of maintenance is in it by getting no jobs."""
-    return applied if link.has_control else replace(applied, maintenance=link.wish.maintenance)

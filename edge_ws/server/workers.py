@@ -25,7 +25,8 @@ from edge_ws.server.config import GatewaySettings
 from edge_ws.server.credentials import Credentials
 from edge_ws.server.entrance import CrowdedError, Entrance, Turns
 from edge_ws.server.hub import Hub, Link, wish_frame
-from edge_ws.server.reports import Answers, Reports, bounded, in_force, standing, steady
+from edge_ws.server.reports import Answers, Reports
+from edge_ws.server.standing import bounded, in_force, standing, steady
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.server.worker_log import WorkerLog
 from edge_ws.store.records import Principal, Registered, Registration, Room
@@ -155,7 +156,7 @@ class Workers:
         if link.principal.token_id is not None:
             link.principal = await self._threads.run(self._credentials.judge_again, link.principal)
         link.principal = auth.admit(link.principal, hello)
-        sysinfo = bounded(link.name, hello.sysinfo)
+        sysinfo = bounded(link.name, hello.sysinfo, self.told)
         if hello.oldest_protocol > PROTOCOL or hello.protocol < OLDEST_PROTOCOL:
             raise RefusedError(
                 Refusal.VERSION.value,

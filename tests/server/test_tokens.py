@@ -13,7 +13,7 @@ from edge_ws.protocol import codec
 from edge_ws.protocol.frames import Applied, Bye, Offer, Refused, Welcome
 from edge_ws.protocol.ids import new_id
 from edge_ws.server.config import GatewaySettings
-from edge_ws.server.reports import SYSINFO_BYTES
+from edge_ws.server.standing import SYSINFO_BYTES
 from edge_ws.store.store import Store
 from edge_ws.store.watch import Changes, ChangeWatch
 from tests.server.test_longpoll import Poller
