@@ -6,7 +6,7 @@ export AIRFLOW
 BIN := .venv$(if $(filter-out 3.3,$(AIRFLOW)),-$(AIRFLOW))/bin
 ARGS ?=
 
-.PHONY: help install demo test quick pages simulate chaos noisy parity bench check format wheel constraints clean
+.PHONY: help install demo test quick pages simulate chaos noisy fuzz parity bench check format wheel constraints clean
 
 help:
 	@echo "make demo         run a real Airflow, a worker and one DAG on this machine (KEEP=1: leave it up)"
@@ -15,6 +15,7 @@ help:
 	@echo "make simulate     run 50,000 simulated histories, about 25 minutes (SEEDS=n: that many; SEED=n: that one)"
 	@echo "make chaos        200 rounds of faults on real processes, about 35 minutes (ROUNDS=n: that many; CHAOS_SEED=n)"
 	@echo "make noisy        flood a real gateway with every frame, and print what another worker feels, about 6 minutes"
+	@echo "make fuzz         send a million messages of all kinds to a gateway's entrances (FUZZ=n: that many)"
 	@echo "make parity       run the same DAGs on LocalExecutor and on edge-ws and compare, about an hour (ONLY=name: some)"
 	@echo "make bench        measure edge-ws beside edge3 (ARGS='--quick', '--only ROW', '--no-edge3')"
 	@echo "make check        ruff, mypy --strict, import-linter"
@@ -56,6 +57,10 @@ chaos: install
 
 noisy: install
 	@NOISY=10 $(BIN)/python -m pytest tests/server/test_noisy_neighbour.py -n 0 -s -o timeout=1800 $(ARGS)
+
+FUZZ ?= 1000000
+fuzz: install
+	@FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz -o timeout=0 $(ARGS)
 
 parity: install
 	@PARITY=long $(if $(ONLY),ONLY=$(ONLY)) $(BIN)/python -m pytest tests/parity -s -p no:randomly $(ARGS)
