@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
@@ -14,6 +18,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 
 from tests.support import services
+from tests.support.certificates import Authority
 from tests.support.databases import USUAL_KINDS, Databases, using
 from tests.support.leftovers import no_leftovers
 
@@ -22,6 +27,13 @@ settings.register_profile(
     "edge-ws", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("edge-ws")
+
+
+# To read the authorities that this machine trusts takes 40 ms for each client, in all processes and at each look
+# of a test whether a server is there yet. No test meets a server that any of them vouches for.
+_TRUSTED = Path(tempfile.mkdtemp(prefix="edge-ws-trusted-"))
+atexit.register(shutil.rmtree, _TRUSTED, ignore_errors=True)
+os.environ["SSL_CERT_FILE"] = str(Authority(_TRUSTED).file)
 
 
 def pytest_configure(config: pytest.Config) -> None:
