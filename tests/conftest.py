@@ -21,6 +21,7 @@ from tests.support import services
 from tests.support.certificates import Authority
 from tests.support.databases import USUAL_KINDS, Databases, using
 from tests.support.leftovers import no_leftovers
+from tests.support.managers import Managers
 
 # A busy machine is no fault of the code: time limits are pytest-timeout's business.
 settings.register_profile(
@@ -128,6 +129,13 @@ def databases(tmp_path_factory: pytest.TempPathFactory, session_pids: set[int]) 
     """Makes databases; stops its servers at the session's end."""
     with Databases(tmp_path_factory.mktemp("databases"), session_pids) as maker:
         yield maker
+
+
+@pytest.fixture(scope="session")
+def managers(session_pids: set[int]) -> Iterator[Managers]:
+    """Where the code of Airflow's database managers runs."""
+    with Managers(session_pids) as running:
+        yield running
 
 
 @pytest.fixture(params=USUAL_KINDS)

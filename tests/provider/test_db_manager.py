@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from edge_ws.store.tables import (
     edge_job,
 )
 from tests.support.databases import Databases, using
-from tests.support.managers import OURS, Airflow
+from tests.support.managers import OURS, Airflow, Managers
 
 EDGE3_3_5_0 = "c6b3c3d093fd"
 
@@ -29,15 +30,16 @@ def engine(request: pytest.FixtureRequest, databases: Databases) -> Iterator[sa.
 
 
 @pytest.fixture
-def plain(engine: sa.Engine, tmp_path: Path) -> Airflow:
+def plain(engine: sa.Engine, tmp_path: Path, managers: Managers) -> Airflow:
     """An Airflow without edge3."""
-    return Airflow(home=tmp_path, url=engine.url.render_as_string(hide_password=False))
+    url = engine.url.render_as_string(hide_password=False)
+    return Airflow(home=tmp_path, url=url, managers=managers)
 
 
 @pytest.fixture
 def with_edge3(plain: Airflow, edge3_path: Path) -> Airflow:
     """The same Airflow with edge3 installed."""
-    return Airflow(home=plain.home, url=plain.url, edge3=edge3_path)
+    return replace(plain, edge3=edge3_path)
 
 
 def row(engine: sa.Engine) -> str | None:
@@ -141,9 +143,9 @@ def test_our_reset_leaves_edge3_alone(engine: sa.Engine, with_edge3: Airflow) ->
 
 
 @pytest.fixture
-def anywhere(tmp_path: Path) -> Airflow:
+def anywhere(tmp_path: Path, managers: Managers) -> Airflow:
     """An Airflow whose kind of database does not matter."""
-    return Airflow(home=tmp_path, url=f"sqlite:///{tmp_path}/airflow.db")
+    return Airflow(home=tmp_path, url=f"sqlite:///{tmp_path}/airflow.db", managers=managers)
 
 
 @pytest.mark.parametrize("words", [["migrate", "--show-sql-only"], ["downgrade", "-r", "0001", "-y"]])

@@ -23,7 +23,7 @@ from edge_ws.store.tables import (
     utc_now,
 )
 from tests.support.databases import Databases, using
-from tests.support.managers import Airflow
+from tests.support.managers import Airflow, Managers
 
 ADDED = ["edge_ws_claim", "edge_ws_owner"]
 KEY = {"dag_id": "d", "task_id": "t", "run_id": "r", "try_number": 1}
@@ -32,16 +32,16 @@ EDGE3_3_5_0 = "c6b3c3d093fd"
 
 @pytest.fixture(params=["sqlite", "postgresql-18"])
 def empty_engine(request: pytest.FixtureRequest, databases: Databases) -> Iterator[sa.Engine]:
-    """As elsewhere, but with one PostgreSQL: each of these tests starts Airflow's code several times."""
+    """As elsewhere, but with one PostgreSQL: each of these tests runs Airflow's code several times."""
     with databases.new(request.param, migrated=False) as url, using(url) as engine:
         yield engine
 
 
 @pytest.fixture
-def airflow(empty_engine: sa.Engine, tmp_path: Path, edge3_path: Path) -> Airflow:
+def airflow(empty_engine: sa.Engine, tmp_path: Path, edge3_path: Path, managers: Managers) -> Airflow:
     """An Airflow with edge3 on the new database."""
     url = empty_engine.url.render_as_string(hide_password=False)
-    return Airflow(home=tmp_path, url=url, edge3=edge3_path)
+    return Airflow(home=tmp_path, url=url, managers=managers, edge3=edge3_path)
 
 
 def row(engine: sa.Engine) -> str | None:
