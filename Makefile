@@ -3,6 +3,8 @@
 
 AIRFLOW ?= 3.3
 export AIRFLOW
+# Even where the shell forbids compiled files: each of hundreds of processes would compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv$(if $(filter-out 3.3,$(AIRFLOW)),-$(AIRFLOW))/bin
 ARGS ?=
 
