@@ -18,6 +18,9 @@ from typing import Any
 import httpx2
 import psutil
 
+from edge_ws.store.store import Store
+from tests.support.databases import using
+from tests.support.gateway import make_token
 from tests.support.programs import clean_environment
 from tests.support.waiting import free_port, wait_until
 
@@ -107,7 +110,9 @@ class Site:
         token = folder / "token"
         if not token.exists():
             token.touch(mode=0o600)
-            token.write_text(self.airflow("edge-ws", "token", "create", name).stdout)
+            # As `airflow edge-ws token create` does, which starts a whole Airflow for it.
+            with using(self.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]) as engine:
+                token.write_text(make_token(Store(engine), name))
         environment = clean_environment(
             folder,
             AIRFLOW__CORE__DAGS_FOLDER=str(self.dags),
@@ -140,6 +145,14 @@ class Site:
             answer = client.request(method, f"{self.url}/api/v2/{path}", json=body, headers=headers)
         assert answer.status_code < 300, answer.text
         return answer.json() if answer.content else None
+
+    def told(self, verb: str, **of: str) -> Any:
+        """Return what an operator's verb that only reads says, asked of this Airflow's gateway."""
+        headers = {"authorization": f"Bearer {self.token}"}
+        with httpx2.Client(timeout=30) as client:
+            answer = client.get(f"{self.url}/edge-ws/v1/admin/{verb}", params=of, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
 
     def trigger(self, dag: str, run: str) -> None:
         def known() -> bool:
@@ -232,6 +245,8 @@ def running_site(
         "API__PORT": str(port),
         "API__BASE_URL": f"http://127.0.0.1:{port}",
         "DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+        # No test changes a file of DAGs: each is parsed once, not every 30 s.
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
         "EDGE_WS__API_ENABLED": "True",
         **settings,
     }

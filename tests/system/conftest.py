@@ -12,6 +12,11 @@ from tests.support.databases import Databases
 from tests.support.site import Site, running_site
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the tests that are marked so to the first kind of database."""
+    items[:] = [one for one in items if not one.get_closest_marker("one_database") or "[sqlite]" in one.name]
+
+
 @pytest.fixture(scope="session", params=["sqlite", "postgresql-18"])
 def site(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, databases: Databases

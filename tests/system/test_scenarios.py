@@ -15,6 +15,8 @@ from tests.support.site import Site, seconds_until
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.system
+of_the_worker = pytest.mark.one_database
+"""For what happens on the worker's own machine: tests/chaos has that on PostgreSQL, at worse moments."""
 
 CUT_OFF = ("succeeded", "failed", "retried", "deferred")
 QUICKLY = {
@@ -94,7 +96,7 @@ def test_fifty_mapped_tasks_never_more_than_eight_at_once(site: Site) -> None:
 def test_each_pass_of_a_loop_has_jobs_of_its_own(site: Site) -> None:
     site.trigger("loops", "r1")
     assert site.wait_run("loops", "r1") == "success"
-    listed = json.loads(site.airflow("edge-ws", "list-jobs", "--dag-id", "loops", "-o", "json").stdout)
+    listed = site.told("list-jobs", dag_id="loops")
     assert {one["state"] for one in listed} == {"success"}
     passes = sorted((one["task_id"], one["map_index"]) for one in listed if "gate" not in one["task_id"])
     # One for each pass; mapped within it, one for each pass and value.
@@ -155,6 +157,7 @@ def _begun(site: Site, run: str, attempt: int) -> int:
     return int(marker.read_text())
 
 
+@of_the_worker
 def test_a_job_outlives_its_daemon(site: Site) -> None:
     daemon = site.worker("dies", "-q", "mortal")
     site.trigger("lasting", "daemon")
@@ -172,6 +175,7 @@ def test_a_job_outlives_its_daemon(site: Site) -> None:
     assert again.stop() == 0
 
 
+@of_the_worker
 def test_a_dead_job_host_is_reported_at_once_and_the_task_retried(site: Site) -> None:
     worker = site.worker("dies", "-q", "mortal")
     site.trigger("lasting", "host")
@@ -193,6 +197,7 @@ def test_a_missed_deadline_is_called_back_on_a_worker(site: Site) -> None:
     assert Path(site.notes, "deadline", "missed").is_dir()
 
 
+@of_the_worker
 def test_a_bundle_that_the_worker_lacks_is_said_in_the_tasks_log(site: Site) -> None:
     other = [
         {"name": "other", "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle", "kwargs": {}}
@@ -210,6 +215,7 @@ def test_a_bundle_that_the_worker_lacks_is_said_in_the_tasks_log(site: Site) -> 
     assert worker.stop() == 0
 
 
+@of_the_worker
 def test_a_log_path_that_is_too_long_for_the_worker_is_said_in_the_tasks_log(site: Site) -> None:
     """Its folder and the ids make more than the 4,096 bytes that a path may have; the centre's is shorter."""
     folder = site.home.joinpath(*["deep" * 50] * 18)
@@ -220,7 +226,7 @@ def test_a_log_path_that_is_too_long_for_the_worker_is_said_in_the_tasks_log(sit
     log = site.wait_log("File name too long", dag, run, task)
     assert "Worker deep could not start the task" in log
     assert "Traceback" not in log
-    row = json.loads(site.airflow("edge-ws", "show-job", dag, run, task, "-o", "json").stdout)
+    row = site.told("show-job", dag_id=dag, run_id=run, task_id=task)
     assert row["code"] == "failed"
     assert "File name too long" in row["verdict"]
     assert worker.stop() == 0
@@ -243,8 +249,7 @@ def test_queued_tasks_that_end_by_a_users_hand_leave_their_queue(site: Site) -> 
         wait_until(lambda run=run: site.tasks("elsewhere", run)[task]["state"] == "queued", 30, every_s=0.3)
 
     def states() -> set[str]:
-        listed = site.airflow("edge-ws", "list-jobs", "--dag-id", "elsewhere", "-o", "json").stdout
-        return {one["state"] for one in json.loads(listed) if one["run_id"] in runs}
+        return {one["state"] for one in site.told("list-jobs", dag_id="elsewhere") if one["run_id"] in runs}
 
     assert states() == {"queued"}
     site.api("PATCH", "dags/elsewhere/dagRuns/by-run", {"state": "failed"})
@@ -252,14 +257,13 @@ def test_queued_tasks_that_end_by_a_users_hand_leave_their_queue(site: Site) -> 
     site.api("PATCH", path, {"new_state": "success"})
     site.api("PATCH", "dags/elsewhere/dagRuns/deleted", {"state": "failed"})
     site.api("DELETE", "dags/elsewhere/dagRuns/deleted")
-    wait_until(lambda: states() == {"removed"}, 30, every_s=1.0)
+    wait_until(lambda: states() == {"removed"}, 30, every_s=0.3)
     for run in runs:
-        verdict = site.airflow(
-            "edge-ws", "show-job", "elsewhere", run, "nobody_serves_it", "-o", "json"
-        ).stdout
-        assert json.loads(verdict)["code"] == "left_queue"
+        of = {"dag_id": "elsewhere", "run_id": run, "task_id": "nobody_serves_it"}
+        assert site.told("show-job", **of)["code"] == "left_queue"
 
 
+@of_the_worker
 def test_what_ends_while_the_line_is_cut_ends_as_it_did_and_runs_once(site: Site) -> None:
     """The whole line: to the gateway and to the Execution API."""
     with forwarding([site.port]) as line:
