@@ -84,8 +84,12 @@ class Gate:
 
 
 @pytest.fixture
-def gate(postgres_engine: sa.Engine, caplog: pytest.LogCaptureFixture) -> Iterator[Gate]:
+def gate(
+    postgres_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Iterator[Gate]:
     """A gateway on PostgreSQL, the stricter kind; it is well at the end, and operators see its workers."""
+    # Wrong credentials would be answered ever more slowly.
+    monkeypatch.setattr("edge_ws.server.entrance.LONGEST_DELAY_S", 0.0)
     store = Store(postgres_engine)
     with serving(store) as gateway, caplog.at_level(logging.WARNING):
         gate = Gate(gateway, store)
@@ -120,7 +124,12 @@ def test_requests_of_workers(gate: Gate, path: str, body: bytes, odd: dict[str, 
 @_some
 @given(said=st.lists(messages(), min_size=1, max_size=4))
 def test_what_comes_by_a_websocket(gate: Gate, said: list[bytes]) -> None:
-    assert gate.talk(said) in CLOSES
+    # Where a message is no text the server closes with 1007, and what is sent after it may reset the connection.
+    assert gate.talk(said) in (CLOSES if all(map(_is_text, said)) else {*CLOSES, 1006})
+
+
+def _is_text(message: bytes) -> bool:
+    return message.decode(errors="replace").encode() == message
 
 
 @_some
