@@ -37,14 +37,21 @@ class Firewall:
         self.passed: list[int] = []
         self.port = 0
         self._writers: list[asyncio.StreamWriter] = []
+        self._serving: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
         """Its address."""
         return f"http://127.0.0.1:{self.port}"
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Noted before the task runs, which may be cancelled first.
         self._writers.append(writer)
+        serving = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, EOFError, asyncio.CancelledError):
             head = await reader.readuntil(b"\r\n\r\n")
             back, forth = await asyncio.open_connection("127.0.0.1", self.target)
@@ -118,11 +125,14 @@ class Firewall:
 
     async def run(self, ready: threading.Event, stop: asyncio.Event) -> None:
         """Serve until told to stop."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 21)
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=1 << 21)
         self.port = server.sockets[0].getsockname()[1]
         ready.set()
         await stop.wait()
         server.close()
+        # One that is being accepted has no transport yet that would close its socket: that takes a few rounds.
+        for _ in range(5):
+            await asyncio.sleep(0)
         # A connection that is being accepted becomes another task.
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in others:
