@@ -147,7 +147,7 @@ async def test_a_job_that_cannot_be_claimed_is_in_nobodys_way(
 async def test_a_gateway_that_cannot_go_on_closes_its_connections(sqlite_engine: sa.Engine) -> None:
     faults: dict[str, list[Exception]] = {}
     store = _faulty(sqlite_engine, faults)
-    settings = GatewaySettings(hostname="test", timers=Timers(heartbeat_s=0.2))
+    settings = GatewaySettings(hostname="test", timers=Timers(heartbeat_s=3.0))
     with serving(store, settings) as gateway:
         async with connected(gateway, make_token(store)) as peer:
             # No loop is made for one: it goes through.

@@ -141,9 +141,9 @@ class Firewall:
             await asyncio.sleep(0)
         for writer in self._writers:
             writer.transport.abort()
-        # An aborted transport closes its socket in the loop's next round.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        # A transport closes its socket some rounds after it is told to.
+        for _ in range(10):
+            await asyncio.sleep(0)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
