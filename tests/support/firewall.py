@@ -36,7 +36,6 @@ class Firewall:
         """Sizes of the messages that did not pass."""
         self.passed: list[int] = []
         self.port = 0
-        self._writers: list[asyncio.StreamWriter] = []
         self._serving: set[asyncio.Task[None]] = set()
 
     @property
@@ -45,8 +44,6 @@ class Firewall:
         return f"http://127.0.0.1:{self.port}"
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Noted before the task runs, which may be cancelled first.
-        self._writers.append(writer)
         serving = asyncio.create_task(self._serve(reader, writer))
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
@@ -139,8 +136,9 @@ class Firewall:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
             await asyncio.sleep(0)
-        for writer in self._writers:
-            writer.transport.abort()
+        # Of the loop's own, not of those that a task has been given: it may have been cancelled before.
+        for transport in list(asyncio.get_running_loop()._transports.values()):  # type: ignore[attr-defined]
+            transport.abort()
         # A transport closes its socket some rounds after it is told to.
         for _ in range(10):
             await asyncio.sleep(0)
