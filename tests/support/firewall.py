@@ -126,10 +126,13 @@ class Firewall:
         self.port = server.sockets[0].getsockname()[1]
         ready.set()
         await stop.wait()
-        server.close()
-        # One that is being accepted has no transport yet that would close its socket: that takes a few rounds.
+        loop = asyncio.get_running_loop()
+        # Those that were accepted must become transports before: a closed server takes none (asyncio's Server._attach).
+        for listener in server.sockets:
+            loop.remove_reader(listener.fileno())
         for _ in range(5):
             await asyncio.sleep(0)
+        server.close()
         # A connection that is being accepted becomes another task.
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in others:
@@ -137,7 +140,7 @@ class Firewall:
             await asyncio.gather(*others, return_exceptions=True)
             await asyncio.sleep(0)
         # Of the loop's own, not of those that a task has been given: it may have been cancelled before.
-        for transport in list(asyncio.get_running_loop()._transports.values()):  # type: ignore[attr-defined]
+        for transport in list(loop._transports.values()):  # type: ignore[attr-defined]
             transport.abort()
         # A transport closes its socket some rounds after it is told to.
         for _ in range(10):
