@@ -15,6 +15,7 @@ import anyio
 
 from edge_ws.errors import EdgeWsError, UnreachableError
 from edge_ws.faults import Tally, place_of
+from edge_ws.recent import Recent
 from edge_ws.texts import words
 
 AGAIN_FIRST_S = 0.5
@@ -22,14 +23,14 @@ AGAIN_LONGEST_S = 30.0
 """What ended by a fault begins anew after these pauses, doubling in between."""
 STEADY_S = 60.0
 """A loop that ran for so long begins anew after the first pause."""
-SET_ASIDE = 1000
-"""Things that are set aside at once; beyond them the one that has been so for longest is tried again."""
+LEFT_ALONE = 1000
+"""Things that are left alone at once; beyond them the one that has been so for longest is tried again."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-class Guard(Tally):
+class FaultGuard(Tally):
     """Contains faults and counts them."""
 
     def __init__(self, log: logging.Logger) -> None:
@@ -83,11 +84,11 @@ class Guard(Tally):
 
 
 class _Contained:
-    """See `Guard.contained`."""
+    """See `FaultGuard.contained`."""
 
     __slots__ = ("_guard", "_what", "told")
 
-    def __init__(self, guard: Guard, what: str) -> None:
+    def __init__(self, guard: FaultGuard, what: str) -> None:
         self._guard = guard
         self._what = what
         self.told = ""
@@ -149,21 +150,19 @@ def apart(
     return [*apart(do, items[:middle], failed), *apart(do, items[middle:], failed)]
 
 
-class Aside:
+class LeftAlone:
     """What is left alone for a while after a fault: each time for longer."""
 
     def __init__(self) -> None:
-        self._pauses: dict[Hashable, tuple[float, float]] = {}
+        self._pauses: Recent[Hashable, tuple[float, float]] = Recent(LEFT_ALONE)
         """Until when, and for how long in all."""
 
     def add(self, item: Hashable, now: float) -> None:
         """Leave it alone from now on."""
-        until, pause_s = self._pauses.pop(item, (now, 0.0))
+        until, pause_s = self._pauses.get(item, (now, 0.0))
         is_again = now < until + AGAIN_LONGEST_S
         pause_s = min(2 * pause_s, AGAIN_LONGEST_S) if pause_s and is_again else AGAIN_FIRST_S
-        if len(self._pauses) >= SET_ASIDE:
-            del self._pauses[next(iter(self._pauses))]
-        self._pauses[item] = now + pause_s, pause_s
+        self._pauses.put(item, (now + pause_s, pause_s))
 
     def has(self, item: Hashable, now: float) -> bool:
         """Tell whether it is to be left alone still."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from edge_ws.errors import EdgeWsError, UsageError
+from edge_ws.protocol.ids import EXPIRY_TOLD_S
 from edge_ws.texts import printable
 
 
@@ -95,10 +96,6 @@ def fit(cells: Sequence[Sequence[str]], width: int, gap: int) -> int:
         if used > width:
             return max(1, index)
     return len(cells[0])
-
-
-EXPIRY_TOLD_S = 14 * 86_400.0
-"""Of tokens that expire within so long is told."""
 
 
 def expiring(rows: Sequence[Mapping[str, object]], now: float) -> str:

@@ -11,6 +11,8 @@ from edge_ws.worker.settings import SETTINGS, TOKEN_VARIABLE, Kind, Setting
 
 _COMMANDS = "edge_ws.cli.centre"
 
+_ONE_TOKEN = Argument(flags=("token",), metavar="TOKEN", help="its id or its name")
+_TOKENS = Argument(flags=("token",), metavar="TOKEN", help="its id, or the name of one or more")
 _TOKEN = Group(
     name="token",
     help="credentials of workers",
@@ -71,9 +73,7 @@ _TOKEN = Group(
             side=Side.CENTRE,
             implementation=f"{_COMMANDS}:token_revoke",
             extra="server",
-            arguments=(
-                Argument(flags=("token",), metavar="TOKEN", help="its id, or the name of one or more"),
-            ),
+            arguments=(_TOKENS,),
         ),
         Verb(
             name="show",
@@ -82,7 +82,7 @@ _TOKEN = Group(
             implementation=f"{_COMMANDS}:token_show",
             extra="server",
             arguments=(
-                Argument(flags=("token",), metavar="TOKEN", help="its id, or the name of one or more"),
+                _TOKENS,
                 ONE_THING,
             ),
         ),
@@ -95,7 +95,7 @@ _TOKEN = Group(
             implementation=f"{_COMMANDS}:token_rotate",
             extra="server",
             arguments=(
-                Argument(flags=("token",), metavar="TOKEN", help="its id or its name"),
+                _ONE_TOKEN,
                 Argument(
                     flags=("--overlap",),
                     metavar="TIME",
@@ -113,7 +113,7 @@ _TOKEN = Group(
             implementation=f"{_COMMANDS}:token_narrow",
             extra="server",
             arguments=(
-                Argument(flags=("token",), metavar="TOKEN", help="its id or its name"),
+                _ONE_TOKEN,
                 Argument(
                     flags=("-q", "--queues"),
                     metavar="A,B",

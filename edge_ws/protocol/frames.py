@@ -65,7 +65,9 @@ Comment = Annotated[str, Shown(COMMENT)]
 Versions = Annotated[dict[str, str], Shown(WORDS)]
 Facts = Annotated[dict[str, str | int | float], Shown(WORDS)]
 """What a worker says of its machine."""
-Seconds = Annotated[float, Within(0, 1e9)]
+LONGEST_DURATION_S = 1e9
+"""Seconds of a duration."""
+Seconds = Annotated[float, Within(0, LONGEST_DURATION_S)]
 """A duration."""
 Interval = Annotated[float, Within(0.01, 86_400)]
 """The time between two repetitions: never so short that repeating it is all that happens."""

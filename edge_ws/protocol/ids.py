@@ -44,6 +44,8 @@ UNSURE = "unsure"
 """In `not_started.fault`: Airflow did not answer the task's start, and may have taken it for started."""
 CALLBACK_DAG_ID = "ExecuteCallback"
 """The `dag_id` under which edge3 lists callbacks (edge3 models/types.py)."""
+EXPIRY_TOLD_S = 14 * 86_400.0
+"""Of a token that expires within so long everybody tells: the worker, lists, `check`."""
 MAX_CONCURRENCY = 1024
 """Slots of one worker, at most."""
 

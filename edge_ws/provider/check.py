@@ -22,6 +22,7 @@ from sqlalchemy.engine import Engine
 
 from edge_ws.errors import EdgeWsError, UnreachableError, UsageError
 from edge_ws.protocol import http
+from edge_ws.protocol.ids import EXPIRY_TOLD_S
 from edge_ws.provider import compat
 from edge_ws.provider.config import (
     Conf,
@@ -92,8 +93,6 @@ def not_checked(check: str, why: str) -> Finding:
     return Finding(check=check, verdict=Verdict.NOT_CHECKED, says=why)
 
 
-SOON_S = 14 * 86_400.0
-"""Of a token that expires within so long is told."""
 NAMED = 3
 """Workers, queues or tokens that are named; of the rest only the number is told."""
 _TAKES = frozenset({Reason.FREE, Reason.POLLS, Reason.FULL})
@@ -170,11 +169,11 @@ def tokens(known: Sequence[TokenRecord], fleet: Sequence[WorkerView], now: float
     ]
     if expired:
         return wrong("tokens", _told(expired), _RENEW)
-    soon = [f"{one.name} expires {_day(at)}" for one, at in limited if now < at <= now + SOON_S]
+    soon = [f"{one.name} expires {_day(at)}" for one, at in limited if now < at <= now + EXPIRY_TOLD_S]
     if soon:
         return warning("tokens", _told(soon), _RENEW)
     valid = len(good) - sum(at <= now for _, at in limited)
-    return ok("tokens", f"{valid} valid, and none expires within {lasted(SOON_S)}")
+    return ok("tokens", f"{valid} valid, and none expires within {lasted(EXPIRY_TOLD_S)}")
 
 
 def _users(one: TokenRecord, fleet: Sequence[WorkerView]) -> list[str]:

@@ -21,10 +21,10 @@ from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError, UsageErr
 from edge_ws.protocol import codec
 from edge_ws.server import answers
 from edge_ws.server.admin import OPERATIONS, Kind, Operation, perform
-from edge_ws.server.bodies import BodyError, read_whole
+from edge_ws.server.bodies import BodyError, check_json, read_whole
 from edge_ws.server.entrance import CrowdedError, Entrance
 from edge_ws.server.ports import Audit, AuditEntry, Tasks, User, Users
-from edge_ws.server.refused import Attempts
+from edge_ws.server.quota import Quota
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.store import Store
 
@@ -32,6 +32,11 @@ log = logging.getLogger(__name__)
 
 MAX_BODY = 1024 * 1024
 """The names of thousands of workers fit."""
+REFUSED_WITHIN_S = 60.0
+REFUSED_OF_ONE = 5
+"""Refused attempts of one user, or from one address, that the audit log has of that time: whoever is refused
+may be a stranger, and each is a row in Airflow's database."""
+REFUSED_OF_ALL = 60
 _FORBIDDEN = frozenset({403, 415})
 """Refusals of a known user that the audit log has: rights, and what another site's page might have sent."""
 
@@ -60,7 +65,7 @@ class Admin:
     ) -> None:
         self._store = store
         self._audit = audit
-        self._attempts = Attempts()
+        self._refused = Quota(REFUSED_OF_ONE, REFUSED_WITHIN_S, known=1000, of_all=REFUSED_OF_ALL)
         self._users = users
         self._tasks = tasks
         # Users are the centre's business, which may be slow; workers never wait for either.
@@ -116,7 +121,7 @@ class Admin:
             return
         user: str | None = getattr(request.state, "user", None)
         address = request.client.host if request.client is not None else "nowhere"
-        left_out = self._attempts.admit(user or address, time.monotonic())
+        left_out = self._refused.admit(user or address, time.monotonic())
         if left_out is None:
             return
         more = {"left_out_before": left_out} if left_out else {}
@@ -138,11 +143,8 @@ class Admin:
 
     async def _body(self, request: Request) -> Mapping[str, object]:
         """Return the JSON object that a request brings."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            sentence = f"the content type is {kind[:60] or 'missing'}, but must be application/json"
-            raise _RefusalError(415, "type", sentence)
         try:
+            check_json(request.headers)
             body = await read_whole(request.receive, MAX_BODY)
         except BodyError as error:
             raise _RefusalError(error.status, error.code, str(error), connection="close") from None

@@ -19,7 +19,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from edge_ws.errors import UnreachableError
-from edge_ws.guard import Guard
+from edge_ws.guard import FaultGuard
 from edge_ws.protocol import http
 from edge_ws.protocol.frames import Drain, Refusal, Stale
 from edge_ws.protocol.ids import OLDEST_PROTOCOL, PROTOCOL, GatewayId, new_id
@@ -125,7 +125,7 @@ class Gateway:
         `identities`: whose credentials workers may show besides tokens of ours.
         """
         self.id = GatewayId(new_id())
-        self._guard = guard = Guard(log)
+        self._guard = guard = FaultGuard(log)
         told = WorkerLog(log)
         self._store = store
         self._settings = settings

@@ -15,7 +15,7 @@ from typing import Generic, NoReturn, TypeVar
 import anyio
 
 from edge_ws.errors import ConflictError, UnreachableError
-from edge_ws.guard import Guard, apart
+from edge_ws.guard import FaultGuard, apart
 from edge_ws.server.threads import ThreadLimit
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Batches(Generic[Item, Answer]):
         key: Callable[[Item], Hashable] = id,
         left: Callable[[Item], None] = lambda _: None,
         writers: int = 1,
-        guard: Guard | None = None,
+        guard: FaultGuard | None = None,
         named: Callable[[Item], str] = repr,
     ) -> None:
         """Make it.
@@ -61,7 +61,7 @@ class Batches(Generic[Item, Answer]):
             guard: contains what an item raises.
             named: says what an item is.
         """
-        self._guard = guard or Guard(log)
+        self._guard = guard or FaultGuard(log)
         self._named = named
         self._write = write
         self._answer = answer

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
+
+from edge_ws.protocol.http import JSON
 
 STEP = 16 * 1024
 """Bytes that are read at a time."""
@@ -21,6 +24,17 @@ class BodyError(Exception):
         super().__init__(sentence)
         self.status = status
         self.code = code
+
+
+def check_json(headers: Headers) -> None:
+    """Check that a request says its body is JSON.
+
+    Raises:
+        BodyError: it says something else, or nothing.
+    """
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != JSON:
+        raise BodyError(415, "type", f"the content type is {kind[:60] or 'missing'}, but must be {JSON}")
 
 
 class Body:

@@ -23,7 +23,7 @@ PATIENCE_S = 5.0
 heartbeats are behind that, and it says again what was not acknowledged."""
 
 
-class Place:
+class Outstanding:
     """The room that one statement takes."""
 
     __slots__ = ("_budget", "_kind", "_share", "_size")
@@ -60,7 +60,7 @@ class Budget:
 
     async def enter(
         self, worker: WorkerName, size: int, kind: Hashable = None, most: int = 0
-    ) -> Place | None:
+    ) -> Outstanding | None:
         """Take room for a statement, once there is some; return None if none comes free in time.
 
         Args:
@@ -79,7 +79,7 @@ class Budget:
         self._size += size
         if kind is not None:
             share.kinds[kind] += 1
-        return Place(self, share, size, kind)
+        return Outstanding(self, share, size, kind)
 
     def _is_full(self, share: _Share, size: int, kind: Hashable, most: int) -> bool:
         # Whoever waits has something outstanding, and is woken when that is settled.

@@ -14,7 +14,7 @@ from contextlib import suppress
 import anyio
 
 from edge_ws.errors import RefusedError, UnreachableError
-from edge_ws.guard import Guard
+from edge_ws.guard import FaultGuard
 from edge_ws.protocol.frames import Renewed
 from edge_ws.server import auth
 from edge_ws.server.hub import Link
@@ -44,7 +44,7 @@ class Credentials:
         identities: Identities | None,
         *,
         on_changed: Callable[[], None] = lambda: None,
-        guard: Guard | None = None,
+        guard: FaultGuard | None = None,
     ) -> None:
         """Make it.
 
@@ -55,7 +55,7 @@ class Credentials:
             on_changed: called when a connection has another credential, which may expire soon.
             guard: contains what the fetching of keys raises.
         """
-        self._guard = guard or Guard(log)
+        self._guard = guard or FaultGuard(log)
         self._store = store
         self._workers = workers
         self._identities = identities

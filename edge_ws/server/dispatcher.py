@@ -15,7 +15,7 @@ from typing import NoReturn
 import anyio
 
 from edge_ws.errors import UnreachableError
-from edge_ws.guard import Aside, Guard, apart
+from edge_ws.guard import FaultGuard, LeftAlone, apart
 from edge_ws.protocol.frames import Offer, Stale
 from edge_ws.protocol.ids import GatewayId, WorkerName
 from edge_ws.server.backlog import Backlog
@@ -49,10 +49,10 @@ class Dispatcher:
         hub: Hub,
         settings: GatewaySettings,
         gateway: GatewayId,
-        guard: Guard | None = None,
+        guard: FaultGuard | None = None,
     ) -> None:
-        self._guard = guard or Guard(log)
-        self._aside = Aside()
+        self._guard = guard or FaultGuard(log)
+        self._aside = LeftAlone()
         """Jobs that cannot be claimed, and workers whose wishes cannot be read."""
         self._store = store
         self._hub = hub

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from edge_ws.errors import RefusedError
+from edge_ws.recent import Recent
 from edge_ws.server.threads import ThreadLimit
 
 T = TypeVar("T")
@@ -49,8 +50,8 @@ class Entrance:
         self._known_ones = ThreadLimit(threads=2)
         self._strange_ones = ThreadLimit(threads=1)
         self._strangers = 0
-        self._known: dict[bytes, None] = {}
-        """Hashes of good credentials, the one that came last at the end."""
+        self._known: Recent[bytes, None] = Recent(CREDENTIALS_KEPT)
+        """Hashes of good credentials."""
         self._failures = Failures()
         self._delayed = 0
 
@@ -73,7 +74,7 @@ class Entrance:
             self._known.pop(digest, None)
             await self._delay(self._failures.delay_s(address, time.monotonic()))
             raise
-        self._remember(digest)
+        self._known.put(digest, None)
         return found
 
     async def _in_turn(self, verdict: Callable[[], T], *, is_known: bool) -> T:
@@ -86,12 +87,6 @@ class Entrance:
             return await self._strange_ones.run(verdict)
         finally:
             self._strangers -= 1
-
-    def _remember(self, digest: bytes) -> None:
-        self._known.pop(digest, None)
-        if len(self._known) >= CREDENTIALS_KEPT:
-            del self._known[next(iter(self._known))]
-        self._known[digest] = None
 
     async def _delay(self, delay_s: float) -> None:
         if delay_s <= 0.0 or self._delayed >= DELAYED_AT_ONCE:
@@ -121,8 +116,8 @@ class Failures:
     """Counts bad credentials by address."""
 
     def __init__(self) -> None:
-        self._of: dict[str, tuple[int, float]] = {}
-        """Address -> failures, and when the last one was; the one that failed last at the end."""
+        self._of: Recent[str, tuple[int, float]] = Recent(ADDRESSES_KEPT)
+        """Address -> failures, and when the last one was."""
 
     def __len__(self) -> int:
         return len(self._of)
@@ -130,11 +125,9 @@ class Failures:
     def delay_s(self, address: str | None, now: float) -> float:
         """Count one more failure; return for how long its answer is held back."""
         origin = network(address)
-        count, last = self._of.pop(origin, (0, now))
+        count, last = self._of.get(origin, (0, now))
         count = 1 if now - last > FORGIVEN_AFTER_S else count + 1
-        if len(self._of) >= ADDRESSES_KEPT:
-            del self._of[next(iter(self._of))]
-        self._of[origin] = count, now
+        self._of.put(origin, (count, now))
         over = count - FREE_FAILURES
         # A shift that is cut: the count has no bound.
         return 0.0 if over <= 0 else min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(over - 1, 10))

@@ -95,13 +95,13 @@ class GuardedState(ServerState):
         """Cut the connections whose time is over; call it about every second."""
         for one in list(self.connections):
             if isinstance(one, GuardedHttp | GuardedWebSocket):
-                one.guard.look(now)
+                one.deadlines.look(now)
         if self._refused and now - self._told_at >= TOLD_S:
             log.warning("Connections refused, for there are too many: %d", self._refused)
             self._refused, self._told_at = 0, now
 
 
-class Guard:
+class Deadlines:
     """One connection's times; they end when it is cut."""
 
     def __init__(self, limits: Limits, transport: asyncio.Transport) -> None:
@@ -130,7 +130,7 @@ class GuardedHttp(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, unless there are too many."""
         super().connection_made(transport)
-        self.guard = Guard(self.server_state.limits, transport)
+        self.deadlines = Deadlines(self.server_state.limits, transport)
         self._network = network(self.client[0] if self.client else None)
         self._counts = self.server_state.enter(self._network)
         if not self._counts:
@@ -156,24 +156,24 @@ class GuardedHttp(H11Protocol):
         theirs, ours = self.conn.their_state, self.conn.our_state
         is_unread = theirs is h11.SEND_BODY and ours is h11.DONE
         if not is_unread and (theirs is not h11.IDLE or not is_new):
-            self.guard.awaited_since = None
-        elif self.guard.awaited_since is None:
-            self.guard.awaited_since = time.monotonic()
+            self.deadlines.awaited_since = None
+        elif self.deadlines.awaited_since is None:
+            self.deadlines.awaited_since = time.monotonic()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         """Hand the connection on; it counts until the WebSocket ends."""
         super().handle_websocket_upgrade(event)
-        self.guard.awaited_since = None
+        self.deadlines.awaited_since = None
 
     def pause_writing(self) -> None:
         """Note that the other side takes nothing."""
         super().pause_writing()
-        self.guard.stuck_since = time.monotonic()
+        self.deadlines.stuck_since = time.monotonic()
 
     def resume_writing(self) -> None:
         """Note that it takes what there is."""
         super().resume_writing()
-        self.guard.stuck_since = None
+        self.deadlines.stuck_since = None
 
 
 class GuardedWebSocket(WebSocketsSansIOProtocol):
@@ -194,8 +194,8 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin; the connection has been counted."""
         super().connection_made(transport)
-        self.guard = Guard(self.server_state.limits, transport)
-        self.guard.awaited_since = None
+        self.deadlines = Deadlines(self.server_state.limits, transport)
+        self.deadlines.awaited_since = None
         self._network = network(self.client[0] if self.client else None)
 
     def connection_lost(self, exc: Exception | None) -> None:

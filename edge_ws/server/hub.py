@@ -67,6 +67,8 @@ class Link:
         self.wish = WishRecord(revision=0, concurrency=None, queues=None)
         """The one last sent."""
         self.wished_at = 0.0
+        self.judged_at = time.monotonic()
+        """When its credential was judged, as it came."""
         self.renewed_at = 0.0
         """When its credential was last judged anew, or will be."""
         self.local: tuple[int, tuple[str, ...] | None] = (MAX_CONCURRENCY, None)

@@ -41,6 +41,7 @@ class LogLimits:
         self._of_worker = settings.worker_log_limit
         self._of_all = settings.log_table_limit
         self._sizes: Counter[WorkerName] = Counter()
+        self._size_of_all = 0
         self._measured_at: float | None = None
         self._over: set[WorkerName] = set()
 
@@ -53,12 +54,14 @@ class LogLimits:
         now = self._clock()
         if self._measured_at is None or now >= self._measured_at + MEASURE_S:
             self._sizes = Counter(self._measure())
+            self._size_of_all = self._sizes.total()
             self._measured_at = now
         return {name: bounds for name in workers if (bounds := self._of(name)) is not None}
 
     def grown(self, worker: WorkerName, size: int) -> None:
         """Note that so many bytes were written."""
         self._sizes[worker] += size
+        self._size_of_all += size
 
     def _of(self, name: WorkerName) -> LogBounds | None:
         tail = min(SHOWN_LOG, self._of_job // 2)
@@ -71,7 +74,7 @@ class LogLimits:
         """Tell whether the worker has too much there; or, of too much in all, more than its share."""
         size = self._sizes[name]
         share = self._of_all // max(1, len(self._sizes))
-        is_over = 0 < self._of_worker < size or (0 < self._of_all < self._sizes.total() and size > share)
+        is_over = 0 < self._of_worker < size or (0 < self._of_all < self._size_of_all and size > share)
         if is_over and name not in self._over:
             self._over.add(name)
             log.warning(

@@ -38,10 +38,10 @@ from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import Close, CloseCode, ServerSession
 from edge_ws.server import auth
 from edge_ws.server.answers import FAILED, answer_to, refuse_worker
-from edge_ws.server.bodies import CLOSES, BodyError, read_whole
+from edge_ws.server.bodies import CLOSES, BodyError, check_json, read_whole
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub, Link
-from edge_ws.server.workers import Workers
+from edge_ws.server.workers import JUDGED_S, Workers
 from edge_ws.store.records import Principal
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,6 @@ TURN = 32
 """Statements of one request, after which others have their turn on the event loop."""
 AGAIN_S = 5.0
 """Told to a worker whose request has met a fault of this program."""
-JUDGED_S = 0.5
-"""A credential counts for so long; what takes longer to come is judged again before it is heard."""
 
 
 _REPLACED = Close(CloseCode.REPLACED, "a newer connection of this worker took over")
@@ -411,11 +409,7 @@ def _check(request: Request) -> None:
     """Check that a request is a POST of JSON; else raise BodyError."""
     if request.method != "POST":
         raise BodyError(405, "method", f"{request.method} is not allowed here: POST")
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise BodyError(
-            415, "type", f"the content type is {kind[:60] or 'missing'}, but must be application/json"
-        )
+    check_json(request.headers)
 
 
 async def _wait_gone(request: Request) -> None:

@@ -11,6 +11,8 @@ import weakref
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from edge_ws.recent import Recent
+
 PLACES = 200
 STRANGERS = 100
 """For tokens that Airflow has not accepted here yet, as each task's first, and for requests without one."""
@@ -38,16 +40,12 @@ class Places:
         self._flowing = asyncio.Semaphore(FLOWING)
         self._nameless = asyncio.Semaphore(NAMELESS)
         self._of_one: weakref.WeakValueDictionary[bytes, asyncio.Semaphore] = weakref.WeakValueDictionary()
-        self._accepted: dict[bytes, None] = {}
-        """Hashes of accepted tokens, the one that was used last at the end."""
+        self._accepted: Recent[bytes, None] = Recent(TOKENS_KEPT)
+        """Hashes of accepted tokens."""
 
     def accepted(self, token: str) -> None:
         """Note that Airflow has accepted a token, or has made it."""
-        digest = _digest(token)
-        self._accepted.pop(digest, None)
-        if len(self._accepted) >= TOKENS_KEPT:
-            del self._accepted[next(iter(self._accepted))]
-        self._accepted[digest] = None
+        self._accepted.put(_digest(token), None)
 
     @asynccontextmanager
     async def one(self, token: str | None, *, is_whole: bool) -> AsyncIterator[None]:

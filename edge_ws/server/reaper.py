@@ -15,7 +15,7 @@ from typing import NoReturn
 import anyio
 
 from edge_ws.errors import EdgeWsError, UnreachableError
-from edge_ws.guard import Guard
+from edge_ws.guard import FaultGuard
 from edge_ws.protocol.frames import Cancel, Query
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.protocol.session import Close, CloseCode
@@ -126,7 +126,7 @@ class Reaper:
         *,
         task_states: TaskStates,
         finished_logs: FinishedLogs,
-        guard: Guard | None = None,
+        guard: FaultGuard | None = None,
     ) -> None:
         """Make it.
 
@@ -139,7 +139,7 @@ class Reaper:
             finished_logs: where logs of ended jobs go.
             guard: contains what a step, or an item of it, raises.
         """
-        self._guard = guard or Guard(log)
+        self._guard = guard or FaultGuard(log)
         self._store = store
         self._hub = hub
         self._settings = settings

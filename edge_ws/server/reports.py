@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, assert_never
+from typing import Any, Generic, NamedTuple, Protocol, TypedDict, TypeVar, assert_never
 
 import anyio
 
 from edge_ws.errors import EdgeWsError
-from edge_ws.guard import Guard
+from edge_ws.guard import FaultGuard
 from edge_ws.protocol.frames import (
     Accept,
     Ack,
@@ -42,7 +42,7 @@ from edge_ws.protocol.frames import (
 from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
 from edge_ws.server.batches import Batches
-from edge_ws.server.budget import Budget, Place
+from edge_ws.server.budget import Budget, Outstanding
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import REFUSED_PAUSE_S, REPEAT_S, Hub, Link, Standing, wish_frame
 from edge_ws.server.log_limits import LogLimits
@@ -97,7 +97,7 @@ class _Taken(NamedTuple, Generic[_Said]):
     link: Link
     said: _Said
     to: Answers
-    place: Place | None = None
+    place: Outstanding | None = None
     """The room that it takes; None: it takes the place of the one before."""
 
     def leave(self) -> None:
@@ -105,6 +105,15 @@ class _Taken(NamedTuple, Generic[_Said]):
         if self.place is not None:
             self.place.leave()
         self.to.settled()
+
+
+class _Alike(TypedDict):
+    """What all lanes have in common."""
+
+    sender: Callable[[_Taken[Any]], Hashable]
+    left: Callable[[_Taken[Any]], None]
+    guard: FaultGuard
+    named: Callable[[_Taken[Any]], str]
 
 
 class Reports:
@@ -124,7 +133,7 @@ class Reports:
         on_ended: Callable[[], None],
         on_unsettled: Callable[[], None],
         on_log: Callable[[ClaimId], None],
-        guard: Guard | None = None,
+        guard: FaultGuard | None = None,
         told: WorkerLog | None = None,
     ) -> None:
         """Make it.
@@ -151,38 +160,13 @@ class Reports:
         self._on_log = on_log
         self._threads = ThreadLimit(threads=1)
         self._told = told or WorkerLog(log)
-        guard = guard or Guard(log)
+        guard = guard or FaultGuard(log)
         self._budget = Budget()
         self._log_limits = LogLimits(store.log_sizes, settings)
-        self._reports = Batches(
-            self._write_reports,
-            self._answer_report,
-            MANY,
-            sender=_sender,
-            left=_Taken.leave,
-            writers=WRITERS,
-            guard=guard,
-            named=_named,
-        )
-        self._logs = Batches(
-            self._write_logs,
-            self._answer_log,
-            LOGS_AT_ONCE,
-            sender=_sender,
-            left=_Taken.leave,
-            guard=guard,
-            named=_named,
-        )
-        self._others = Batches(
-            self._write_others,
-            self._answer_other,
-            1,
-            sender=_sender,
-            key=_subject,
-            left=_Taken.leave,
-            guard=guard,
-            named=_named,
-        )
+        alike = _Alike(sender=_sender, left=_Taken.leave, guard=guard, named=_named)
+        self._reports = Batches(self._write_reports, self._answer_report, MANY, writers=WRITERS, **alike)
+        self._logs = Batches(self._write_logs, self._answer_log, LOGS_AT_ONCE, **alike)
+        self._others = Batches(self._write_others, self._answer_other, 1, key=_subject, **alike)
 
     async def run_reports(self) -> None:
         """Write reports for ever."""

@@ -14,7 +14,7 @@ from typing import NoReturn
 import anyio
 
 from edge_ws.errors import EdgeWsError, UnreachableError
-from edge_ws.guard import Guard
+from edge_ws.guard import FaultGuard
 from edge_ws.protocol.ids import ClaimId
 from edge_ws.server.ports import FinishedLogs
 from edge_ws.server.threads import ThreadLimit
@@ -33,9 +33,13 @@ class RunningLogs:
     """The loop that copies what has grown."""
 
     def __init__(
-        self, store: LogStore, finished_logs: FinishedLogs, look_s: float = LOOK_S, guard: Guard | None = None
+        self,
+        store: LogStore,
+        finished_logs: FinishedLogs,
+        look_s: float = LOOK_S,
+        guard: FaultGuard | None = None,
     ) -> None:
-        self._guard = guard or Guard(log)
+        self._guard = guard or FaultGuard(log)
         self._store = store
         self._finished_logs = finished_logs
         self._look_s = look_s

@@ -10,7 +10,7 @@ from typing import NoReturn
 import anyio
 
 from edge_ws.errors import RefusedError, UnreachableError
-from edge_ws.guard import Guard
+from edge_ws.guard import FaultGuard
 from edge_ws.protocol.frames import Refusal, Refused
 from edge_ws.protocol.session import Close, CloseCode
 from edge_ws.server import auth
@@ -37,7 +37,7 @@ class TokenWatch:
         *,
         backup_s: float,
         hears: Callable[[], bool],
-        guard: Guard | None = None,
+        guard: FaultGuard | None = None,
     ) -> None:
         """Make it.
 
@@ -48,7 +48,7 @@ class TokenWatch:
             hears: tells whether `changed` is called for every change just now.
             guard: contains what the look at one connection raises.
         """
-        self._guard = guard or Guard(log)
+        self._guard = guard or FaultGuard(log)
         self._store = store
         self._hub = hub
         self._backup_s = backup_s

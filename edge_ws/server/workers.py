@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 
 from edge_ws.errors import RefusedError, TokenRefusedError, UnreachableError
-from edge_ws.guard import Guard
+from edge_ws.guard import FaultGuard
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import Bye, Hello, Refusal, Renew, Welcome, WorkerFrame
 from edge_ws.protocol.http import CONNECTION_HEADER, TOKEN_HEADER, WORKER_HEADER
@@ -40,6 +40,8 @@ REFUSALS_KEPT = 1000
 """So many are remembered for that."""
 GREETED_AT_ONCE = 50
 """Connections that are being let in; more would wait for so long that their workers give up and try again."""
+JUDGED_S = 0.5
+"""A credential counts for so long; what takes longer to come is judged again before it is heard."""
 GREETED_OF_ONE = 3
 """Of them, those of one name: a connection that says nothing keeps its place for seconds."""
 
@@ -55,12 +57,12 @@ class Workers:
         settings: GatewaySettings,
         gateway: GatewayId,
         credentials: Credentials,
-        guard: Guard | None = None,
+        guard: FaultGuard | None = None,
         told: WorkerLog | None = None,
     ) -> None:
         self.told = told or WorkerLog(log)
         """Where what workers do is logged."""
-        self.guard = guard or Guard(log)
+        self.guard = guard or FaultGuard(log)
         """Contains what one connection raises."""
         self._store = store
         self._hub = hub
@@ -152,8 +154,9 @@ class Workers:
 
     async def greet(self, link: Link, hello: Hello) -> Registered:
         """Register the worker and queue its welcome."""
-        # Judged again: it may have been revoked since the request.
-        if link.principal.token_id is not None:
+        # It may have been revoked since the request, if the hello took its time.
+        is_old = time.monotonic() - link.judged_at > JUDGED_S
+        if link.principal.token_id is not None and is_old:
             link.principal = await self._threads.run(self._credentials.judge_again, link.principal)
         link.principal = auth.admit(link.principal, hello)
         sysinfo = bounded(link.name, hello.sysinfo, self.told)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from edge_ws.errors import ConflictError, RefusedError
-from edge_ws.protocol.frames import Applied, Asked, Bye, Inventory, Refusal
+from edge_ws.protocol.frames import LONGEST_DURATION_S, Applied, Asked, Bye, Inventory, Refusal
 from edge_ws.protocol.ids import (
     HINDRANCE,
     HINDRANCE_CODE,
@@ -55,8 +55,6 @@ from edge_ws.store.tables import (
 from edge_ws.store.wishes import join_queues, may_come_back, next_number, read_wish
 from edge_ws.store.worker_states import AWAY, Event, WorkerState, after, said, state_of
 
-LONGEST_TOLD_S = 1e9
-"""Seconds that the wire holds."""
 TRANSPORT_SINCE = "transport_since"
 """In `sysinfo`: since when this life of the worker has had the transport that it has now."""
 CONNECTED_SINCE = "connected_since"
@@ -121,7 +119,7 @@ def _expires_in_s(connection: Connection, principal: Principal) -> float | None:
     if principal.expires_at is None:
         return None
     left_s = principal.expires_at - float(connection.scalar(sa.select(epoch_now())) or 0.0)
-    return min(max(0.0, left_s), LONGEST_TOLD_S)
+    return min(max(0.0, left_s), LONGEST_DURATION_S)
 
 
 def room_of(sysinfo: Mapping[str, Any]) -> Room:

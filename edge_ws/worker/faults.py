@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass
 
 from edge_ws.faults import visible
-from edge_ws.guard import Guard
+from edge_ws.guard import FaultGuard
 from edge_ws.protocol.frames import Count, Sentence
 
 log = logging.getLogger("edge_ws.worker")
@@ -25,7 +25,7 @@ class FaultTold:
     count: Count
 
 
-class Faults(Guard):
+class Faults(FaultGuard):
     """All faults of this life of the process, those that its job hosts tell included."""
 
     def __init__(self) -> None:

@@ -29,7 +29,7 @@ from edge_ws.protocol.frames import (
     Welcome,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.ids import EXPIRY_TOLD_S, WorkerName
 from edge_ws.worker.conversation import Callbacks, Conversation
 from edge_ws.worker.credential import Credential
 from edge_ws.worker.faults import Faults
@@ -53,8 +53,6 @@ RENEW_AGAIN_S = 2.0
 """After a connection could not be opened beside the current one, whose gateway is leaving or is cut soon."""
 WRONG_URL = "wrong_url"
 """Code of the end of a first start where whoever answers is no gateway."""
-EXPIRY_TOLD_S = 14 * 86_400.0
-"""Of a token that expires within so long is told at each connect."""
 _SAME_FOR_ALL = frozenset({Unreachable.TLS, Unreachable.NO_ANSWER, Unreachable.FOREIGN, Unreachable.SILENT})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from edge_ws.protocol.ids import EXPIRY_TOLD_S
 from edge_ws.provider import check, compat
 from edge_ws.provider.check import Finding, Verdict
 from edge_ws.store.store import Store
@@ -144,7 +145,7 @@ class TestTokens:
 
     @pytest.mark.usefixtures("_tokens")
     def test_one_that_expires_soon(self, centre: Centre) -> None:
-        self.let_expire(centre, "press", check.SOON_S - 60)
+        self.let_expire(centre, "press", EXPIRY_TOLD_S - 60)
         said = found(centre)["tokens"]
         assert said.verdict is Verdict.WARNING
         assert said.says.startswith("press expires ")

@@ -13,9 +13,9 @@ from starlette.testclient import TestClient
 
 from edge_ws.errors import UnreachableError
 from edge_ws.server.admin import OPERATIONS, Operation, perform
-from edge_ws.server.admin_routes import Admin
+from edge_ws.server.admin_routes import REFUSED_OF_ONE, Admin
 from edge_ws.server.ports import AuditEntry
-from edge_ws.server.refused import KNOWN, OF_ALL, OF_ONE, PERIOD_S, Attempts
+from edge_ws.server.quota import Quota
 from edge_ws.store.store import Store
 from tests.server.test_admin_routes import KnownUsers
 from tests.support.workers import register_worker
@@ -131,17 +131,20 @@ def test_a_flood_of_strangers_makes_few_entries_and_hides_no_user(
     monkeypatch: pytest.MonkeyPatch, client: TestClient, log: Log
 ) -> None:
     monkeypatch.setattr("edge_ws.server.entrance.LONGEST_DELAY_S", 0.0)
-    for _ in range(10 * OF_ONE):
+    for _ in range(10 * REFUSED_OF_ONE):
         assert client.post(f"/v1/admin/{SET}", headers=_by("forged")).status_code == 401
         assert client.post("/v1/admin/nothing", headers=_by("forged")).status_code == 401
-    assert len(log.entries) == OF_ONE
+    assert len(log.entries) == REFUSED_OF_ONE
     client.post(f"/v1/admin/{SET}", json={}, headers=_by("vera"))
     assert log.entries[-1].user == "vera"
 
 
 def test_what_was_left_out_is_counted() -> None:
-    attempts = Attempts()
-    assert [attempts.admit("a", 1.0) for _ in range(OF_ONE + 2)] == [0] * OF_ONE + [None, None]
-    assert attempts.admit("a", 1.0 + PERIOD_S) == 2
-    many = [attempts.admit(f"from-{number}", 100.0) for number in range(3 * KNOWN)]
-    assert sum(one is not None for one in many) <= OF_ALL
+    attempts = Quota(5, 60.0, known=10, of_all=20)
+    assert [attempts.admit("a", 1.0) for _ in range(7)] == [0] * 5 + [None, None]
+    assert attempts.admit("a", 61.0) == 2
+    many = [attempts.admit(f"from-{number}", 130.0) for number in range(30)]
+    assert sum(one is not None for one in many) == 20
+    # Of each that was forgotten for others' sake nothing is told.
+    assert set(attempts.over(200.0)) <= {f"from-{number}" for number in range(20, 30)}
+    assert attempts.over(200.0) == {}

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from edge_ws.protocol.ids import WorkerName
-from edge_ws.server.budget import ITEMS, SIZE, SIZE_IN_ALL, Budget, Place
+from edge_ws.server.budget import ITEMS, SIZE, SIZE_IN_ALL, Budget, Outstanding
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 W1, W2 = WorkerName("w1"), WorkerName("w2")
 
 
-async def entered(budget: Budget, worker: WorkerName = W1, size: int = 1, **more: object) -> Place:
+async def entered(budget: Budget, worker: WorkerName = W1, size: int = 1, **more: object) -> Outstanding:
     place = await budget.enter(worker, size, **more)  # type: ignore[arg-type]
     assert place is not None
     return place
@@ -73,7 +73,7 @@ async def test_past_the_bound_of_all_each_has_room_for_one() -> None:
 async def test_who_waits_goes_on_when_something_is_settled() -> None:
     budget = Budget()
     place = await entered(budget, size=SIZE)
-    got: list[Place] = []
+    got: list[Outstanding] = []
 
     async def wait() -> None:
         got.append(await entered(budget, size=SIZE))

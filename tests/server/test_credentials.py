@@ -165,6 +165,7 @@ async def test_a_connection_goes_on_by_another_jwt(
         renewed = await _renew(peer, _jwt(provider, kid="e"))
         assert renewed.refusal is None
         assert (renewed.expires_in_s or 0) > 500
+        # Past the end of the first one, which would have ended the connection.
         await anyio.sleep(4.5)
         enqueue(sqlite_engine, new_job())
         await peer.expect(Offer)
@@ -234,6 +235,7 @@ async def test_polls_go_on_by_another_jwt(gateway: RunningGateway, provider: Pro
         (renewed,) = codec.decode_batch_from_server(answer.content)
         assert isinstance(renewed, Renewed)
         assert renewed.refusal is None
+        # As above.
         await anyio.sleep(4.5)
         poller.token = new
         await poller.poll(hold_s=0.1)

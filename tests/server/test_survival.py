@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from websockets.exceptions import ConnectionClosed
 
 from edge_ws.errors import EdgeWsError
-from edge_ws.guard import SET_ASIDE, Aside, Guard, apart
+from edge_ws.guard import LEFT_ALONE, FaultGuard, LeftAlone, apart
 from edge_ws.protocol.frames import Accept, Ack, Finished, Go, Log, LogAck, Offer, Status, Timers, Wish
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.worker_log import LINES, WHILE_S, WorkerLog
@@ -168,7 +168,7 @@ async def test_a_loop_that_always_fails_is_given_up() -> None:
         raise ValueError("always")
 
     with anyio.fail_after(30), pytest.raises(EdgeWsError, match="2 times in a row"):
-        await Guard(logging.getLogger("test")).keep("a loop", loop, tries=2)
+        await FaultGuard(logging.getLogger("test")).keep("a loop", loop, tries=2)
     assert ends == 2
 
 
@@ -185,7 +185,7 @@ def test_what_fails_among_many_is_found() -> None:
 
 
 def test_what_is_set_aside_stays_so_for_longer_each_time() -> None:
-    aside, now, pauses = Aside(), 100.0, []
+    aside, now, pauses = LeftAlone(), 100.0, []
     for _ in range(3):
         aside.add("one", now)
         begun = now
@@ -193,7 +193,7 @@ def test_what_is_set_aside_stays_so_for_longer_each_time() -> None:
             now += 0.25
         pauses.append(now - begun)
     assert pauses == [0.5, 1.0, 2.0]
-    for number in range(SET_ASIDE + 1):
+    for number in range(LEFT_ALONE + 1):
         aside.add(number, now)
     assert not aside.has(0, now)
     assert aside.has(1, now)

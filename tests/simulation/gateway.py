@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from edge_ws.errors import RefusedError, RemoteProtocolError, UnreachableError
-from edge_ws.guard import Guard
+from edge_ws.guard import FaultGuard
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import (
     Beat,
@@ -54,7 +54,7 @@ class SimBudget(Budget):
         return False
 
 
-class Strict(Guard):
+class Strict(FaultGuard):
     """Contains nothing: what a gateway would go on after is a fault here."""
 
     def note(self, what: str, error: BaseException) -> None:

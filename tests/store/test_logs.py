@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from edge_ws.protocol.frames import Log
 from edge_ws.protocol.ids import ClaimId, new_id
 from edge_ws.store.logs import SHOWN_LOG
-from edge_ws.store.records import JobKey, LogBounds
+from edge_ws.store.records import JobKey, LogBounds, NewJob
 from edge_ws.store.reports import ROW
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_logs
@@ -158,13 +158,17 @@ class TestLongLogs:
             end = ends[-1]
         return whole
 
-    def test_the_begin_and_the_end_are_kept_and_a_line_says_what_is_not(
-        self, engine: sa.Engine, store: Store, worker: FakeWorker
-    ) -> None:
+    def written(self, engine: sa.Engine, worker: FakeWorker, size: int) -> tuple[NewJob, ClaimId, bytes]:
+        """Start a job, and write so much of its log; return both with what was written."""
         job = new_job()
         enqueue(engine, job)
         claim = worker.start(job)
-        whole = self.write(worker, claim, 8 * MEBIBYTE, self.BOUNDS)
+        return job, claim, self.write(worker, claim, size, self.BOUNDS)
+
+    def test_the_begin_and_the_end_are_kept_and_a_line_says_what_is_not(
+        self, engine: sa.Engine, store: Store, worker: FakeWorker
+    ) -> None:
+        _, claim, whole = self.written(engine, worker, 8 * MEBIBYTE)
         assert store.reports.log_sizes()["w1"] <= self.BOUNDS.head + self.BOUNDS.tail + ROW  # type: ignore[index]
         kept = b"".join(store.logs.log_chunks(claim))
         told = [line for line in kept.splitlines(keepends=True) if b"left out" in line]
@@ -181,10 +185,7 @@ class TestLongLogs:
     def test_while_it_runs_its_end_is_shown_and_the_copy_ends_before_the_gap(
         self, engine: sa.Engine, store: Store, worker: FakeWorker
     ) -> None:
-        job = new_job()
-        enqueue(engine, job)
-        claim = worker.start(job)
-        whole = self.write(worker, claim, 5 * MEBIBYTE, self.BOUNDS)
+        job, claim, whole = self.written(engine, worker, 5 * MEBIBYTE)
         shown = store.logs.running_log(job.key)
         assert shown is not None
         assert whole[shown.cut :] == shown.data
