@@ -160,9 +160,10 @@ def ends():
         task_id="gives_up",
         python_callable=never,
         mode="reschedule",
-        # Longer than a busy machine needs for the first look: then one executor alone would give up at once.
+        # Longer than a busy machine needs for the first look, and well before the second one: at either edge one
+        # executor alone would look once more.
         poke_interval=3 * FAR_S,
-        timeout=3 * FAR_S,
+        timeout=2 * FAR_S,
     )
     PythonSensor(task_id="gives_up_softly", python_callable=never, poke_interval=1, timeout=2, soft_fail=True)
     BashOperator(task_id="bash_fails", bash_command="echo out; echo err >&2; exit 4")
