@@ -330,7 +330,7 @@ def token_rotate(arguments: Namespace) -> int:
 def token_narrow(arguments: Namespace) -> int:
     """Let a token admit less; connected workers get no more of the rest."""
     if arguments.queues is None and arguments.team_name is None and arguments.expires is None:
-        raise UsageError("say what is left of it: --queues, --team-name or --expires")
+        raise UsageError("give at least one of --queues, --team-name and --expires")
     _must_be_text(arguments.token)
     asked = {"queues": arguments.queues, "team": arguments.team_name, "expires": arguments.expires}
     with _changing("token-narrow", token=arguments.token, **asked) as store:

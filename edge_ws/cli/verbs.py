@@ -55,7 +55,7 @@ _TOKEN = Group(
                     flags=("--max-workers",),
                     metavar="N",
                     type=int,
-                    help="admit no more than so many names in all (default: 1000)",
+                    help="how many worker names it may be used for (default: 1000)",
                 ),
             ),
         ),
@@ -77,7 +77,7 @@ _TOKEN = Group(
         ),
         Verb(
             name="show",
-            help="tell all that is known of a token: who came by it, when and from where",
+            help="show a token: its limits, and which workers used it, when and from where",
             side=Side.CENTRE,
             implementation=f"{_COMMANDS}:token_show",
             extra="server",
@@ -88,9 +88,9 @@ _TOKEN = Group(
         ),
         Verb(
             name="rotate",
-            help="give a token a new secret and print it, once; the old one is good for a while",
-            description="The secret before the old one is good no more. A worker takes the new one over as "
-            "soon as it is in its token file.",
+            help="give a token a new secret and print it, once; the old one stays valid for a while",
+            description="At most two secrets are valid at a time. A worker uses the new one as soon as it is in "
+            "its token file.",
             side=Side.CENTRE,
             implementation=f"{_COMMANDS}:token_rotate",
             extra="server",
@@ -100,13 +100,13 @@ _TOKEN = Group(
                     flags=("--overlap",),
                     metavar="TIME",
                     default="24h",
-                    help="how long the old secret is good, e.g. 7d, 12h, 30m (default: 24h)",
+                    help="how long the old secret stays valid, e.g. 7d, 12h, 30m (default: 24h)",
                 ),
             ),
         ),
         Verb(
             name="narrow",
-            help="let a token admit less, now and for good",
+            help="restrict a token: fewer queues, one team, or an earlier expiry",
             description="Workers that are connected by it get no more jobs of the other queues; those of "
             "another team are sent away.",
             side=Side.CENTRE,
@@ -124,7 +124,7 @@ _TOKEN = Group(
                 Argument(
                     flags=("--expires",),
                     metavar="TIME",
-                    help="no longer than so, from now, e.g. 90d, 12h, 30m",
+                    help="expire after this time from now, e.g. 90d, 12h, 30m",
                 ),
             ),
         ),

@@ -189,9 +189,9 @@ def admit_statement(principal: Principal, frame: WorkerFrame) -> None:
         RemoteProtocolError: it has not said hello, or speaks for another site than it did there.
     """
     if principal.site is None:
-        raise RemoteProtocolError("a statement comes after hello")
+        raise RemoteProtocolError("hello must come before any other statement")
     if isinstance(frame, Status) and frame.inventory.site != principal.site:
-        raise RemoteProtocolError("the inventory is another site's than the one of hello")
+        raise RemoteProtocolError("the inventory's site differs from the one in hello")
 
 
 def renewed(before: Principal, now: Principal) -> Principal:

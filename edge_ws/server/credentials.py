@@ -81,14 +81,16 @@ class Credentials:
             principal = auth.renewed(link.principal, judged)
             expires_in_s = await self._threads.run(self._workers.note_token, principal, link.connection_id)
         except RefusedError as error:
-            log.warning("Worker %s is refused another token: %s", link.name, error)
+            log.warning("Worker %s keeps its old token, as the new one is refused: %s", link.name, error)
             return Renewed(refusal=str(error), expires_in_s=await self._in_force_s(link))
         except UnreachableError as error:
-            log.warning("Worker %s cannot be given another token now: %s", link.name, error)
+            log.warning(
+                "Worker %s keeps its old token, as the new one cannot be checked now: %s", link.name, error
+            )
             return Renewed(refusal="the gateway cannot reach its database")
         link.renew(principal, secret)
         self.changed()
-        log.info("Worker %s goes on by another token", link.name)
+        log.info("Worker %s now uses a new token", link.name)
         return Renewed(expires_in_s=expires_in_s)
 
     async def _in_force_s(self, link: Link) -> float | None:

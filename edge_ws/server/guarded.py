@@ -97,7 +97,7 @@ class GuardedState(ServerState):
             if isinstance(one, GuardedHttp | GuardedWebSocket):
                 one.deadlines.look(now)
         if self._refused and now - self._told_at >= TOLD_S:
-            log.warning("Connections refused, for there are too many: %d", self._refused)
+            log.warning("Too many connections; refused since the last such line: %d", self._refused)
             self._refused, self._told_at = 0, now
 
 

@@ -222,7 +222,11 @@ class Reports:
         if place is not None:
             lane.put(taken._replace(place=place))
         else:
-            log.debug("Left out a %s of worker %s: nothing of its is settled", type(taken.said), name)
+            log.debug(
+                "Left out a %s of worker %s: none of its statements has been settled for a while",
+                type(taken.said).__name__,
+                name,
+            )
             taken.to.settled()
 
     def _applied(self, link: Link, frame: Applied, to: Answers) -> None:

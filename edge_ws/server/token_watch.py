@@ -98,7 +98,7 @@ class TokenWatch:
             _send_away(link, error)
             return math.inf
         if principal != link.principal:
-            log.info("Worker %s: its token admits something else now", link.name)
+            log.info("Worker %s: the limits of its token have changed", link.name)
             link.principal = principal
             self._hub.capacity_changed()
         return math.inf if principal.expires_at is None else principal.expires_at
@@ -106,6 +106,6 @@ class TokenWatch:
 
 def _send_away(link: Link, error: RefusedError) -> None:
     if link.closing is None:
-        log.warning("Worker %s is sent away: its token: %s", link.name, error)
+        log.warning("Worker %s is disconnected, as its token is refused: %s", link.name, error)
         link.send(Refused(code=Refusal(error.code), sentence=str(error)))
         link.close(Close(CloseCode.REFUSED, f"token: {error}"))

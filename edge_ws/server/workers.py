@@ -124,7 +124,7 @@ class Workers:
         connection = headers.get(CONNECTION_HEADER, "")
         site = await self._threads.run(self._store.site_of, caller, connection)
         if site is None:
-            sentence = "this is no connection of the worker's any more, a poll makes a new one"
+            sentence = "this connection no longer speaks for the worker; its next poll opens a new one"
             raise RefusedError(Refusal.UNAVAILABLE.value, sentence)
         return replace(caller, site=site)
 

@@ -114,7 +114,7 @@ class Credential:
 
     def _tell(self, fault: str) -> None:
         if fault != self._told:
-            log.warning("no new token: %s; the one in use goes on while it is good", fault)
+            log.warning("cannot get a new token, the current one stays in use while it is valid: %s", fault)
         self._told = fault
 
 
