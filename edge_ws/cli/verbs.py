@@ -89,8 +89,8 @@ _TOKEN = Group(
         Verb(
             name="rotate",
             help="give a token a new secret and print it, once; the old one stays valid for a while",
-            description="At most two secrets are valid at a time. A worker uses the new one as soon as it is in "
-            "its token file.",
+            description="At most two secrets are valid at a time. A worker uses the new one as soon as it "
+            "is in its token file.",
             side=Side.CENTRE,
             implementation=f"{_COMMANDS}:token_rotate",
             extra="server",
