@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from edge_ws.protocol.frames import WorkerFrame
 from edge_ws.protocol.ids import ClaimId, HostId
-from edge_ws.worker.outbox import Record
+from edge_ws.worker.job import Record
 from edge_ws.worker.outcomes import Call
 
 

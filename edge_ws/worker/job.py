@@ -2,48 +2,76 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
-from edge_ws.protocol.frames import Accept, Finished, NotStarted, Started, WorkerFrame
+from edge_ws.protocol.frames import (
+    Accept,
+    Code,
+    Count,
+    Finished,
+    NotStarted,
+    Sentence,
+    Size,
+    Started,
+    WorkerFrame,
+)
 from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
 from edge_ws.worker.job_names import JobName
-from edge_ws.worker.outbox import Record
 from edge_ws.worker.outcomes import Call
 
 
-@dataclass(slots=True)
-class Job:
-    """One claim. `phase` is what the worker knows, `acked` what the server has confirmed."""
+@dataclass(slots=True, kw_only=True)
+class Record:
+    """A claim as the worker must remember it over its own restarts. Written to disk as it stands."""
 
     claim: ClaimId
-    slots: int
-    subject: JobName | None = None
-    phase: Phase = Phase.OFFERED
+    slots: Count
+    phase: Phase
+    """What the worker knows."""
     host: HostId | None = None
     log_path: str | None = None
-    log_start: int = 0
+    log_start: Size = 0
+    """Size of the log file when the claim began: earlier rounds of the task write into the same file."""
+    exit_code: Code | None = None
+    detail: Sentence = ""
+    log_uploaded: bool = False
+    not_started: Sentence | None = None
+    """Why it never ran."""
+    fault: Sentence = ""
+    """Whose fault that is; see `ids.HOST`."""
+    stale: bool = False
+    """The server wants to hear no more of it; its process runs on and holds its slots."""
+    subject: JobName | None = None
+    """For people; an older release writes none."""
+    outcome: Sentence = ""
+    """The state that Airflow was told, or is to be told, that the task has come to."""
+    owed: Call | None = None
+    """The request that tells it, if Airflow has not answered it yet."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Job(Record):
+    """One claim: what is kept of it, and what only this life of the daemon knows."""
+
+    phase: Phase = Phase.OFFERED
     log_end: int = 0
     going: bool = False
     doomed: str | None = None
     """Why it cannot run although the claim is taken: it fails as soon as it is ours."""
-    stale: bool = False
     started_acked: bool = False
-    exit_code: int | None = None
-    detail: str = ""
-    log_uploaded: bool = False
     log_flushed: bool = False
-    not_started: str | None = None
-    fault: str = ""
-    """Why it never ran, and whose fault that is."""
-    outcome: str = ""
-    """The state that Airflow was told, or is to be told, that the task has come to."""
-    owed: Call | None = None
-    """The request that tells it, as long as Airflow has not answered it."""
     wants_token: bool = True
-    """For that request; without effect if there is none."""
+    """For the request that is owed; without effect if there is none."""
     delivered: bool = False
     """There was one, and it is settled."""
+
+    @classmethod
+    def restored(cls, record: Record) -> Job:
+        """Return the job that the disk kept the record of."""
+        # Whether its token came is not on disk: it counts as come, and the host knows better.
+        return cls(**_kept(record), going=record.phase is not Phase.OFFERED)
 
     @property
     def has_process(self) -> bool:
@@ -56,24 +84,8 @@ class Job:
         return self.has_process and self.phase in {Phase.OFFERED, Phase.ACCEPTED}
 
     def record(self) -> Record:
-        """Return what the disk keeps of it."""
-        return Record(
-            claim=self.claim,
-            slots=self.slots,
-            phase=self.phase,
-            host=self.host,
-            log_path=self.log_path,
-            log_start=self.log_start,
-            exit_code=self.exit_code,
-            detail=self.detail,
-            log_uploaded=self.log_uploaded,
-            not_started=self.not_started,
-            fault=self.fault,
-            stale=self.stale,
-            subject=self.subject,
-            outcome=self.outcome,
-            owed=self.owed,
-        )
+        """Return what the disk is to keep of it, as it is now."""
+        return Record(**_kept(self))
 
     def owe(self, outcome: str, owed: Call | None) -> bool:
         """Note the outcome, and the request that tells it if that is still owed; tell whether it is new."""
@@ -124,3 +136,7 @@ class Job:
             detail=detail,
             log_uploaded=self.log_uploaded,
         )
+
+
+def _kept(record: Record) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in fields(Record)}

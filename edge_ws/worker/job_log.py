@@ -12,9 +12,9 @@ from pathlib import Path
 
 from edge_ws.protocol.ids import ClaimId
 from edge_ws.protocol.states import Phase
+from edge_ws.worker.job import Record
 from edge_ws.worker.job_names import title
 from edge_ws.worker.jobs import Job
-from edge_ws.worker.outbox import Record
 
 log = logging.getLogger("edge_ws.worker")
 _NAMED = 3

@@ -37,9 +37,8 @@ from edge_ws.worker.actions import (
     StopLog,
     TailLog,
 )
-from edge_ws.worker.job import Job
+from edge_ws.worker.job import Job, Record
 from edge_ws.worker.job_names import of_payload
-from edge_ws.worker.outbox import Record
 from edge_ws.worker.outcomes import Call, Fate
 from edge_ws.worker.slots import Slots
 
@@ -360,25 +359,7 @@ class Jobs:
         self._dead_hosts = list(dead_hosts)[-DEAD_HOSTS:]
         actions: list[Action] = []
         for record in records:
-            job = Job(
-                claim=record.claim,
-                slots=record.slots,
-                subject=record.subject,
-                phase=record.phase,
-                host=record.host,
-                log_path=record.log_path,
-                log_start=record.log_start,
-                # Whether its token came is not on disk: it counts as come, and the host knows better.
-                going=record.phase is not Phase.OFFERED,
-                exit_code=record.exit_code,
-                detail=record.detail,
-                log_uploaded=record.log_uploaded,
-                not_started=record.not_started,
-                fault=record.fault,
-                stale=record.stale,
-                outcome=record.outcome,
-                owed=record.owed,
-            )
+            job = Job.restored(record)
             self._jobs[record.claim] = job
             if job.log_path and not job.stale:
                 actions.append(TailLog(job.claim, job.log_path, job.log_start))

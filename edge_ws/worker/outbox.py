@@ -20,14 +20,12 @@ import orjson
 
 from edge_ws.errors import UsageError
 from edge_ws.protocol.codec import reader
-from edge_ws.protocol.frames import Code, Count, Sentence, Size
 from edge_ws.protocol.ids import ClaimId, HostId
-from edge_ws.protocol.states import Phase
 from edge_ws.streams import open_to_write
 from edge_ws.worker.faults import Faults
 from edge_ws.worker.files import make_folder, open_own, read_if_sound, write_durably
-from edge_ws.worker.job_names import JobName, read
-from edge_ws.worker.outcomes import Call
+from edge_ws.worker.job import Record
+from edge_ws.worker.job_names import read
 
 log = logging.getLogger(__name__)
 
@@ -35,34 +33,6 @@ FORMAT = 1
 ROOM = 8192
 """Bytes of a record on disk, filled up with spaces: each later one finds its room there."""
 _DEAD = "dead-hosts"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """A claim as the worker must remember it."""
-
-    claim: ClaimId
-    slots: Count
-    phase: Phase
-    host: HostId | None
-    log_path: str | None
-    log_start: Size = 0
-    """Size of the log file when the claim began: earlier rounds of the task write into the same file."""
-    exit_code: Code | None = None
-    detail: Sentence = ""
-    log_uploaded: bool = False
-    not_started: Sentence | None = None
-    """Why it never ran."""
-    fault: Sentence = ""
-    """Whose fault that is; see `ids.HOST`."""
-    stale: bool = False
-    """The server wants to hear no more of it; its process runs on and holds its slots."""
-    subject: JobName | None = None
-    """For people; an older release writes none."""
-    outcome: Sentence = ""
-    """The state that Airflow was told, or is to be told, that the task has come to."""
-    owed: Call | None = None
-    """The request that tells it, if Airflow has not answered it yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from edge_ws.worker.host_events import (
     Prepared,
     PrepareRefused,
 )
-from edge_ws.worker.outbox import Record
+from edge_ws.worker.job import Record
 from edge_ws.worker.outcomes import Call
 from edge_ws.worker.wishes import Request
 from tests.simulation.airflow import Airflow

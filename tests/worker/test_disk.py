@@ -16,7 +16,8 @@ from edge_ws.server.config import GatewaySettings
 from edge_ws.store.store import Store
 from edge_ws.worker.control import ask
 from edge_ws.worker.disk import fault
-from edge_ws.worker.outbox import Outbox, Record
+from edge_ws.worker.job import Record
+from edge_ws.worker.outbox import Outbox
 from tests.support.gateway import make_token, serving
 from tests.support.small_disk import SmallDisk, small_disk
 from tests.support.waiting import wait_until

@@ -26,8 +26,9 @@ from edge_ws.worker.faults import Faults
 from edge_ws.worker.files import write_durably
 from edge_ws.worker.host_connection import HostConnection
 from edge_ws.worker.host_process import HostFiles, lock_holder, read_journal
+from edge_ws.worker.job import Record
 from edge_ws.worker.logs import Logs
-from edge_ws.worker.outbox import Outbox, Record
+from edge_ws.worker.outbox import Outbox
 from edge_ws.worker.state import StateDirectory
 from tests.support.programs import clean_environment, run_edge_ws, run_python
 from tests.support.services import missing

@@ -11,8 +11,9 @@ import pytest
 
 from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
+from edge_ws.worker.job import Record
 from edge_ws.worker.job_names import JobName
-from edge_ws.worker.outbox import Outbox, Record
+from edge_ws.worker.outbox import Outbox
 
 RECORD = Record(
     claim=ClaimId("c"),
