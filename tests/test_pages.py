@@ -22,7 +22,10 @@ PAGES = {
     path.name: path
     for path in (
         ROOT / "README.md",
-        *(PACKAGE / name for name in ("ARCHITECTURE.md", "OPERATING.md", "SETTINGS.md", "UPGRADING.md")),
+        *(
+            PACKAGE / name
+            for name in ("ARCHITECTURE.md", "METRICS.md", "OPERATING.md", "SETTINGS.md", "UPGRADING.md")
+        ),
         PACKAGE / "server" / "ADMIN_API.md",
         ROOT / ".github" / "CONTRIBUTING.md",
         ROOT / ".github" / "SECURITY.md",

@@ -105,13 +105,20 @@ _LISTING = (
 _LIMIT = Argument(flags=("--limit",), metavar="N", type=int, help="show no more than so many (default: all)")
 
 
-def _reads(name: str, what: str, description: str, *arguments: Argument, output: Argument = OUTPUT) -> Verb:
+def _reads(
+    name: str,
+    what: str,
+    description: str,
+    *arguments: Argument,
+    output: Argument = OUTPUT,
+    module: str = "operate",
+) -> Verb:
     return Verb(
         name=name,
         help=what,
         description=description,
         side=Side.CENTRE,
-        implementation=f"edge_ws.cli.operate:{name.replace('-', '_')}",
+        implementation=f"edge_ws.cli.{module}:{name.replace('-', '_')}",
         extra="server",
         works_bare="url",
         arguments=(*arguments, output, *_WAY),
@@ -192,6 +199,32 @@ _SHOW_JOB = _reads(
     Argument(flags=("--try-number",), metavar="N", type=int, help="which try (default: the last)"),
     output=ONE_THING,
 )
+_EVENTS = _reads(
+    "events",
+    "tell what has happened to the fleet lately",
+    "The newest few hundred: who connected, was refused, lost or cancelled a job, who wished what.",
+    Argument(flags=("-f", "--follow"), is_switch=True, help="go on, and tell what happens from now on"),
+    Argument(
+        flags=("--since",),
+        metavar="TIME",
+        is_once=True,
+        help="those of this time, e.g. 10m, 2h or 1d; or those after an event, by its id",
+    ),
+    Argument(
+        flags=("-H", "--worker"), metavar="WORKER", is_once=True, help="of this worker; with * and ? of many"
+    ),
+    Argument(flags=("--kind",), metavar="KIND", is_once=True, help="of this kind, e.g. refused"),
+    Argument(
+        flags=("--limit",), metavar="N", type=int, default=100, help="no more than so many (default: 100)"
+    ),
+    module="happenings",
+)
+_FIGURES = _reads(
+    "figures",
+    "tell how the last hour was: latencies, jobs, connections",
+    "Of all gateways together: the hour, then its last ten minutes; json and yaml show each minute.",
+    module="happenings",
+)
 _SET_CONCURRENCY = _changes(
     "set-worker-concurrency",
     "change how many tasks a worker may run at once",
@@ -256,6 +289,8 @@ OPERATOR_VERBS: tuple[Verb, ...] = (
     _LIST_QUEUES,
     _LIST_JOBS,
     _SHOW_JOB,
+    _EVENTS,
+    _FIGURES,
     _SET_CONCURRENCY,
     _ADD_QUEUES,
     _REMOVE_QUEUES,

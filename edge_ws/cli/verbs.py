@@ -199,6 +199,12 @@ _SERVER = Verb(
             "address (default: not relayed)",
         ),
         Argument(
+            flags=("--metrics-listen",),
+            metavar="HOST:PORT",
+            help="answer Prometheus there, /metrics and /healthz, without login and TLS: no public address; "
+            "with several processes a range such as 127.0.0.1:9795-9798 (default: nowhere)",
+        ),
+        Argument(
             flags=("--drain-timeout",),
             metavar="SECONDS",
             type=float,

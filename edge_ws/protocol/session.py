@@ -108,6 +108,10 @@ class Session:
         """Tell whether the peer has not missed a heartbeat yet (one that did is offered nothing)."""
         return now - self._heard < 1.2 * self.timers.heartbeat_s
 
+    def unheard_s(self, now: float) -> float:
+        """Return for how long nothing has been heard of the peer."""
+        return max(0.0, now - self._heard)
+
     # The instants are computed here alone: `tick` at exactly `deadline()` must find something due, which
     # differences of rounded floats would not promise.
 

@@ -214,6 +214,11 @@ def jwt_verifier(conf: Conf) -> Callable[..., Any] | None:
     return verifier
 
 
+def metrics_listen(conf: Conf) -> str | None:
+    """Return where the api-server's gateway answers Prometheus, as it is written; None: nowhere."""
+    return _text(conf, "metrics_listen") or None
+
+
 def listen_url(conf: Conf) -> str | None:
     """Return the database's URL for LISTEN if it is another than Airflow's own; the store judges it."""
     return _text(conf, "listen_sql_alchemy_conn") or None

@@ -134,6 +134,16 @@ OPTIONS: dict[str, Option] = {
         example="32768",
         default="8192",
     ),
+    "metrics_listen": Option(
+        description=(
+            "Address at which the api-server's gateway answers Prometheus, ``/metrics`` and ``/healthz``: of "
+            "its own, without login and TLS, so no public one. Several processes (``[api] workers``) need a "
+            "range of ports. Empty: nowhere. ``edge-ws server`` has ``--metrics-listen`` instead."
+        ),
+        type="string",
+        example="127.0.0.1:9795-9798",
+        default="",
+    ),
     "listen_sql_alchemy_conn": Option(
         description=(
             "URL of the metadata database past a connection pooler, for one connection of each gateway that "

@@ -36,6 +36,7 @@ from edge_ws.provider.config import (
     identity_settings,
     jwt_verifier,
     listen_url,
+    metrics_listen,
     serves_gateway,
 )
 from edge_ws.provider.dependencies import unmet
@@ -50,6 +51,7 @@ from edge_ws.provider.task_settings import task_settings
 from edge_ws.provider.tasks import AirflowTasks
 from edge_ws.server.answers import refuse_worker
 from edge_ws.server.app import Gateway
+from edge_ws.server.metrics_listener import MetricsListener
 from edge_ws.store import schema
 from edge_ws.store.database import Database
 from edge_ws.store.store import Store
@@ -88,8 +90,8 @@ class Serves(Protocol):
         ...
 
 
-def make_gateway() -> Gateway:
-    """Return a gateway on Airflow's database and log folder.
+def make_gateway(*, has_metrics: bool = False) -> Gateway:
+    """Return a gateway on Airflow's database and log folder, with or without a listener for Prometheus.
 
     Raises:
         UsageError: the configuration is wrong.
@@ -122,14 +124,23 @@ def make_gateway() -> Gateway:
         tasks=tasks,
         audit=AirflowAudit(engine),
         identities=identities,
+        has_metrics=has_metrics,
     )
 
 
 class Door:
     """Lets requests through to the gateway as soon as there is one; says why not until then."""
 
-    def __init__(self, make: Callable[[], Serves], *, retry_s: float = RETRY_S) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Serves],
+        *,
+        retry_s: float = RETRY_S,
+        listener: MetricsListener | None = None,
+    ) -> None:
+        """Make it; `listener`: where the gateway's metrics are shown, bound before the gateway is made."""
         self._make = make
+        self._listener = listener
         self._retry_s = retry_s
         self._gateway: Serves | None = None
         self._why = "it is starting"
@@ -143,7 +154,7 @@ class Door:
             meanwhile: called in a thread before the block begins.
         """
         looked = anyio.Event()
-        async with anyio.create_task_group() as tasks:
+        async with self._showing(), anyio.create_task_group() as tasks:
             tasks.start_soon(self.run, looked.set)
             if meanwhile is not None:
                 await anyio.to_thread.run_sync(meanwhile)
@@ -151,6 +162,21 @@ class Door:
                 await looked.wait()
             yield
             tasks.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def _showing(self) -> AsyncIterator[None]:
+        """Answer Prometheus while the block runs; where that cannot be, the gateway serves all the same."""
+        if self._listener is None:
+            yield
+            return
+        try:
+            await anyio.to_thread.run_sync(self._listener.bind)
+        except UsageError as error:
+            log.error("edge-ws: %s", error)  # noqa: TRY400 - a sentence, no traceback
+            yield
+            return
+        async with self._listener.serving(lambda: self._gateway):
+            yield
 
     async def run(self, looked: Callable[[], object]) -> NoReturn:
         """Keep a gateway running, for ever; call `looked` once it is known whether one can."""
@@ -220,7 +246,25 @@ def mounts() -> list[dict[str, Any]]:
     except UsageError as error:
         log.error("edge-ws serves no gateway: %s", error)  # noqa: TRY400 - a sentence, no traceback
         return []
-    return [{"app": make_shell(Door(make_gateway)), "url_prefix": PREFIX, "name": "edge-ws"}]
+    return [{"app": make_shell(make_door(_listener())), "url_prefix": PREFIX, "name": "edge-ws"}]
+
+
+def _listener() -> MetricsListener | None:
+    try:
+        text = metrics_listen(compat.conf)
+        return None if text is None else MetricsListener.of(text, "[edge_ws] metrics_listen")
+    except UsageError as error:
+        log.error("edge-ws serves no metrics: %s", error)  # noqa: TRY400 - a sentence, no traceback
+        return None
+
+
+def make_door(listener: MetricsListener | None = None) -> Door:
+    """Return the door to a gateway on Airflow's database, with its metrics at that listener."""
+
+    def make() -> Gateway:
+        return make_gateway(has_metrics=listener is not None and listener.port is not None)
+
+    return Door(make, listener=listener)
 
 
 def make_shell(door: Door, warm: Callable[[], None] | None = None) -> FastAPI:

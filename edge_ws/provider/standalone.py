@@ -35,6 +35,7 @@ from edge_ws.provider.config import Conf, api_certificate, api_path
 from edge_ws.server import relay
 from edge_ws.server.answers import refusal
 from edge_ws.server.guarded import MAX_HEAD, GuardedHttp, GuardedWebSocket, limits_by_files
+from edge_ws.server.metrics_listener import MetricsListener
 from edge_ws.server.relay import Relay
 from edge_ws.server.uvicorn_server import BelowPath, DrainingServer, Processes
 
@@ -76,6 +77,8 @@ class ServerOptions:
     airflow_url: str | None
     """Where `/execution/` is relayed to."""
     drain_timeout_s: float
+    metrics: str | None = None
+    """Where Prometheus is answered, checked; None: nowhere."""
 
 
 def run(arguments: Namespace) -> int:
@@ -130,7 +133,19 @@ def read_options(arguments: Namespace, conf: Conf) -> ServerOptions:
         path=path,
         airflow_url=None if arguments.airflow_url is None else _airflow_url(arguments.airflow_url),
         drain_timeout_s=arguments.drain_timeout,
+        metrics=_metrics(arguments.metrics_listen, arguments.workers),
     )
+
+
+def _metrics(text: str | None, processes: int) -> str | None:
+    if text is None:
+        return None
+    if MetricsListener.of(text, "--metrics-listen").most_processes < processes:
+        raise UsageError(
+            f"--metrics-listen: {processes} processes need a port each: give a range such as"
+            " 127.0.0.1:9795-9798"
+        )
+    return text
 
 
 def _airflow_url(text: str) -> str:
@@ -219,9 +234,12 @@ def serve(options: ServerOptions, listener: socket.socket, *, is_child: bool) ->
     _log_to_stderr()
     _log_less()
     # Takes a second: Airflow's executors, models and tokens.
-    from edge_ws.provider.mount import Door, make_gateway  # noqa: PLC0415
+    from edge_ws.provider.mount import make_door  # noqa: PLC0415
 
-    door = Door(make_gateway)
+    metrics = None if options.metrics is None else MetricsListener.of(options.metrics, "--metrics-listen")
+    if metrics is not None:
+        metrics.bind()
+    door = make_door(metrics)
     onward = Relay(options.airflow_url) if options.airflow_url else None
     config = web_config(make_app(door, onward, options.path), options.certificate)
     limits = limits_by_files()

@@ -13,10 +13,13 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from edge_ws.errors import UnreachableError, UsageError
-from edge_ws.protocol.ids import MAX_CONCURRENCY, is_queue_name
-from edge_ws.server import views
+from edge_ws.errors import EdgeWsError, UnreachableError, UsageError
+from edge_ws.protocol.ids import MAX_CONCURRENCY, GatewayId, is_queue_name
+from edge_ws.server import happenings, views
+from edge_ws.server.figure_rows import figures_row
 from edge_ws.server.ports import Audit, AuditEntry, Tasks
+from edge_ws.store.events import EventStore, NewEvent
+from edge_ws.store.fleet import FleetStore
 from edge_ws.store.operators import OperatorStore
 from edge_ws.store.records import Wished
 from edge_ws.store.store import Store
@@ -85,12 +88,17 @@ class Parameter:
         return self.check(value)
 
 
+Own = tuple[GatewayId, Mapping[str, Any]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One call of an operation, its parameters checked."""
 
     operators: OperatorStore
     views: ViewStore
+    events: EventStore
+    fleet: FleetStore
     given: Mapping[str, Any]
     user: str | None = None
     """Who asks by HTTP; None: the command line, on the database."""
@@ -100,6 +108,8 @@ class Call:
     """The operation's."""
     audit: Audit | None = None
     """Where changes are written down."""
+    own: Own | None = None
+    """What the gateway that is asked has in memory of its last hour."""
 
     def note(self, workers: Sequence[str], refused: str | None = None) -> None:
         """Write down what is asked of these workers; before it is done, or why it was refused."""
@@ -135,10 +145,22 @@ def perform(
     user: str | None = None,
     tasks: Tasks | None = None,
     audit: Audit | None = None,
+    own: Own | None = None,
+    note: Callable[[list[NewEvent]], None] | None = None,
 ) -> object:
     """Check the parameters and do what they ask; the result is plain data for JSON (blocking).
 
-    Every change is in the audit log before it is made.
+    Every change is in the audit log before it is made, and among the events afterwards.
+
+    Args:
+        store: the database.
+        name: the operation's.
+        given: its parameters.
+        user: who asks by HTTP; None: the command line.
+        tasks: asks Airflow about a task.
+        audit: where changes are written down.
+        own: the figures of the gateway that is asked.
+        note: takes what was changed as events; None: it is written at once.
 
     Raises:
         UsageError: there is no such operation, a parameter is wrong, or the store refuses.
@@ -162,17 +184,32 @@ def perform(
     checked = {
         one: operation.parameters[one].read(one, value) for one, value in given.items() if value is not None
     }
-    return operation.run(
+    result = operation.run(
         Call(
             operators=store.operators,
             views=store.views,
+            events=store.events,
+            fleet=store.fleet,
             given=checked,
             user=user,
             tasks=tasks,
             name=name,
             audit=audit,
+            own=own,
         )
     )
+    if operation.changes:
+        _tell(happenings.doings(name, checked, result, user), note or store.events.add)
+    return result
+
+
+def _tell(events: list[NewEvent], note: Callable[[list[NewEvent]], None]) -> None:
+    """Have what was done noted; it is done, whatever becomes of that."""
+    try:
+        if events:
+            note(events)
+    except EdgeWsError as error:
+        log.warning("What was done is not among the events: %s", error)
 
 
 # Views
@@ -205,6 +242,15 @@ def _show_worker(call: Call) -> Row | list[Row]:
 
 def _show_job(call: Call) -> Row:
     return views.show_job(call.views, **call.given, tasks=call.tasks)
+
+
+def _events(call: Call) -> list[Row]:
+    return happenings.list_events(call.events, **call.given)
+
+
+def _figures(call: Call) -> Row:
+    gateways, now = call.fleet.figures()
+    return figures_row(gateways, now, call.own)
 
 
 # Changes
@@ -385,6 +431,8 @@ OPERATIONS: Mapping[str, Operation] = {
         _show_job, dag_id=_THIS, run_id=_THIS, task_id=_THIS, map_index=_NUMBER, try_number=_NUMBER
     ),
     "applied": _reads(_applied, worker=_TEXT),
+    "events": _reads(_events, since=_NUMBER, limit=_NUMBER, worker=_TEXT, kind=_TEXT, within_s=_NUMBER),
+    "figures": _reads(_figures),
     "set-worker-concurrency": _changes(_set_concurrency, concurrency=_CONCURRENCY),
     "add-worker-queues": _changes(_add_queues, queues=_QUEUES),
     "remove-worker-queues": _changes(_remove_queues, queues=_QUEUES),

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Mapping
 from functools import partial
+from typing import Protocol
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import ClientDisconnect, Request
@@ -19,10 +20,13 @@ from starlette.responses import JSONResponse, Response
 
 from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError, UsageError
 from edge_ws.protocol import codec
+from edge_ws.protocol.ids import GatewayId
 from edge_ws.server import answers
 from edge_ws.server.admin import OPERATIONS, Kind, Operation, perform
 from edge_ws.server.bodies import BodyError, check_json, read_whole
 from edge_ws.server.entrance import CrowdedError, Entrance
+from edge_ws.server.events import Events
+from edge_ws.server.figures import Figures
 from edge_ws.server.ports import Audit, AuditEntry, Tasks, User, Users
 from edge_ws.server.quota import Quota
 from edge_ws.server.threads import ThreadLimit
@@ -57,13 +61,27 @@ class _RefusalError(Exception):
         return answers.refusal(self.status, self.code, str(self), headers=headers)
 
 
+class Here(Protocol):
+    """What of the gateway that is asked goes into its answers."""
+
+    id: GatewayId
+    figures: Figures
+    events: Events
+
+
 class Admin:
     """Answers what lies below `v1/admin/`."""
 
     def __init__(
-        self, store: Store, users: Users, tasks: Tasks | None = None, audit: Audit | None = None
+        self,
+        store: Store,
+        users: Users,
+        tasks: Tasks | None = None,
+        audit: Audit | None = None,
+        here: Here | None = None,
     ) -> None:
         self._store = store
+        self._here = here
         self._audit = audit
         self._refused = Quota(REFUSED_OF_ONE, REFUSED_WITHIN_S, known=1000, of_all=REFUSED_OF_ALL)
         self._users = users
@@ -109,8 +127,18 @@ class Admin:
         if operation.changes:
             # As JSON: nothing that was sent can look like a line of the log.
             log.info("%s wishes: %s %s", json.dumps(user.name), name, json.dumps(given))
+        here = self._here
         result = await self._threads.run(
-            perform, self._store, name, given, user=user.name, tasks=self._tasks, audit=self._audit
+            perform,
+            self._store,
+            name,
+            given,
+            user=user.name,
+            tasks=self._tasks,
+            audit=self._audit,
+            # On the event loop, to which it belongs.
+            own=(here.id, here.figures.snapshot()) if here is not None and name == "figures" else None,
+            note=None if here is None else here.events.add,
         )
         return JSONResponse(result, headers={"cache-control": "no-store"})
 

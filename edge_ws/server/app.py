@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -27,15 +28,21 @@ from edge_ws.protocol.session import Close, CloseCode
 from edge_ws.server.admin_routes import Admin
 from edge_ws.server.answers import refusal, refuse_worker
 from edge_ws.server.auth import WhoAmI
+from edge_ws.server.chronicle import Chronicle
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.credentials import Credentials
 from edge_ws.server.dispatcher import Dispatcher
+from edge_ws.server.events import Events
+from edge_ws.server.figures import Figures
+from edge_ws.server.fleet_metrics import fleet_facts
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.longpoll import PollLink, Polls
+from edge_ws.server.metrics import Copy, Metrics, copy
 from edge_ws.server.ports import Audit, FinishedLogs, Identities, Tasks, TaskStates, TaskTokens, Users
 from edge_ws.server.reaper import Reaper
 from edge_ws.server.reports import Reports
 from edge_ws.server.running_logs import RunningLogs
+from edge_ws.server.threads import ThreadLimit
 from edge_ws.server.token_watch import TokenWatch
 from edge_ws.server.websocket import WebSockets
 from edge_ws.server.worker_log import WorkerLog
@@ -119,18 +126,32 @@ class Gateway:
         tasks: Tasks | None = None,
         audit: Audit | None = None,
         identities: Identities | None = None,
+        has_metrics: bool = False,
     ) -> None:
         """Make it; without `users` there is no `v1/admin/`. It asks the centre by `tasks`.
 
-        `identities`: whose credentials workers may show besides tokens of ours.
+        `identities`: whose credentials workers may show besides tokens of ours. `has_metrics`: what it counts
+        is shown to Prometheus.
         """
         self.id = GatewayId(new_id())
+        self.figures = Figures(self._by_transport, has_metrics=has_metrics)
+        """What it counts and measures."""
+        self.events = Events(
+            store.events,
+            f"{settings.hostname}/{os.getpid()}",
+            partial(self.figures.count, "events_left_out"),
+        )
+        """What happens here to the fleet."""
+        chronicle = Chronicle(self.figures, self.events)
+        store.observe(self.figures.database)
         self._guard = guard = FaultGuard(log)
         told = WorkerLog(log)
         self._store = store
         self._settings = settings
         self._hub = Hub(self._capacity_changed, self._queues_served)
-        self._dispatcher = Dispatcher(store.dispatch, self._hub, settings, self.id, guard)
+        self._dispatcher = Dispatcher(
+            store.dispatch, self._hub, settings, self.id, guard=guard, chronicle=chronicle
+        )
         self._reaper = Reaper(
             store,
             self._hub,
@@ -139,6 +160,7 @@ class Gateway:
             task_states=task_states,
             finished_logs=finished_logs,
             guard=guard,
+            chronicle=chronicle,
         )
         self._running_logs = RunningLogs(store.logs, finished_logs, guard=guard)
         self._reports = Reports(
@@ -152,6 +174,7 @@ class Gateway:
             on_log=self._running_logs.grown,
             guard=guard,
             told=told,
+            chronicle=chronicle,
         )
         self._token_watch = TokenWatch(
             store.tokens,
@@ -164,15 +187,25 @@ class Gateway:
             store.tokens, store.workers, identities, on_changed=self._token_watch.changed, guard=guard
         )
         self._workers = Workers(
-            store.workers, self._hub, self._reports, settings, self.id, self._credentials, guard, told
+            store.workers,
+            self._hub,
+            self._reports,
+            settings,
+            self.id,
+            self._credentials,
+            guard,
+            told,
+            chronicle,
         )
         self._websockets = WebSockets(self._workers)
         self._polls = Polls(self._workers, self._hub, settings)
-        admin = [] if users is None else [Admin(store, users, tasks, audit)]
+        admin = [] if users is None else [Admin(store, users, tasks, audit, self)]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch = store.watch(self._changed)
         self._serving = False
         self._draining = False
+        self._metrics = Metrics()
+        self._rendering = ThreadLimit(threads=1)
         self.app = Starlette(
             routes=[
                 WebSocketRoute(http.WEBSOCKET_PATH, self._serve),
@@ -184,6 +217,9 @@ class Gateway:
                 Route(http.HEALTH_PATH, self._health),
             ]
         )
+
+    def _by_transport(self) -> dict[str, int]:
+        return self._hub.by_transport()
 
     def _capacity_changed(self) -> None:
         self._dispatcher.capacity_changed()
@@ -199,10 +235,8 @@ class Gateway:
             UnreachableError: the database is away at the start.
             EdgeWsError: a loop cannot go on (in a group).
         """
-        beat_s = self._settings.timers.heartbeat_s
-        await anyio.to_thread.run_sync(
-            self._store.liveness.announce, self.id, self._settings.hostname, os.getpid(), beat_s
-        )
+        await self._reaper.announce()
+        self.events.note("gateway_started", words=f"gateway {self.id} on {self._settings.hostname}")
         self._loop = asyncio.get_running_loop()
         self._store.keep_connections()
         self._watch.start()
@@ -221,7 +255,8 @@ class Gateway:
             self._polls.end()
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._watch.stop)
-                await anyio.to_thread.run_sync(self._retire)
+                kept = None if self.figures.is_empty else self.figures.as_text()
+                await anyio.to_thread.run_sync(self._retire, kept)
                 self._store.release_connections()
 
     def _loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -235,6 +270,8 @@ class Gateway:
             "the watch over polls": self._polls.watch_for_ever,
             "the settling of jobs": self._reaper.settle_for_ever,
             "the gateway's heartbeat": self._reaper.beat_for_ever,
+            "the figures by minute": partial(self.figures.keep_for_ever, lambda: self._watch.wakeup.by),
+            "the writing of events": self.events.write_for_ever,
             "the moving of logs": self._reaper.move_logs_for_ever,
             "the showing of running logs": self._running_logs.copy_for_ever,
             "the watch over tokens": self._token_watch.run,
@@ -280,9 +317,11 @@ class Gateway:
                 link.send(Stale(claim=claim))
                 self._hub.release(link, claim)
 
-    def _retire(self) -> None:
+    def _retire(self, figures: str | None) -> None:
+        self.events.note("gateway_ended", words=f"gateway {self.id} on {self._settings.hostname}")
         try:
-            self._store.liveness.retire(self.id)
+            self._store.liveness.retire(self.id, figures)
+            self.events.flush()
         except UnreachableError:
             # Its row shows a gateway that was last seen now; it is purged later.
             return
@@ -295,7 +334,23 @@ class Gateway:
             return
         await self._websockets.serve(websocket)
 
-    def _why_not(self) -> str | None:
+    async def metrics(self) -> bytes:
+        """Return what Prometheus is shown; with the fleet's values, if they are this gateway's to show."""
+        info = self._settings.hostname, str(os.getpid()), *map(self._version, ("edge_ws", "airflow"))
+        copied = copy((self.id, *info), self.figures, self._hub, self._guard.count, time.monotonic())
+        return await self._rendering.run(self._render, copied)
+
+    def _version(self, of: str) -> str:
+        return self._settings.versions.get(of, "")
+
+    def _render(self, copied: Copy) -> bytes:
+        try:
+            copied.fleet = fleet_facts(self._store, self.id)
+        except UnreachableError as error:
+            log.warning("The fleet's values are not among the metrics: %s", error)
+        return self._metrics.render(copied)
+
+    def why_not(self) -> str | None:
         """Return why no job can be handed out now, None if it can."""
         if not self._serving:
             return "the gateway is starting or stopping"
@@ -307,7 +362,7 @@ class Gateway:
         return None
 
     async def _health(self, request: Request) -> Response:  # noqa: ARG002
-        why_not = self._why_not()
+        why_not = self.why_not()
         if why_not is not None:
             return refuse_worker(Refusal.UNAVAILABLE, why_not, RETRY_AFTER_S)
         return JSONResponse(

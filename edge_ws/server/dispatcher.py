@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import NoReturn
 
@@ -20,11 +20,12 @@ from edge_ws.protocol.frames import Offer, Stale
 from edge_ws.protocol.ids import GatewayId, WorkerName
 from edge_ws.server.backlog import Backlog
 from edge_ws.server.choose import choose
+from edge_ws.server.chronicle import Chronicle
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import REPEAT_S, Hub, wish_frame
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.dispatch import DispatchStore
-from edge_ws.store.records import Assignment, Candidate, Capacity, Claimed
+from edge_ws.store.records import Assignment, Candidate, Capacity, Claimed, JobKey
 from edge_ws.store.watch import Changes
 
 log = logging.getLogger(__name__)
@@ -49,8 +50,13 @@ class Dispatcher:
         hub: Hub,
         settings: GatewaySettings,
         gateway: GatewayId,
+        *,
         guard: FaultGuard | None = None,
+        chronicle: Chronicle | None = None,
     ) -> None:
+        self._chronicle = chronicle or Chronicle()
+        self._wished_at: dict[WorkerName, float] = {}
+        """When it was heard that something is wished of a worker."""
         self._guard = guard or FaultGuard(log)
         self._aside = LeftAlone()
         """Jobs that cannot be claimed, and workers whose wishes cannot be read."""
@@ -73,6 +79,8 @@ class Dispatcher:
         self._widest = 0
         """Slots of the widest worker at the last look: no wider job is read."""
         self._stopped = False
+        self._read_at = 0.0
+        """When the jobs were read that are in its hands."""
         self.cycles = 0
 
     # What is told, on the event loop's thread
@@ -88,6 +96,8 @@ class Dispatcher:
             self._look_at_all()
         self._backlog.filled(self._hub.served(changes.queues) or ())
         self._wished |= changes.workers
+        for name in changes.workers:
+            self._wished_at.setdefault(name, self._chronicle.clock())
         if changes.everything or changes.queues or changes.workers:
             self._wake.set()
 
@@ -171,12 +181,15 @@ class Dispatcher:
         else:
             links = {name: link for name in self._wished if (link := self._hub.get(name)) is not None}
         self._all_wishes, self._repeat_at = False, math.inf
+        heard_at, self._wished_at = self._wished_at, {}
         if not links:
             return
         begun = anyio.current_time()
         sent = {name: link.wish.revision for name, link in links.items() if not self._aside.has(name, begun)}
         for name, new in (await self._threads.run(self._store.new_wishes, sent, self._unread)).items():
             link, now = links[name], anyio.current_time()
+            self._chronicle.taken_back(name, new.taken_back)
+            self._chronicle.figures.wished(name, new.wish.revision, heard_at.get(name, begun))
             for claim in new.taken_back:
                 link.send(Stale(claim=claim))
                 self._hub.release(link, claim)
@@ -218,7 +231,7 @@ class Dispatcher:
         free = sum(one.free for one in capacities)
         window = WINDOW if self._wide else min(WINDOW, free + BEYOND_FREE)
         jobs, others, chosen, claimed = await self._threads.run(self._claim, capacities, asked, window)
-        self._offer(claimed)
+        self._offer(claimed, {job.key: job.waited_s for job in jobs} if claimed else {}, self._read_at)
         gone = {one.key for one in claimed}
         self._backlog.left(job.queue for job in jobs if job.key not in gone)
         self._backlog.left(others)
@@ -245,7 +258,7 @@ class Dispatcher:
         teams = _teams(capacities)
         jobs = self._store.candidates(queues, window, teams=teams, widest=self._widest)
         others = self._store.queues_of_others(queues, teams) if teams is not None else set()
-        now = time.monotonic()
+        self._read_at = now = time.monotonic()
         jobs = [job for job in jobs if not self._aside.has(job.key, now)]
         chosen = choose(jobs, capacities) if jobs else []
         if not chosen:
@@ -254,11 +267,14 @@ class Dispatcher:
         claim = partial(self._store.claim, self._gateway, lease_s=lease_s)
         return jobs, others, chosen, apart(claim, chosen, self._unclaimed)
 
-    def _offer(self, claimed: Iterable[Claimed]) -> None:
+    def _offer(self, claimed: Iterable[Claimed], waited_s: Mapping[JobKey, float], read_at: float) -> None:
+        now = time.monotonic()
         for one in claimed:
             link = self._hub.get(one.worker)
             # If its connection closed meanwhile, the claim is freed by its lease.
             if link is not None:
+                waited = waited_s.get(one.key, 0.0) + now - read_at
+                self._chronicle.figures.offered(one.claim, waited, now - link.free_since)
                 link.hold([(one.claim, one.slots)])
                 link.send(Offer(claim=one.claim, slots=one.slots, payload=one.payload))
 

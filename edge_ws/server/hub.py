@@ -91,6 +91,12 @@ class Link:
         self.dead_hosts: tuple[HostId, ...] = ()
         """The last hosts of the worker whose death is recorded."""
         self.not_before = 0.0
+        self.facts: Mapping[str, str | int | float] = {}
+        """What the worker says of itself and its machine, the newest of each."""
+        self.free_since = time.monotonic()
+        """When what can be offered last grew."""
+        self.is_counted = False
+        """Its coming was counted, and so its going is to be."""
         self.left: Bye | None = None
         self.closing: Close | None = None
         # A list and a future: an idle link's deque and Event would take 2 KiB.
@@ -129,6 +135,10 @@ class Link:
     def is_heard(self, now: float) -> bool:
         """Tell whether the worker has been heard of lately."""
         return self.session.is_prompt(now)
+
+    def unheard_s(self, now: float) -> float:
+        """Return for how long nothing has been heard of the worker."""
+        return self.session.unheard_s(now)
 
     # Frames to the worker
 
@@ -204,6 +214,7 @@ class Link:
     def narrow(self) -> None:
         """Offer what is admitted from now on; for a link of the hub by the hub alone."""
         (self._concurrency, self._queues), self._capacity = self.admitted(), None
+        self.free_since = time.monotonic()
 
     @property
     def slots(self) -> Mapping[ClaimId, int]:
@@ -225,6 +236,7 @@ class Link:
         if slots is None:
             return False
         self._taken, self._capacity = self._taken - slots, None
+        self.free_since = time.monotonic()
         return True
 
     def free(self) -> int:
@@ -329,6 +341,11 @@ class Hub:
         """Return the workers here that hold a claim."""
         return [name for name, link in self._links.items() if link.slots]
 
+    def by_transport(self) -> dict[str, int]:
+        """Return how many workers are connected here by each transport."""
+        polls = sum(link.transport == "longpoll" for link in self._links.values())
+        return {"websocket": len(self._links) - polls, "longpoll": polls}
+
     def links(self) -> list[Link]:
         """Return all links."""
         return list(self._links.values())
@@ -348,7 +365,7 @@ class Hub:
 
     def wished(self, link: Link, wish: WishRecord) -> None:
         """Note what the worker is sent: it is offered what that and what it has in force admit."""
-        link.wish = wish
+        link.wish, link.free_since = wish, time.monotonic()
         self._narrow(link)
         self._on_capacity()
 
@@ -369,7 +386,7 @@ class Hub:
 
     def pause(self, link: Link, pause_s: float) -> None:
         """Offer the worker nothing for a while."""
-        link.not_before = time.monotonic() + pause_s
+        link.not_before = link.free_since = time.monotonic() + pause_s
         self._paused.add(link)
 
     def next_chance(self, now: float) -> float | None:

@@ -100,6 +100,10 @@ class PollLink(Link):
         """Tell whether a poll is open, or was a moment ago."""
         return self._held is not None or now - self.heard_at < self.session.timers.heartbeat_s
 
+    def unheard_s(self, now: float) -> float:
+        """Return for how long no poll has been open."""
+        return 0.0 if self._held is not None else max(0.0, now - self.heard_at)
+
     @property
     def is_waited_on(self) -> bool:
         """Whether a poll is open."""
@@ -234,6 +238,7 @@ class Polls:
                 continue
             if link.closing is not None or now - link.heard_at >= silent_s:
                 with self._workers.guard.contained(f"the end of worker {link.name}'s polls"):
+                    link.close(Close(CloseCode.SILENT, "no poll has come for a while"))
                     await self._workers.gone(link)
 
     async def _guarded(self, request: Request, serve: _Serve) -> Response:
@@ -242,10 +247,14 @@ class Polls:
             served = await self._served(request, serve)
             return served if isinstance(served, Response) else await self._hold(request, served)
         except RemoteProtocolError as error:
+            self._workers.refused(request, Refusal.PROTOCOL.value, str(error))
             answer = refuse_worker(Refusal.PROTOCOL, str(error))
         except BodyError as error:
+            self._workers.refused(request, Refusal.PROTOCOL.value, str(error))
             answer = refuse_worker(Refusal.PROTOCOL, str(error), status=error.status)
         except (RefusedError, UnreachableError) as error:
+            code = error.code if isinstance(error, RefusedError) else Refusal.UNAVAILABLE.value
+            self._workers.refused(request, code, str(error))
             answer = answer_to(error)
         except ClientDisconnect:
             return Response(status_code=499)
@@ -326,7 +335,8 @@ class Polls:
             link.address = request.client.host if request.client is not None else None
             registered = await self._workers.greet(link, hello)
             # One whose polls wander between gateways joins with each of them.
-            await self._workers.joined(link, registered, is_new=CONNECTION_HEADER not in request.headers)
+            is_new, why = CONNECTION_HEADER not in request.headers, hello.sysinfo.get("transport_reason")
+            await self._workers.joined(link, registered, is_new=is_new, reason=why)
         finally:
             self._workers.greeted(request)
         return link

@@ -20,6 +20,7 @@ from edge_ws.protocol.frames import Cancel, Query
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.protocol.session import Close, CloseCode
 from edge_ws.protocol.states import Phase
+from edge_ws.server.chronicle import Chronicle
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub
 from edge_ws.server.ports import RESTARTING, FinishedLogs, TaskStates
@@ -127,6 +128,7 @@ class Reaper:
         task_states: TaskStates,
         finished_logs: FinishedLogs,
         guard: FaultGuard | None = None,
+        chronicle: Chronicle | None = None,
     ) -> None:
         """Make it.
 
@@ -138,7 +140,9 @@ class Reaper:
             task_states: what the centre thinks of tasks.
             finished_logs: where logs of ended jobs go.
             guard: contains what a step, or an item of it, raises.
+            chronicle: told of what is settled here.
         """
+        self._chronicle = chronicle or Chronicle()
         self._guard = guard or FaultGuard(log)
         self._store = store
         self._hub = hub
@@ -195,8 +199,7 @@ class Reaper:
         contained = self._guard.contained
         if whole or holding:
             with contained("the end of offers that nobody answers"):
-                if await self._threads.run(self._store.claims.expire_offers):
-                    self._hub.capacity_changed()
+                await self._expire_offers()
             with contained("the look at open claims"):
                 pause_s = await self._settle_claims(now, None if whole else holding)
         if now - self._repaired_at >= self._settings.backup_scan_s:
@@ -218,7 +221,17 @@ class Reaper:
         with contained("the repair of jobs' rows"):
             await self._threads.run(self._store.claims.repair)
         with contained("the look for silent workers"):
-            await self._threads.run(self._store.liveness.mark_silent, self._unmarked)
+            silent: list[WorkerName] = []
+            await self._threads.run(self._store.liveness.mark_silent, self._unmarked, silent.append)
+            for name in silent:
+                self._chronicle.silent(name)
+
+    async def _expire_offers(self) -> None:
+        expired: list[tuple[ClaimId, WorkerName]] = []
+        if await self._threads.run(self._store.claims.expire_offers, lambda *one: expired.append(one)):
+            self._hub.capacity_changed()
+        for claim, name in expired:
+            self._chronicle.offer_expired(name, claim)
 
     def _unmarked(self, name: WorkerName, error: Exception) -> None:
         self._guard.note(f"showing worker {name} as silent", error)
@@ -273,11 +286,16 @@ class Reaper:
                 self._cancel(one, state)
                 return
             case Action.REQUEUE:
-                await self._threads.run(self._store.claims.requeue, one, detail)
+                outcome = one.result or "not_started"
+                was_it = await self._threads.run(self._store.claims.requeue, one, detail)
             case Action.FAIL:
-                await self._threads.run(self._store.claims.give_up, one, one.result or detail, failed=True)
+                outcome, said = one.result or "lost", one.result or detail
+                was_it = await self._threads.run(self._store.claims.give_up, one, said, failed=True)
             case Action.REMOVE:
-                await self._threads.run(self._store.claims.give_up, one, detail, failed=False)
+                outcome = "removed"
+                was_it = await self._threads.run(self._store.claims.give_up, one, detail, failed=False)
+        if was_it:
+            self._chronicle.settled(one, outcome, detail)
         link = self._hub.get(one.worker)
         if link is not None:
             self._hub.release(link, one.claim)
@@ -299,6 +317,7 @@ class Reaper:
             state or "", f"the task's state is {state}"
         )
         link.send(Cancel(claim=one.claim, reason=why))
+        self._chronicle.cancelled(one, why)
 
     # Liveness
 
@@ -318,6 +337,20 @@ class Reaper:
                 log.warning("Cannot record the heartbeat, retrying: %s", error)
             await anyio.sleep(self._settings.timers.heartbeat_s)
 
+    async def announce(self) -> None:
+        """Make this gateway known, or keep it fresh, with the figures of its last hour."""
+        figures, begun = self._chronicle.figures, time.monotonic()
+        database_time = await self._threads.run(
+            self._store.liveness.announce,
+            self._gateway,
+            self._settings.hostname,
+            os.getpid(),
+            self._settings.timers.heartbeat_s,
+            figures=figures.as_text(),
+            has_metrics=figures.has_metrics,
+        )
+        figures.aligned(database_time, (begun + time.monotonic()) / 2)
+
     async def beat(self, now: float) -> None:
         """Keep this gateway and its workers fresh; a worker that is known elsewhere by now has to come back.
 
@@ -325,10 +358,7 @@ class Reaper:
         """
         heard = [link for link in self._hub.links() if link.is_heard(now)]
         ids = [link.connection_id for link in heard]
-        beat_s = self._settings.timers.heartbeat_s
-        await self._threads.run(
-            self._store.liveness.announce, self._gateway, self._settings.hostname, os.getpid(), beat_s
-        )
+        await self.announce()
         known = await self._threads.run(self._store.liveness.beat, ids)
         for link in heard:
             if link.connection_id not in known:

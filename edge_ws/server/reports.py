@@ -43,6 +43,7 @@ from edge_ws.protocol.ids import ClaimId, HostId
 from edge_ws.protocol.states import Phase
 from edge_ws.server.batches import Batches
 from edge_ws.server.budget import Budget, Outstanding
+from edge_ws.server.chronicle import Chronicle
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import REFUSED_PAUSE_S, REPEAT_S, Hub, Link, Standing, wish_frame
 from edge_ws.server.log_limits import LogLimits
@@ -135,6 +136,7 @@ class Reports:
         on_log: Callable[[ClaimId], None],
         guard: FaultGuard | None = None,
         told: WorkerLog | None = None,
+        chronicle: Chronicle | None = None,
     ) -> None:
         """Make it.
 
@@ -149,7 +151,9 @@ class Reports:
             on_log: called when the database has more of a claim's log.
             guard: contains what a statement raises.
             told: where what workers say is logged.
+            chronicle: told of what becomes of jobs and wishes.
         """
+        self._chronicle = chronicle or Chronicle()
         self._store = store
         self._workers = workers
         self._hub = hub
@@ -234,6 +238,7 @@ class Reports:
         if said == link.noted:
             # As its hello said: thousands who come back at once cost no transaction each.
             self._in_force(link, said.applied)
+            self._chronicle.applied(link.name, said.applied)
             to.settled()
         else:
             self._others.put(_Taken(link, said, to))
@@ -265,6 +270,7 @@ class Reports:
         (link, frame, to, _), (outcome, token) = taken, judged
         match outcome:
             case Accepted():
+                self._chronicle.figures.accepted(frame.claim)
                 if token:
                     to.send(Go(claim=frame.claim, token=token))
             case Owing():
@@ -282,7 +288,9 @@ class Reports:
             self._on_ended()
 
     def _done(self, link: Link, frame: ClaimReport, to: Answers) -> None:
-        """Answer a report that took effect."""
+        """Answer a report that took effect, or that repeats one: then its claim is not held any more."""
+        if frame.claim in link.slots:
+            self._chronicle.reported(link.name, frame)
         match frame:
             case Started():
                 to.send(Ack(claim=frame.claim, phase=Phase.STARTED))
@@ -324,6 +332,7 @@ class Reports:
             self._hub.release(link, frame.claim)
             return
         to.send(LogAck(claim=frame.claim, log_end=end))
+        self._chronicle.figures.count("log_bytes", by=len(frame.data))
         self._on_log(frame.claim)
         if frame.offset <= self._settings.job_log_limit < end:
             self._told.say(
@@ -358,6 +367,7 @@ class Reports:
                 link.asked = max(link.asked, said.number)
             case Standing():
                 link.noted = replace(said, sysinfo=None)
+                self._chronicle.applied(link.name, said.applied)
                 self._in_force(link, said.applied)
 
     def _in_force(self, link: Link, said: Applied) -> None:
@@ -368,6 +378,7 @@ class Reports:
 
     def _buried(self, link: Link, host: HostId, claims: tuple[ClaimId, ...], to: Answers) -> None:
         link.dead_hosts = (*link.dead_hosts, host)[-DEAD_HOSTS:]
+        self._chronicle.host_died(link.name, [claim for claim in claims if claim in link.slots])
         for claim in claims:
             to.send(Ack(claim=claim, phase=Phase.ENDED))
             self._hub.release(link, claim)
@@ -382,6 +393,7 @@ class Reports:
                 await self.take(link, HostDead(host=host, ended=_ended(inventory)))
         before, drained = link.free(), link.inventory is not None and link.inventory.draining
         link.inventory, link.room = inventory, Room.of(inventory, status.sysinfo)
+        link.facts = {**link.facts, **sysinfo}
         link.disk_gb = steady(link.disk_gb, status.sysinfo.get("disk_free_gb"))
         if inventory.asked is not None and inventory.asked.number > link.asked:
             self._others.put(_Taken(link, inventory.asked, _Nobody()))

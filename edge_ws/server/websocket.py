@@ -53,6 +53,8 @@ class WebSockets:
         try:
             principal = await self._workers.authenticate(websocket)
         except (RefusedError, UnreachableError) as error:
+            code = error.code if isinstance(error, RefusedError) else Refusal.UNAVAILABLE.value
+            self._workers.refused(websocket, code, str(error))
             await websocket.send_denial_response(answer_to(error))
             return
         if (busy := self._workers.begin_greeting(websocket, principal)) is not None:
@@ -184,6 +186,7 @@ class _Conversation:
         """Have the writer say why, then close; the sentence is for the worker's terminal."""
         # It may hold what the worker has sent: the name of a queue.
         name, sentence = self._link.name, words(str(error))
+        self._workers.chronicle.refused(code.value, sentence, worker=name, address=None, is_known=True)
         told = "Worker %s is refused (%s): %s"
         self._workers.told.say(logging.WARNING, name, told, name, code.value, sentence)
         self._link.send(Refused(code=code, sentence=sentence, retry_after_s=None))

@@ -21,6 +21,7 @@ from edge_ws.protocol.http import CONNECTION_HEADER, TOKEN_HEADER, WORKER_HEADER
 from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, RENEWAL, GatewayId, WorkerName
 from edge_ws.server import auth
 from edge_ws.server.answers import answer_to
+from edge_ws.server.chronicle import Chronicle
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.credentials import Credentials
 from edge_ws.server.entrance import CrowdedError, Entrance, Turns
@@ -59,7 +60,10 @@ class Workers:
         credentials: Credentials,
         guard: FaultGuard | None = None,
         told: WorkerLog | None = None,
+        chronicle: Chronicle | None = None,
     ) -> None:
+        self.chronicle = chronicle or Chronicle()
+        """Told of who comes, who goes, and who is refused."""
         self.told = told or WorkerLog(log)
         """Where what workers do is logged."""
         self.guard = guard or FaultGuard(log)
@@ -88,6 +92,7 @@ class Workers:
         if len(self._greeting) < GREETED_AT_ONCE and of_one < GREETED_OF_ONE:
             self._greeting[newcomer] = principal.worker
             return None
+        self.chronicle.figures.count("refusals", Refusal.UNAVAILABLE.value)
         return answer_to(self._come_back())
 
     def _come_back(self) -> RefusedError:
@@ -113,6 +118,15 @@ class Workers:
         except TokenRefusedError as error:
             self._tell_refused(worker or "", error)
             raise
+
+    def refused(self, connection: HTTPConnection, code: str, sentence: str) -> None:
+        """Note that a request was refused; whoever sent it may be anybody."""
+        self.chronicle.refused(
+            code,
+            sentence,
+            worker=connection.headers.get(WORKER_HEADER),
+            address=connection.client.host if connection.client is not None else None,
+        )
 
     async def speaker(self, caller: Principal, headers: Headers) -> Principal:
         """Return for whom a request speaks whose connection is not known here.
@@ -191,7 +205,7 @@ class Workers:
         link.local = hello.concurrency, queues
         link.has_control = CONTROL in hello.capabilities
         link.asked = hello.inventory.asked.number if hello.inventory.asked is not None else 0
-        link.room = Room.of(hello.inventory, hello.sysinfo)
+        link.room, link.facts = Room.of(hello.inventory, hello.sysinfo), sysinfo
         link.disk_gb = steady(None, hello.sysinfo.get("disk_free_gb"))
         link.noted = standing(link, in_force(hello.inventory))
         self._hub.wished(link, registered.wish)
@@ -212,11 +226,19 @@ class Workers:
         )
         return registered
 
-    async def joined(self, link: Link, registered: Registered, *, is_new: bool = True) -> None:
-        """Open the worker to dispatch; one that is not new was connected to another gateway a moment ago."""
+    async def joined(
+        self, link: Link, registered: Registered, *, is_new: bool = True, reason: object = None
+    ) -> None:
+        """Open the worker to dispatch; one that is not new was connected to another gateway a moment ago.
+
+        `reason`: why it comes by this transport, in its words.
+        """
         await self._reports.compare(link, registered.open)
         self._hub.add(link)
         self._credentials.changed()
+        link.is_counted = is_new
+        if is_new:
+            self.chronicle.connected(link.name, link.transport, reason)
         level = logging.INFO if is_new else logging.DEBUG
         self.told.say(level, link.name, "Worker %s connected by %s", link.name, link.transport)
 
@@ -247,6 +269,9 @@ class Workers:
     async def gone(self, link: Link) -> None:
         """Close the worker to dispatch and free what it had not accepted."""
         self._hub.remove(link)
+        if link.is_counted:
+            link.is_counted = False
+            self.chronicle.disconnected(link.name, link.left, link.closing)
         if link.connection_id:
             await self.disconnected(link.principal, link.connection_id, link.left)
 

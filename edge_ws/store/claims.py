@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -118,8 +118,8 @@ class ClaimStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def expire_offers(self) -> int:
-        """Free the jobs of offers whose lease is over; return how many."""
+    def expire_offers(self, expired: Callable[[ClaimId, WorkerName], None] = lambda *_: None) -> int:
+        """Free the jobs of offers whose lease is over, and tell `expired` of each; return how many."""
         query = sa.select(claim).join(edge_job, held)
         over = query.where(claim.c.phase == Phase.OFFERED.value, claim.c.lease_until < epoch_now())
         with self._database.read() as connection:
@@ -129,6 +129,8 @@ class ClaimStore:
             rows = connection.execute(locking(over)).all()
             for row in rows:
                 back_to_queue(connection, row, "expired", "the offer was not answered in time")
+        for row in rows:
+            expired(ClaimId(row.id), WorkerName(row.worker))
         return len(rows)
 
     def unsettled(self, workers: Sequence[WorkerName] | None = None) -> tuple[OpenClaim, ...]:

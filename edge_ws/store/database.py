@@ -26,6 +26,9 @@ _CONFLICTS = frozenset({"40001", "40P01"})
 """PostgreSQL's serialization_failure and deadlock_detected."""
 
 
+Observer = Callable[[str, float, str | None], None]
+"""Told of each transaction, on its thread: `read` or `write`, its seconds, and `conflict`, `unreachable` or
+`other` if the database failed it."""
 Failed = Callable[[WorkerName, Exception], None]
 """Told of a worker for which something cannot be done; for the others it is done."""
 
@@ -118,6 +121,8 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.dialect = engine.dialect.name
+        self.observer: Observer | None = None
+        """Told of each transaction; None: nobody is."""
         self._kept: _Kept | None = None
 
     def keep_connections(self) -> None:
@@ -139,7 +144,7 @@ class Database:
             UnreachableError: the database is away, locked or broke off; nothing of the block took effect
                 (or, if the commit's answer was lost, all of it: every verb can be repeated).
         """
-        with self._told(), self._connection() as connection, connection.begin():
+        with self._observed("write"), self._told(), self._connection() as connection, connection.begin():
             if self.dialect == "sqlite":
                 # A deferred transaction that reads first and writes later fails with "database is locked"
                 # at once when another writer came between; this one waits for its turn instead.
@@ -154,9 +159,30 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Open a transaction for reading; raises as `write` does."""
-        with self._told(), self._connection() as connection:
+        with self._observed("read"), self._told(), self._connection() as connection:
             yield connection
             connection.rollback()
+
+    @contextmanager
+    def _observed(self, kind: str) -> Iterator[None]:
+        observer = self.observer
+        if observer is None:
+            yield
+            return
+        begun, failed = time.monotonic(), None
+        try:
+            yield
+        except ConflictError:
+            failed = "conflict"
+            raise
+        except UnreachableError:
+            failed = "unreachable"
+            raise
+        except exc.SQLAlchemyError:
+            failed = "other"
+            raise
+        finally:
+            observer(kind, time.monotonic() - begun, failed)
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import sqlalchemy as sa
 
@@ -46,12 +46,32 @@ class LivenessStore:
         self._edge3_alive_s = edge3_alive_s
 
     def announce(
-        self, gateway_id: GatewayId, hostname: str, pid: int, heartbeat_s: float = HEARTBEAT_S
-    ) -> None:
-        """Make a gateway known, or keep it fresh: it may have been forgotten while it had no database."""
+        self,
+        gateway_id: GatewayId,
+        hostname: str,
+        pid: int,
+        heartbeat_s: float = HEARTBEAT_S,
+        *,
+        figures: str | None = None,
+        has_metrics: bool = False,
+    ) -> float:
+        """Make a gateway known, or keep it fresh: it may have been forgotten while it had no database.
+
+        Args:
+            gateway_id: its id.
+            hostname: where it runs.
+            pid: its process.
+            heartbeat_s: it will say so again after so many seconds.
+            figures: of its last hour, in place of those before.
+            has_metrics: it has a listener for Prometheus.
+
+        Returns:
+            The database's time, seconds since the epoch.
+        """
+        told = {"figures": figures, "has_metrics": has_metrics}
         with self._database.write() as connection:
             here = gateway.c.id == gateway_id
-            known = connection.execute(gateway.update().where(here).values(seen_at=epoch_now()))
+            known = connection.execute(gateway.update().where(here).values(seen_at=epoch_now(), **told))
             if not known.rowcount:
                 times = {"started_at": epoch_now(), "seen_at": epoch_now()}
                 values = {
@@ -59,14 +79,23 @@ class LivenessStore:
                     "hostname": hostname,
                     "pid": pid,
                     "heartbeat_s": heartbeat_s,
+                    **told,
                     **times,
                 }
                 connection.execute(gateway.insert().values(values))
+            return float(connection.scalar(sa.select(epoch_now())) or 0.0)
 
-    def retire(self, gateway_id: GatewayId) -> None:
-        """Forget a gateway that ends in good order."""
+    def retire(self, gateway_id: GatewayId, figures: str | None = None) -> None:
+        """Forget a gateway that ends in good order; with `figures` they stay for as long as their hour."""
+        here = gateway.c.id == gateway_id
         with self._database.write() as connection:
-            connection.execute(gateway.delete().where(gateway.c.id == gateway_id))
+            if figures is None:
+                connection.execute(gateway.delete().where(here))
+                return
+            # Silent already: an older release knows no gateways that have ended.
+            silent_at = epoch_now() - silent_after_s(gateway)
+            ended = {"ended_at": epoch_now(), "seen_at": silent_at, "figures": figures, "has_metrics": False}
+            connection.execute(gateway.update().where(here).values(ended))
 
     def beat(self, connections: Collection[str]) -> frozenset[str]:
         """Keep a gateway's connected workers and their running rows fresh, in a few statements.
@@ -127,10 +156,12 @@ class LivenessStore:
             )
         return known
 
-    def mark_silent(self, failed: Failed = fail) -> None:
+    def mark_silent(
+        self, failed: Failed = fail, marked: Callable[[WorkerName], None] = lambda _: None
+    ) -> None:
         """Show workers that no gateway has seen lately as unknown, or as offline in maintenance.
 
-        `failed` is told of one for whom that cannot be done.
+        `failed` is told of one for whom that cannot be done, `marked` of each for whom it is.
         """
         here = edge_worker.c.state.in_(
             [state.value for state, moves in MOVES.items() if Event.SILENCE in moves]
@@ -155,3 +186,4 @@ class LivenessStore:
                 wish = read_wish(connection, name) if is_ours else None
                 in_maintenance = wish is not None and wish.maintenance
                 move(connection, name, Event.LEAVE_IN_MAINTENANCE if in_maintenance else Event.SILENCE)
+                marked(name)

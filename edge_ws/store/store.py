@@ -11,8 +11,10 @@ from typing import Final
 from sqlalchemy.engine import Engine
 
 from edge_ws.store.claims import ClaimStore
-from edge_ws.store.database import Database
+from edge_ws.store.database import Database, Observer
 from edge_ws.store.dispatch import DispatchStore
+from edge_ws.store.events import EventStore
+from edge_ws.store.fleet import FleetStore
 from edge_ws.store.jobs import JobStore
 from edge_ws.store.liveness import LivenessStore
 from edge_ws.store.logs import LogStore
@@ -67,6 +69,14 @@ class Store:
         """Workers' credentials."""
         self.views: Final = ViewStore(database, alive_s)
         """What anybody may see."""
+        self.events: Final = EventStore(database)
+        """What happened to the fleet lately."""
+        self.fleet: Final = FleetStore(database)
+        """What gateways know of each other, and what is counted of the whole fleet."""
+
+    def observe(self, observer: Observer) -> None:
+        """Have each transaction told, on the thread that it ran on."""
+        self._database.observer = observer
 
     def keep_connections(self) -> None:
         """Keep a few connections between transactions, for a process that has one after another."""

@@ -292,6 +292,29 @@ gateway = sa.Table(
     sa.Column("seen_at", sa.Double, nullable=False),
     # So often it writes `seen_at`, by its own setting; an older release's are NULL.
     sa.Column("heartbeat_s", sa.Double),
+    # Its last hour by minute, as JSON, and whether it has a listener for Prometheus.
+    sa.Column("figures", sa.Text),
+    sa.Column("has_metrics", sa.Boolean),
+    # When it ended in good order: it is no gateway any more, but its hour still counts.
+    sa.Column("ended_at", sa.Double),
+)
+
+# What happened to the fleet lately; only the newest rows are kept.
+event = sa.Table(
+    "edge_ws_event",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("kind", sa.String(30), nullable=False),
+    sa.Column("worker", sa.String(64)),
+    sa.Column("queue", sa.String(256)),
+    sa.Column("who", sa.String(250)),
+    sa.Column("words", sa.String(300), nullable=False, server_default=""),
+    sa.Column("gateway", sa.String(300)),
+    sa.Column("claim", sa.String(36)),
+    sa.Column("job", sa.JSON(none_as_null=True)),
+    # An id is never given twice, even after all rows are gone.
+    sqlite_autoincrement=True,
 )
 
 
@@ -301,7 +324,7 @@ def silent_after_s(table: sa.FromClause) -> sa.ColumnElement[float]:
 
 
 EDGE3_TABLES = (edge_job, edge_worker, edge_logs)
-OWN_TABLES = (claim, fault, log, worker, token, gateway)
+OWN_TABLES = (claim, fault, log, worker, token, gateway, event)
 VERSION_TABLE = "alembic_version_edge_ws"
 EDGE3_VERSION_TABLE = "alembic_version_edge3"
 EDGE3_HEAD = "d5a2f8b41c07"

@@ -184,6 +184,7 @@ last_gateway = (
         (epoch_now() - gateway.c.seen_at).label("seen_s"),
         silent_after_s(gateway).label("silent_after_s"),
     )
+    .where(gateway.c.ended_at.is_(None))
     .order_by(gateway.c.seen_at.desc())
     .limit(1)
 )
@@ -294,7 +295,9 @@ class ViewStore:
     def gateways(self) -> list[GatewayRecord]:
         """Return the gateways that are known, those seen last first."""
         silent_s = silent_after_s(gateway).label("silent_after_s")
-        query = sa.select(gateway, epoch_now().label("now"), silent_s).order_by(gateway.c.seen_at.desc())
+        columns = gateway.c.id, gateway.c.hostname, gateway.c.pid, gateway.c.seen_at
+        query = sa.select(*columns, epoch_now().label("now"), silent_s)
+        query = query.where(gateway.c.ended_at.is_(None)).order_by(gateway.c.seen_at.desc())
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         return [

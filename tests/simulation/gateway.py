@@ -240,7 +240,7 @@ class Gateway:
         )
         self.workers._threads = ThreadLimit(self)  # type: ignore[assignment]
         self.polls = Polls(self.workers, self.hub, SETTINGS)
-        self._dispatcher = Dispatcher(store.dispatch, self.hub, SETTINGS, self.id, STRICT)
+        self._dispatcher = Dispatcher(store.dispatch, self.hub, SETTINGS, self.id, guard=STRICT)
         self._dispatcher._threads = ThreadLimit(self)  # type: ignore[assignment]
         self._reaper = Reaper(
             store,  # type: ignore[arg-type]

@@ -690,7 +690,9 @@ class ModelStore:
 
     # The gateway
 
-    def mark_silent(self, failed: Failed = fail) -> None:
+    def mark_silent(
+        self, failed: Failed = fail, marked: Callable[[WorkerName], None] = lambda _: None
+    ) -> None:
         """Only shows something to people."""
 
     def purge(self, keep_s: float) -> None:
@@ -706,8 +708,11 @@ class ModelStore:
             del self.claims_by_id[claim.id]
             self.purged[claim.id] = claim
 
-    def announce(self, gateway_id: GatewayId, hostname: str, pid: int, heartbeat_s: float = 15.0) -> None:
-        """Do nothing: nobody here asks which gateways there are."""
+    def announce(
+        self, gateway_id: GatewayId, hostname: str, pid: int, heartbeat_s: float = 15.0, **told: object
+    ) -> float:
+        """Return the time: nobody here asks which gateways there are."""
+        return self._now()
 
     def beat(self, connections: Collection[str]) -> frozenset[str]:
         for name, row in self.workers_by_name.items():
@@ -789,7 +794,7 @@ class ModelStore:
             taken[one.worker] += one.slots
         return claimed
 
-    def expire_offers(self) -> int:
+    def expire_offers(self, expired: Callable[[ClaimId, WorkerName], None] = lambda *_: None) -> int:
         over = 0
         for claim in self.open() if self.rules.offers_expire else []:
             if (
@@ -800,6 +805,7 @@ class ModelStore:
                 row = self._held(claim)
                 if row is not None:
                     self._back_to_queue(claim, row, "expired", "the offer was not answered in time")
+                    expired(claim.id, WorkerName(claim.worker))
                     over += 1
         return over
 
