@@ -30,6 +30,7 @@ from edge_ws.server.auth import WhoAmI
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.credentials import Credentials
 from edge_ws.server.dispatcher import Dispatcher
+from edge_ws.server.fact_notes import FactNotes
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.longpoll import PollLink, Polls
 from edge_ws.server.ports import Audit, FinishedLogs, Identities, Tasks, TaskStates, TaskTokens, Users
@@ -166,6 +167,7 @@ class Gateway:
         self._workers = Workers(
             store.workers, self._hub, self._reports, settings, self.id, self._credentials, guard, told
         )
+        self._fact_notes = FactNotes(store.liveness, self._hub)
         self._websockets = WebSockets(self._workers)
         self._polls = Polls(self._workers, self._hub, settings)
         admin = [] if users is None else [Admin(store, users, tasks, audit)]
@@ -234,6 +236,7 @@ class Gateway:
             "the timers of WebSockets": self._websockets.tick_for_ever,
             "the watch over polls": self._polls.watch_for_ever,
             "the settling of jobs": self._reaper.settle_for_ever,
+            "the writing of what workers say of their machines": self._fact_notes.run,
             "the gateway's heartbeat": self._reaper.beat_for_ever,
             "the moving of logs": self._reaper.move_logs_for_ever,
             "the showing of running logs": self._running_logs.copy_for_ever,

@@ -85,6 +85,10 @@ class Link:
         """Free on the worker's disk; small changes are left out."""
         self.noted: Standing | None = None
         """As the database knows it."""
+        self.facts: Mapping[str, str | int | float] = {}
+        """What the worker last said of itself and its machine, without its settings."""
+        self.facts_noted: Mapping[str, str | int | float] = {}
+        """The same, as the database has it."""
         self.cancelled: frozenset[ClaimId] = frozenset()
         self.doubted: frozenset[ClaimId] = frozenset()
         """Claims whose tasks are over for long, and that the worker was asked for."""

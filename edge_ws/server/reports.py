@@ -47,7 +47,7 @@ from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import REFUSED_PAUSE_S, REPEAT_S, Hub, Link, Standing, wish_frame
 from edge_ws.server.log_limits import LogLimits
 from edge_ws.server.ports import TaskTokens
-from edge_ws.server.standing import as_wished, bounded, in_force, standing, steady
+from edge_ws.server.standing import as_wished, bounded, in_force, standing, steady, without_settings
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.server.worker_log import WorkerLog
 from edge_ws.store.records import Accepted, OpenClaim, Owing, Room, Verdict
@@ -358,6 +358,8 @@ class Reports:
                 link.asked = max(link.asked, said.number)
             case Standing():
                 link.noted = replace(said, sysinfo=None)
+                if said.sysinfo:
+                    link.facts_noted = without_settings(said.sysinfo)
                 self._in_force(link, said.applied)
 
     def _in_force(self, link: Link, said: Applied) -> None:
@@ -383,6 +385,8 @@ class Reports:
         before, drained = link.free(), link.inventory is not None and link.inventory.draining
         link.inventory, link.room = inventory, Room.of(inventory, status.sysinfo)
         link.disk_gb = steady(link.disk_gb, status.sysinfo.get("disk_free_gb"))
+        if sysinfo:
+            link.facts = without_settings(sysinfo)
         if inventory.asked is not None and inventory.asked.number > link.asked:
             self._others.put(_Taken(link, inventory.asked, _Nobody()))
         said = standing(link, as_wished(link, in_force(inventory)))
