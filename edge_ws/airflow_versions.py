@@ -19,7 +19,16 @@ _DISTRIBUTIONS = ("apache-airflow-core", "apache-airflow")
 
 def installed() -> str | None:
     """Return the version of the installed Airflow, None if there is none."""
-    for distribution in _DISTRIBUTIONS:
+    return _version_of(*_DISTRIBUTIONS)
+
+
+def installed_sdk() -> str | None:
+    """Return the version of the installed task SDK, None if there is none."""
+    return _version_of("apache-airflow-task-sdk")
+
+
+def _version_of(*distributions: str) -> str | None:
+    for distribution in distributions:
         try:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:

@@ -10,7 +10,7 @@ import sys
 from edge_ws import streams
 from edge_ws.cli import hidden_token
 from edge_ws.cli.first_process import stand_aside
-from edge_ws.worker.config import WorkerConfig, resolve, this_machine, token_warning
+from edge_ws.worker.config import Resolved, resolve, this_machine, token_warning
 from edge_ws.worker.settings import TOKEN_VARIABLE
 
 
@@ -30,19 +30,20 @@ def run(arguments: argparse.Namespace) -> int:
     if warning:
         print(f"edge-ws: warning: {warning}", file=sys.stderr)
     stand_aside()
-    return _work(resolved.config)
+    return _work(resolved)
 
 
-def _work(config: WorkerConfig) -> int:
+def _work(resolved: Resolved) -> int:
     import anyio
 
     from edge_ws.worker.daemon import Daemon
     from edge_ws.worker.state import StateDirectory
 
+    config = resolved.config
     streams.protect_standard_streams()
     # Not the root's level: the debug lines of websockets show the token.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("edge_ws").setLevel(config.log_level.upper())
     state = StateDirectory(config.state_dir)
-    anyio.run(Daemon(config, state, dict(os.environ)).run)
+    anyio.run(Daemon(config, state, dict(os.environ), resolved.rows()).run)
     return 0

@@ -69,6 +69,10 @@ LONGEST_DURATION_S = 1e9
 """Seconds of a duration."""
 Seconds = Annotated[float, Within(0, LONGEST_DURATION_S)]
 """A duration."""
+LATEST_MOMENT = 1e11
+"""Seconds since 1970 of a moment, at most."""
+Moment = Annotated[float, Within(0, LATEST_MOMENT)]
+"""Seconds since 1970."""
 Interval = Annotated[float, Within(0.01, 86_400)]
 """The time between two repetitions: never so short that repeating it is all that happens."""
 LogBytes = Annotated[bytes, Within(0, LOG_CHUNK)]
@@ -321,6 +325,8 @@ class Welcome:
     """When the token that the worker has shown expires, and this connection with it; None: never."""
     twin: str | None = None
     """Where another daemon with this one's state directory, or a copy of it, runs."""
+    time: Moment | None = None
+    """The gateway's clock as it says this; None: one of an older release."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

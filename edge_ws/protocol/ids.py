@@ -38,6 +38,12 @@ HINDRANCE = "no_job_host"
 """In `sysinfo`: what on its host keeps the worker from taking jobs, as a sentence; absent: nothing does."""
 HINDRANCE_CODE = "no_jobs_code"
 """In `sysinfo`: the same as a stable code, such as `no_job_host` or `starting`."""
+SETTING = "setting."
+"""In `sysinfo`: begins the key of a setting that somebody has made on the worker; `VALUE from ORIGIN`."""
+SETTING_DEFAULTS = "settings_default"
+"""In `sysinfo`: the other settings, `KEY=VALUE, ...`; more of them under that key with a number behind."""
+SITE_FACTS = "site_facts"
+"""In `sysinfo`: the keys of what the site's own function says, `KEY, ...`."""
 HOST = "host"
 """In `not_started.fault`: nothing of the job has reached Airflow, and another worker may do better."""
 UNSURE = "unsure"
@@ -55,6 +61,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,63}")
 def new_id() -> str:
     """Return a random UUID in its canonical form."""
     return str(uuid.uuid4())
+
+
+def is_setting(key: str) -> bool:
+    """Tell whether a fact with that key in `sysinfo` is about the worker's settings."""
+    return key.startswith((SETTING, SETTING_DEFAULTS))
 
 
 def is_worker_name(text: str) -> bool:

@@ -33,6 +33,7 @@ from edge_ws.server.config import GatewaySettings
 from edge_ws.server.credentials import Credentials
 from edge_ws.server.dispatcher import Dispatcher
 from edge_ws.server.events import Events
+from edge_ws.server.fact_notes import FactNotes
 from edge_ws.server.figures import Figures
 from edge_ws.server.fleet_metrics import fleet_facts
 from edge_ws.server.hub import Hub, Link
@@ -197,6 +198,7 @@ class Gateway:
             told,
             chronicle,
         )
+        self._fact_notes = FactNotes(store.liveness, self._hub)
         self._websockets = WebSockets(self._workers)
         self._polls = Polls(self._workers, self._hub, settings)
         admin = [] if users is None else [Admin(store, users, tasks, audit, self)]
@@ -269,6 +271,7 @@ class Gateway:
             "the timers of WebSockets": self._websockets.tick_for_ever,
             "the watch over polls": self._polls.watch_for_ever,
             "the settling of jobs": self._reaper.settle_for_ever,
+            "the writing of what workers say of their machines": self._fact_notes.run,
             "the gateway's heartbeat": self._reaper.beat_for_ever,
             "the figures by minute": partial(self.figures.keep_for_ever, lambda: self._watch.wakeup.by),
             "the writing of events": self.events.write_for_ever,

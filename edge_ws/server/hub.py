@@ -57,7 +57,9 @@ class Standing:
 class Link:
     """One worker's connection: its outgoing frames and what it last said of itself."""
 
-    def __init__(self, principal: Principal, session: ServerSession, transport: str) -> None:
+    def __init__(  # noqa: PLR0915 - a list of what is known of it
+        self, principal: Principal, session: ServerSession, transport: str
+    ) -> None:
         self._principal = principal
         self.session = session
         self.transport = transport
@@ -85,14 +87,16 @@ class Link:
         """Free on the worker's disk; small changes are left out."""
         self.noted: Standing | None = None
         """As the database knows it."""
+        self.facts: Mapping[str, str | int | float] = {}
+        """What the worker says of itself and its machine, the newest of each, without its settings."""
+        self.facts_noted: Mapping[str, str | int | float] = {}
+        """The same, as the database has it."""
         self.cancelled: frozenset[ClaimId] = frozenset()
         self.doubted: frozenset[ClaimId] = frozenset()
         """Claims whose tasks are over for long, and that the worker was asked for."""
         self.dead_hosts: tuple[HostId, ...] = ()
         """The last hosts of the worker whose death is recorded."""
         self.not_before = 0.0
-        self.facts: Mapping[str, str | int | float] = {}
-        """What the worker says of itself and its machine, the newest of each."""
         self.free_since = time.monotonic()
         """When what can be offered last grew."""
         self.is_counted = False

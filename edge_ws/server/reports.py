@@ -48,7 +48,7 @@ from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import REFUSED_PAUSE_S, REPEAT_S, Hub, Link, Standing, wish_frame
 from edge_ws.server.log_limits import LogLimits
 from edge_ws.server.ports import TaskTokens
-from edge_ws.server.standing import as_wished, bounded, in_force, standing, steady
+from edge_ws.server.standing import as_wished, bounded, in_force, standing, steady, without_settings
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.server.worker_log import WorkerLog
 from edge_ws.store.records import Accepted, OpenClaim, Owing, Room, Verdict
@@ -368,6 +368,8 @@ class Reports:
             case Standing():
                 link.noted = replace(said, sysinfo=None)
                 self._chronicle.applied(link.name, said.applied)
+                if said.sysinfo:
+                    link.facts_noted = without_settings(said.sysinfo)
                 self._in_force(link, said.applied)
 
     def _in_force(self, link: Link, said: Applied) -> None:
@@ -393,8 +395,9 @@ class Reports:
                 await self.take(link, HostDead(host=host, ended=_ended(inventory)))
         before, drained = link.free(), link.inventory is not None and link.inventory.draining
         link.inventory, link.room = inventory, Room.of(inventory, status.sysinfo)
-        link.facts = {**link.facts, **sysinfo}
         link.disk_gb = steady(link.disk_gb, status.sysinfo.get("disk_free_gb"))
+        if sysinfo:
+            link.facts = without_settings(sysinfo)
         if inventory.asked is not None and inventory.asked.number > link.asked:
             self._others.put(_Taken(link, inventory.asked, _Nobody()))
         said = standing(link, as_wished(link, in_force(inventory)))

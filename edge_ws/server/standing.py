@@ -8,12 +8,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from edge_ws.protocol.frames import Applied, Inventory
-from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.ids import WorkerName, is_setting
 from edge_ws.server.hub import Link, Standing
 from edge_ws.server.worker_log import WorkerLog
 
 NEWS = 0.1
 """A change of a worker's free disk by less than this part is not written: idle workers cost no statements."""
+_TREMBLES = {
+    "cpu_usage": 10.0,
+    "sys_load": 1.0,
+    "memory_usage": 5.0,
+    "memory_free_gb": 0.25,
+    "disk_usage": 1.0,
+    "loop_lag_ms": 50.0,
+    "round_trip_ms": 20.0,
+    "clock_skew_s": 0.5,
+    "outbox_oldest_s": 30.0,
+    "log_backlog_bytes": 65_536,
+}
+"""So much a fact moves without being news."""
 SYSINFO_BYTES = 16 * 1024
 """Of what a worker says of its machine, as JSON; so much and no more is stored of each."""
 
@@ -60,6 +73,22 @@ def bounded(
             len(sysinfo) - len(kept),
         )
     return kept
+
+
+def without_settings(sysinfo: Mapping[str, str | int | float]) -> dict[str, str | int | float]:
+    """Return what a worker says of itself but for its settings, which do not change while it is connected."""
+    return {key: value for key, value in sysinfo.items() if not is_setting(key)}
+
+
+def are_news(before: Mapping[str, str | int | float], now: Mapping[str, str | int | float]) -> bool:
+    """Tell whether the facts differ by more than a machine's that only ticks over."""
+    return before.keys() != now.keys() or any(_is_far(key, before[key], value) for key, value in now.items())
+
+
+def _is_far(key: str, before: str | float, now: str | float) -> bool:
+    if isinstance(before, str) or isinstance(now, str):
+        return before != now
+    return abs(now - before) > max(_TREMBLES.get(key, 0.0), NEWS * max(abs(before), abs(now)))
 
 
 def steady(before: float | None, now: object) -> float | None:

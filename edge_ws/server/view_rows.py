@@ -5,9 +5,10 @@ Nothing absent is left out: it is None. Times are UTC in ISO 8601, ages seconds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from edge_ws.protocol.ids import SETTING, SETTING_DEFAULTS, SITE_FACTS, is_setting
 from edge_ws.server.diagnosis import AirflowTask, JobFacts, Why
 from edge_ws.server.eligibility import Fit, free_slots, is_here, no_jobs, takes_jobs
 from edge_ws.store.records import GatewayRecord, JobKey
@@ -290,8 +291,30 @@ def worker_row(one: WorkerView, gateway: GatewayRecord | None, jobs: Sequence[Jo
         "jobs_active": len(held),
         "jobs": [job_row(job) for job in held],
         **{name: one.sysinfo.get(name) for name in _MACHINE},
-        "sysinfo": dict(one.sysinfo),
+        "settings": _settings(one.sysinfo),
+        "facts": {name: one.sysinfo[name] for name in _sites(one.sysinfo)},
+        "sysinfo": {key: value for key, value in one.sysinfo.items() if not is_setting(key)},
     }
+
+
+def _settings(sysinfo: Mapping[str, object]) -> list[Row]:
+    """Return what is told of a worker's settings: those that somebody has made, then the others."""
+    made: list[Row] = []
+    for key, told in sysinfo.items():
+        if key.startswith(SETTING):
+            value, _, origin = str(told).rpartition(" from ")
+            made.append({"name": key.removeprefix(SETTING), "value": value, "origin": origin})
+    lines = [str(told) for key, told in sysinfo.items() if key.startswith(SETTING_DEFAULTS)]
+    for one in ", ".join(lines).split(", "):
+        name, is_one, value = one.partition("=")
+        if is_one:
+            made.append({"name": name, "value": value, "origin": "default"})
+    return made
+
+
+def _sites(sysinfo: Mapping[str, object]) -> list[str]:
+    """Return the names of the site's own facts."""
+    return [name for name in str(sysinfo.get(SITE_FACTS, "")).split(", ") if name in sysinfo]
 
 
 # Values

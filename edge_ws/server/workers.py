@@ -27,7 +27,7 @@ from edge_ws.server.credentials import Credentials
 from edge_ws.server.entrance import CrowdedError, Entrance, Turns
 from edge_ws.server.hub import Hub, Link, wish_frame
 from edge_ws.server.reports import Answers, Reports
-from edge_ws.server.standing import bounded, in_force, standing, steady
+from edge_ws.server.standing import bounded, in_force, standing, steady, without_settings
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.server.worker_log import WorkerLog
 from edge_ws.store.records import Principal, Registered, Registration, Room
@@ -205,8 +205,9 @@ class Workers:
         link.local = hello.concurrency, queues
         link.has_control = CONTROL in hello.capabilities
         link.asked = hello.inventory.asked.number if hello.inventory.asked is not None else 0
-        link.room, link.facts = Room.of(hello.inventory, hello.sysinfo), sysinfo
+        link.room = Room.of(hello.inventory, hello.sysinfo)
         link.disk_gb = steady(None, hello.sysinfo.get("disk_free_gb"))
+        link.facts = link.facts_noted = without_settings(sysinfo)
         link.noted = standing(link, in_force(hello.inventory))
         self._hub.wished(link, registered.wish)
         link.wished_at = anyio.current_time()
@@ -222,6 +223,7 @@ class Workers:
                 settings=self._settings.task_settings,
                 twin=registered.twin,
                 token_expires_in_s=registered.expires_in_s,
+                time=time.time(),
             )
         )
         return registered

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -23,8 +24,13 @@ from edge_ws.store.tables import (
 )
 from edge_ws.store.wishes import read_wish
 from edge_ws.store.worker_states import AWAY, MOVES, Event, WorkerState, after
-from edge_ws.store.workers import MARK, move
+from edge_ws.store.workers import MARK, move, renewed
 
+_FACTS = (
+    edge_worker.update()
+    .where(edge_worker.c.worker_name == sa.bindparam("name"))
+    .values(sysinfo=sa.bindparam("told", type_=edge_worker.c.sysinfo.type))
+)
 _AWAY_STATES = [state.value for state in AWAY]
 ABANDONED = 2
 """An edge3 worker silent so many times longer than edge3 lets it be is shown so by us; where edge3's executor
@@ -155,6 +161,28 @@ class LivenessStore:
                 edge_job.update().where(sa.tuple_(*key_columns).in_(fresh)).values(last_update=utc_now())
             )
         return known
+
+    def note_facts(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Note what workers say of themselves and their machines, by their connections, in one transaction.
+
+        One whose row is being written just now is left out: its facts come again.
+        """
+        columns = edge_worker.c.worker_name, edge_worker.c.sysinfo, worker.c.connection
+        query = (
+            sa.select(*columns)
+            .join(worker, worker.c.worker_name == edge_worker.c.worker_name)
+            .where(worker.c.connection.in_(list(facts)))
+            .order_by(edge_worker.c.worker_name)
+            .with_for_update(of=edge_worker, skip_locked=True)
+        )
+        with self._database.write() as connection:
+            rows = [
+                {"name": row.worker_name, "told": renewed(row.sysinfo, facts[row.connection])}
+                for row in connection.execute(query).all()
+                if MARK in (row.sysinfo or {})
+            ]
+            if rows:
+                connection.execute(_FACTS, rows)
 
     def mark_silent(
         self, failed: Failed = fail, marked: Callable[[WorkerName], None] = lambda _: None

@@ -43,6 +43,7 @@ from edge_ws.store.tables import (
 from edge_ws.store.tables import log as log_table
 from edge_ws.store.view_records import Backlog, ClaimView, JobView, Stranded, TokenView, WorkerView
 from edge_ws.store.wishes import split_queues
+from edge_ws.store.worker_states import AWAY, Event, after, state_of
 from edge_ws.store.workers import MARK, room_of
 
 log = logging.getLogger(__name__)
@@ -385,7 +386,16 @@ def _shown(row: _Row, edge3_alive_s: float) -> WorkerView:
 def _worker(row: _Row, edge3_alive_s: float) -> WorkerView:
     # An edge3 worker may have taken over a name that was one of ours.
     is_ours = row.our_worker_name is not None and MARK in (row.sysinfo or {})
-    return _ours(row) if is_ours else _edge3s(row, edge3_alive_s)
+    return _as_heard(_ours(row)) if is_ours else _edge3s(row, edge3_alive_s)
+
+
+def _as_heard(one: WorkerView) -> WorkerView:
+    """Return the worker with the state that follows from its silence, be it noted or not."""
+    if one.seen_s is None or one.seen_s <= one.silent_after_s:
+        return one
+    event = Event.LEAVE_IN_MAINTENANCE if one.wishes_maintenance else Event.SILENCE
+    state = after(state_of(one.state), event)
+    return one if state is None or state_of(one.state) in AWAY else replace(one, state=state.value)
 
 
 def _common(row: _Row) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from edge_ws.protocol.ids import (
     HostId,
     SiteId,
     WorkerName,
+    is_setting,
     new_id,
 )
 from edge_ws.protocol.states import Phase
@@ -103,6 +104,18 @@ def _with_room(sysinfo: Mapping[str, Any], room: Room) -> dict[str, Any]:
     return told
 
 
+def renewed(before: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sysinfo with what a heartbeat says of the machine; nothing of its room for jobs changes."""
+    return _with_room(_anew(before, said), room_of(before))
+
+
+def _anew(before: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sysinfo with what a heartbeat says: what it does not name any more is over."""
+    ours = {TRANSPORT_SINCE, CONNECTED_SINCE, NOT_READY, HINDRANCE, HINDRANCE_CODE, STALE_SLOTS}
+    kept = {key: value for key, value in before.items() if key in ours or is_setting(key)}
+    return {**kept, MARK: before.get(MARK, ""), **said}
+
+
 def _same_since(before: Mapping[str, Any], now: Mapping[str, Any], *, is_same_way: bool) -> dict[str, Any]:
     """Return since when what has not changed in a life of the worker's daemon has been so."""
     is_unbroken = LOSSES in now and before.get(LOSSES) == now[LOSSES]
@@ -143,7 +156,7 @@ def _note_state(
     jobs, slots = connection.execute(taken.where(claim.c.worker == name)).one()
     query = sa.select(edge_worker.c.sysinfo).where(edge_worker.c.worker_name == name)
     sysinfo = connection.scalar(query) or {}
-    told = _with_room({**sysinfo, **(said or {})}, room or room_of(sysinfo))
+    told = _with_room(_anew(sysinfo, said) if said else sysinfo, room or room_of(sysinfo))
     if told.get("concurrency") != applied.concurrency:
         # What edge3's CLI and page show.
         free = max(0, applied.concurrency - int(slots or 0))

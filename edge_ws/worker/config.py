@@ -23,7 +23,15 @@ from edge_ws.protocol.frames import Refusal
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.worker import proxy
 from edge_ws.worker.files import LONGEST, open_plain
-from edge_ws.worker.settings import SETTINGS, TOKEN_VARIABLE, Kind, Setting, check_name, check_path
+from edge_ws.worker.settings import (
+    SETTINGS,
+    TOKEN_VARIABLE,
+    Address,
+    Kind,
+    Setting,
+    check_name,
+    check_path,
+)
 
 DEFAULT_FILE = Path("/etc/edge-ws/worker.toml")
 CONFIG_VARIABLE = "EDGE_WS_CONFIG"
@@ -68,6 +76,10 @@ class WorkerConfig:
     allow_insecure: bool = False
     token_command: str | None = field(default=None, repr=False)
     """Prints the token; comes in place of the two."""
+    health_listen: Address | None = None
+    """Where health and metrics are told; None: nowhere."""
+    extended_system_info_function: str | None = None
+    """The dotted path of the site's own function of facts."""
     wait: bool = False
     """A first start does not end by an answer that a person must do something about: that may happen yet."""
 
@@ -99,6 +111,12 @@ class Resolved:
 
     def shown(self) -> str:
         """Return one line for each setting: its key, its value and its origin. Secrets are masked."""
+        rows = self.rows()
+        wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        return "\n".join(f"{key:<{wide[0]}}  {value:<{wide[1]}}  {origin}" for key, value, origin in rows)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Return for each setting its key, its value and its origin. Secrets are masked."""
         rows = [("config", str(self.file or "none"), self.origins["config"])]
         rows += [
             (setting.key, _shown(setting, getattr(self.config, setting.field)), self.origins[setting.field])
@@ -107,8 +125,7 @@ class Resolved:
             for setting in SETTINGS
         ]
         rows.append(("token", "none" if self.config.token is None else "***", self.origins["token"]))
-        wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
-        return "\n".join(f"{key:<{wide[0]}}  {value:<{wide[1]}}  {origin}" for key, value, origin in rows)
+        return rows
 
 
 def _shown(setting: Setting, value: object) -> str:
@@ -326,6 +343,8 @@ def _fill_in(found: dict[str, _Found], environ: Mapping[str, str], machine: Mach
         "ca_file": None,
         "client_cert": None,
         "client_key": None,
+        "health_listen": None,
+        "extended_system_info_function": None,
         "allow_insecure": False,
     }
     for name, value in defaults.items():

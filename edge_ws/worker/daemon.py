@@ -37,7 +37,6 @@ from edge_ws.protocol.frames import (
     Token,
     Welcome,
     Wish,
-    WorkerFrame,
 )
 from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, ClaimId, LifeId, new_id
 from edge_ws.worker import network, status, sysinfo
@@ -48,6 +47,8 @@ from edge_ws.worker.conversation import flat
 from edge_ws.worker.credential import run_command
 from edge_ws.worker.disk import DiskWatch
 from edge_ws.worker.drain import Patience, WorkerDrain
+from edge_ws.worker.facts import Facts, Sources
+from edge_ws.worker.health import HealthPort
 from edge_ws.worker.host_client import HostEvent, HostFailed, HostGone, Hosts, HostSettings, HostUp, Prepared
 from edge_ws.worker.host_news import JobEvent, about_job, ends, host_up
 from edge_ws.worker.job_log import JobLog, left_behind
@@ -58,24 +59,32 @@ from edge_ws.worker.message_limits import MessageLimits
 from edge_ws.worker.outbox import Outbox
 from edge_ws.worker.outcomes import Deliveries
 from edge_ws.worker.readiness import NO_JOB_HOST, STARTING, Fitness, Hindrances, Reason, Told, why_no_jobs
+from edge_ws.worker.sender import Sender
+from edge_ws.worker.site_facts import SiteFacts
 from edge_ws.worker.slots import Slots
 from edge_ws.worker.state import StateDirectory
 from edge_ws.worker.transport_choice import AUTO
 from edge_ws.worker.transports.base import Transport
 from edge_ws.worker.transports.longpoll import LongPollTransport
 from edge_ws.worker.transports.websocket import WebSocketTransport
+from edge_ws.worker.vitals import Vitals
+from edge_ws.worker.watchdog import Watchdog
 from edge_ws.worker.wishes import Standing, Wishes
 
 log = logging.getLogger("edge_ws.worker")
-
-RESEND_EVERY_S = 10.0
-"""What the server has not confirmed for so long is said again: it may have lost its database for a moment."""
 
 
 class Daemon:
     """One worker. Everything happens on one event loop; nothing here blocks for long."""
 
-    def __init__(self, config: WorkerConfig, state: StateDirectory, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        state: StateDirectory,
+        environment: dict[str, str],
+        settings: Sequence[tuple[str, str, str]] = (),
+    ) -> None:
+        """`settings`: what the centre is told of the configuration and where it comes from."""
         self._config = config
         self._state = state
         self._versions = sysinfo.versions()
@@ -88,11 +97,11 @@ class Daemon:
         self._execution_api = network.ExecutionApi(config, environment)
         self._jobs = Jobs(self._slots)
         self._faults = state.faults
+        self._vitals = Vitals()
         self._outbox = Outbox(state.path / "outbox", self._faults)
         self._job_log = JobLog()
         self._retiring = False
         self._told = Standing()
-        self._pending: list[WorkerFrame] = []
         self._centre: dict[str, str] | None = None
         self._controls = False
         """The gateway knows maintenance and shutdown."""
@@ -129,13 +138,35 @@ class Daemon:
             wait=config.wait,
             faults=self._faults,
         )
-        self._logs = Logs(self._link.send, self._on_log_flushed, lambda: self._link.log_chunk)
+        self._sender = Sender(self._link, self._jobs, self._vitals)
+        self._logs = Logs(self._sender.send, self._on_log_flushed, lambda: self._link.log_chunk)
         self._deliveries = Deliveries(self._execution_api.network, self._jobs, self._do)
         self._carrier = self._make_carrier()
+        self._facts = self._make_facts(environment, settings)
+        self._watchdog = Watchdog(environment)
+        self._health = HealthPort(config.health_listen, self._facts, self._faults)
+
+    def _make_facts(self, environment: dict[str, str], settings: Sequence[tuple[str, str, str]]) -> Facts:
+        sources = Sources(
+            worker=self._config.name,
+            versions=self._versions,
+            started_at=self._started_at,
+            directory=self._state.path,
+            settings=settings,
+            jobs=self._jobs,
+            outbox=self._outbox,
+            logs=self._logs,
+            link=self._link,
+            job_log=self._job_log,
+            hindrances=self._hindrances,
+            vitals=self._vitals,
+            site=SiteFacts(self._config.extended_system_info_function, environment, self._faults),
+        )
+        return Facts(sources, self._why_no_jobs)
 
     def _make_carrier(self) -> Carrier:
         return Carrier(
-            send=self._link.send,
+            send=self._sender.send,
             outbox=self._outbox,
             logs=self._logs,
             hosts=self._hosts,
@@ -170,17 +201,6 @@ class Daemon:
             asked=self._wishes.asked,
         )
 
-    def _sysinfo(self) -> dict[str, str | int | float]:
-        reason = self._link.mode.reason
-        why = {"transport_reason": reason} if reason else {}
-        return {**why, **self._hindrances.told(), **self._link.steadiness.told()} | sysinfo.gather(
-            versions=self._versions,
-            started_at=self._started_at,
-            concurrency=self._slots.concurrency,
-            free_concurrency=self._slots.free,
-            disk=self._state.path,
-        )
-
     def hello(self) -> Hello:
         """Return the greeting."""
         return Hello(
@@ -194,16 +214,17 @@ class Daemon:
             life=self._life,
             capabilities=(CONTROL,),
             versions=self._versions,
-            sysinfo=self._sysinfo(),
+            sysinfo=self._facts.greeting(),
         )
 
     def status(self) -> Status:
         """Return the heartbeat."""
-        return Status(inventory=self.inventory(), sysinfo=self._sysinfo())
+        return Status(inventory=self.inventory(), sysinfo=self._facts.told())
 
     def welcomed(self, welcome: Welcome, opened_in_s: float, transport: str) -> None:
         """Take over what the server dictates, and say again what it has not confirmed."""
         self._timers = welcome.timers
+        self._vitals.centre_says(welcome.time, anyio.current_time())
         self._centre = welcome.versions
         self._hosts.task_settings = welcome.settings
         self._controls = CONTROL in welcome.capabilities
@@ -211,20 +232,9 @@ class Daemon:
         if welcome.execution_api_url is not None:
             self._execution_api.move(welcome.execution_api_url)
         self._apply(welcome.wish)
-        queues = ", ".join(self._wishes.queues or ["all"])
-        log.info(
-            "connected: %s by %s, %.0f ms, queues %s, %d slots; here %s; at the centre %s",
-            self._config.name,
-            transport,
-            opened_in_s * 1000,
-            queues,
-            self._slots.concurrency,
-            sysinfo.versions_told(self._versions),
-            sysinfo.versions_told(welcome.versions),
-        )
-        for report in self._jobs.reports():
-            self._link.send(report)
-        self._logs.resend(only_stuck=False)
+        there = status.connected(self._wishes, self._versions, welcome.versions)
+        log.info("connected: %s by %s, %.0f ms, %s", self._config.name, transport, opened_in_s * 1000, there)
+        self._sender.all_anew(self._logs)
         self._tell_readiness()
 
     def take(self, frame: ServerFrame) -> None:
@@ -391,6 +401,7 @@ class Daemon:
                 return
             case HostGone():
                 if not event.left:
+                    self._vitals.host_deaths += 1
                     log.error("job host %s died; its processes are gone", event.host)
                 self._do(
                     [*ends(self._jobs, event.jobs, host_is_dead=True), *self._jobs.host_dead(event.host)]
@@ -437,11 +448,13 @@ class Daemon:
         Raises:
             EdgeWsError: refused for good, or misconfigured.
         """
+        self._health.bind()
         self._do(self._jobs.restore(self._outbox.load(), self._outbox.load_dead()))
         failed: EdgeWsError | None = None
         async with anyio.create_task_group() as tasks:
             # To the very end: also while job hosts are waited for, a second signal ends the daemon at once.
             tasks.start_soon(self._faults.keep, "the watch for signals", self._worker_drain.heed_signals)
+            tasks.start_soon(self._faults.keep, "the word to systemd", self._watchdog.run)
             failed = await self._serve()
             tasks.cancel_scope.cancel()
         if failed is not None:
@@ -462,7 +475,10 @@ class Daemon:
                     ("the watch over this host's fitness", self._fitness.run),
                     ("the watch over its disks", self._disk.run),
                     ("the local socket", control.run),
-                    ("the repetition of reports", self._say_again),
+                    ("the repetition of reports", partial(self._sender.run, self._logs)),
+                    ("the watch over this loop", self._vitals.run),
+                    ("the site's own facts", self._facts.of.site.run),
+                    ("the health port", self._health.run),
                 ):
                     tasks.start_soon(self._faults.keep, what, loop)
                 await self._faults.keep("the link", self._link.run)
@@ -478,13 +494,3 @@ class Daemon:
             with anyio.CancelScope() as self._running:
                 await self._hosts.retire()
         return failed[0] if failed else None
-
-    async def _say_again(self) -> None:
-        while True:
-            await anyio.sleep(RESEND_EVERY_S)
-            pending = self._jobs.reports()
-            for report in pending:
-                if report in self._pending:
-                    self._link.send(report)
-            self._pending = pending
-            self._logs.resend(only_stuck=True)

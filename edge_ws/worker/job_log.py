@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edge_ws.protocol.ids import ClaimId
+from edge_ws.protocol.ids import HOST, UNSURE, ClaimId
 from edge_ws.protocol.states import Phase
 from edge_ws.worker.job import Record
 from edge_ws.worker.job_names import title
 from edge_ws.worker.jobs import Job
 
 log = logging.getLogger("edge_ws.worker")
+OTHER = "other"
+LOST = "lost"
+"""It ended without a report: its job host died, or the centre no longer tracks it."""
+OUTCOMES = ("success", "failed", "skipped", "up_for_retry", "up_for_reschedule", "deferred", LOST, OTHER)
+"""How jobs end, as they are counted; OTHER: Airflow was told of no outcome."""
+FAULTS = (HOST, UNSURE, OTHER)
 _NAMED = 3
 """Of many jobs a line names so many."""
 
@@ -29,6 +36,10 @@ class JobLog:
         self._open: dict[ClaimId, tuple[str, float | None]] = {}
         self._stopping: set[ClaimId] = set()
         self._owing: set[ClaimId] = set()
+        self.ended: Counter[str] = Counter()
+        """Jobs of this life of the daemon, by how they ended: one of OUTCOMES."""
+        self.not_started: Counter[str] = Counter()
+        """Jobs that were accepted and never began, by whose fault that is: one of FAULTS."""
 
     def kept(self, record: Record) -> None:
         """Tell of the change that the record is of."""
@@ -37,6 +48,7 @@ class JobLog:
             self._open.setdefault(claim, (name, None))
             log.info("stale: %s: the centre no longer tracks this attempt; it runs to its end", name)
         elif record.not_started is not None:
+            self.not_started[record.fault if record.fault in FAULTS else OTHER] += 1
             log.info("not started: %s: %s", name, record.not_started)
         elif record.owed is not None:
             self._kept(claim, name, record.outcome)
@@ -46,6 +58,7 @@ class JobLog:
                 log.info("started: %s", name)
         elif record.phase is Phase.ENDED:
             self._delivered(record, name)
+            self.ended[_outcome(record)] += 1
             _, begun = self._open.pop(claim, (name, None))
             why = f": {record.detail}" if record.detail else ""
             log.info("ended: %s, %s%s%s", name, _how(record), self._after(begun), why)
@@ -80,6 +93,7 @@ class JobLog:
                 "dropped: %s: its outcome was not delivered: the centre no longer tracks this attempt", name
             )
         elif name:
+            self.ended[LOST] += 1
             log.info("gone: %s%s, without a report", name, self._after(begun))
 
     def _after(self, begun: float | None) -> str:
@@ -114,3 +128,7 @@ def _how(record: Record) -> str:
     if not record.outcome:
         return code
     return f"{record.outcome}, {code}" if record.exit_code else record.outcome
+
+
+def _outcome(record: Record) -> str:
+    return record.outcome if record.outcome in OUTCOMES else OTHER

@@ -33,7 +33,7 @@ from edge_ws.protocol.ids import EXPIRY_TOLD_S, WorkerName
 from edge_ws.worker.conversation import Callbacks, Conversation
 from edge_ws.worker.credential import Credential
 from edge_ws.worker.faults import Faults
-from edge_ws.worker.steadiness import Steadiness
+from edge_ws.worker.steadiness import GATEWAY_LEAVES, Steadiness
 from edge_ws.worker.transport_choice import (
     AUTO,
     COME_BACK,
@@ -161,6 +161,11 @@ class Link:
         return LOG_CHUNK if self._current is None else self._current.transport.sizes.log_chunk
 
     @property
+    def round_trip_s(self) -> float | None:
+        """How long a small message was last under way, there and back; None: not known of this connection."""
+        return None if self._current is None else self._current.transport.sizes.round_trip_s
+
+    @property
     def ready_since(self) -> float | None:
         """When the present connection became ready, on the event loop's clock."""
         return self._current.ready_at if self._current is not None else None
@@ -282,7 +287,7 @@ class Link:
             if was_current and error is not None:
                 was_cut = isinstance(error, UnreachableError) and error.kind is Unreachable.BROKE_OFF
                 self._choice.ended(name, lived_s, str(error), now, was_cut=was_cut)
-                self.steadiness.lost(str(error), datetime.now(UTC))
+                self.steadiness.lost(str(error), datetime.now(UTC), _kind(error))
         if error is not None:
             self._note(error)
         self._changed.set()
@@ -352,6 +357,7 @@ class Link:
         elif conversation is self._current and self._drain_at is None:
             log.info("the gateway is leaving: a new connection is opened in %.1f s", frame.come_back_s)
             self._drain_at = anyio.current_time() + frame.come_back_s
+            self.steadiness.leaving(GATEWAY_LEAVES)
             self._changed.set()
 
     # Over to another one
@@ -409,3 +415,10 @@ class Link:
         level = logging.ERROR if is_error else logging.WARNING
         log.log(level, "not connected: %s; running tasks go on, next try in %.1f s", why, pause_s)
         return pause_s
+
+
+def _kind(error: EdgeWsError) -> str:
+    """Return a code for what ended a connection."""
+    if isinstance(error, UnreachableError):
+        return error.kind.value
+    return error.code if isinstance(error, RefusedError) else "other"

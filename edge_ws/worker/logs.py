@@ -128,6 +128,14 @@ class Logs:
             self._wake.set()
         return log_end
 
+    def unconfirmed(self) -> int:
+        """Return the bytes that are written and that the server has not acknowledged."""
+        left = 0
+        for tail in self._tails.values():
+            with suppress(OSError):
+                left += max(0, tail.size() - tail.acked)
+        return left
+
     def resend(self, *, only_stuck: bool) -> None:
         """Send again what is not acknowledged.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,7 @@ import orjson
 from edge_ws.errors import UsageError
 from edge_ws.protocol.codec import reader
 from edge_ws.protocol.ids import ClaimId, HostId
+from edge_ws.protocol.states import Phase
 from edge_ws.streams import open_to_write
 from edge_ws.worker.faults import Faults
 from edge_ws.worker.files import make_folder, open_own, read_if_sound, write_durably
@@ -43,6 +45,18 @@ class _DeadHosts:
 _RECORD, _HOSTS = reader(Record), reader(_DeadHosts)
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits for the centre's word."""
+
+    entries: int
+    """Ends of jobs that it has not confirmed."""
+    size: int
+    """Bytes of all records on disk, with the room that is kept for later ones."""
+    oldest_s: float
+    """Since the first of these ends; 0: there is none."""
+
+
 class Outbox:
     """The folder of records. Writing blocks for a disk's flush; one small file at a time."""
 
@@ -54,6 +68,10 @@ class Outbox:
         """
         self._directory = directory
         self._faults = faults or Faults()
+        self._sizes: dict[ClaimId, int] = {}
+        """Bytes on disk, about."""
+        self._waits_since: dict[ClaimId, float] = {}
+        """Ends that are not confirmed; seconds since 1970."""
         try:
             make_folder(directory, "the folder of records of jobs", self._faults)
         except OSError as error:
@@ -79,6 +97,7 @@ class Outbox:
         except OSError as error:
             log.error("no room on disk for the reports of claim %s: %s", claim, error.strerror)  # noqa: TRY400
             return False
+        self._sizes[claim] = ROOM
         return True
 
     def _make_spare(self, claim: ClaimId) -> None:
@@ -97,18 +116,33 @@ class Outbox:
         """Write the record durably; False (and a log line) if the disk does not take it."""
         body = orjson.dumps({"format": FORMAT, **asdict(record)}).ljust(ROOM)
         path, spare = self._path(record.claim), self._spare(record.claim)
+        self._note(record, time.time())
         try:
             _put(path, spare, body)
         except OSError as error:
             # It still goes out from memory; only a restart before that would lose it.
             log.error("cannot keep the report of claim %s on disk: %s", record.claim, error)  # noqa: TRY400
             return False
+        self._sizes[record.claim] = len(body) + ROOM
         with suppress(OSError):  # Without one the next report is written over this one.
             self._make_spare(record.claim)
         return True
 
+    def _note(self, record: Record, now: float) -> None:
+        if (record.phase is Phase.ENDED or record.not_started is not None) and not record.stale:
+            self._waits_since.setdefault(record.claim, now)
+
+    def waiting(self) -> Waiting:
+        """Return what waits for the centre."""
+        oldest = min(self._waits_since.values(), default=None)
+        # The machine's clock may have been set meanwhile.
+        oldest_s = 0.0 if oldest is None else max(0.0, time.time() - oldest)
+        return Waiting(len(self._waits_since), sum(self._sizes.values()), oldest_s)
+
     def drop(self, claim: ClaimId) -> None:
         """Forget the claim."""
+        self._sizes.pop(claim, None)
+        self._waits_since.pop(claim, None)
         try:
             self._path(claim).unlink(missing_ok=True)
             self._spare(claim).unlink(missing_ok=True)
@@ -137,6 +171,10 @@ class Outbox:
             record = read_if_sound(path, "the record of a job", self._faults, partial(_read, path.stem))
             if record is not None:
                 records.append(record)
+                with suppress(OSError):
+                    found = path.stat()
+                    self._sizes[record.claim] = found.st_size
+                    self._note(record, found.st_mtime)
         return records
 
 

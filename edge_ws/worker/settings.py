@@ -5,6 +5,7 @@ Knows nothing of where a value comes from.
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +41,24 @@ class Kind(Enum):
     NAMES = "an array of strings"
     SWITCH = "true or false"
     """As a flag it takes no value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    """In numbers."""
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        return ipaddress.ip_address(self.host).is_loopback
+
+    def __str__(self) -> str:
+        """Return it as it is given."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +166,31 @@ def check_path(text: str) -> Path:
 def _check_command(text: str) -> str:
     if "\0" in text or not shlex.split(text):  # raises ValueError itself for a quotation that does not end
         raise ValueError("the command is empty or holds a NUL")
+    return text
+
+
+def _check_address(text: str) -> Address:
+    parts = urlsplit(f"//{text.strip()}")
+    try:
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from error
+    if not port or parts.netloc != text.strip() or "@" in text:
+        raise ValueError(f"{text!r} is no address with a port, such as 127.0.0.1:9794 or [::1]:9794")
+    if host == "localhost":
+        host = "127.0.0.1"
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise ValueError(
+            f"{host!r} is no address of this machine in numbers; 0.0.0.0 or [::] stands for all"
+        ) from None
+    return Address(host, port)
+
+
+def _check_function(text: str) -> str:
+    if "." not in text or not all(part.isidentifier() for part in text.split(".")):
+        raise ValueError(f"{text!r} is no dotted path of a function, such as our_site.facts.press_facts")
     return text
 
 
@@ -297,6 +341,21 @@ SETTINGS: tuple[Setting, ...] = (
         help="its private key (PEM), if that is not in the same file",
         kind=Kind.PATH,
         check=check_path,
+    ),
+    Setting(
+        field="health_listen",
+        flag="--health-listen",
+        metavar="ADDRESS",
+        help="answer /healthz, /readyz and /metrics there, such as 127.0.0.1:9794 (default: nowhere)",
+        check=_check_address,
+    ),
+    Setting(
+        field="extended_system_info_function",
+        flag="--extended-system-info-function",
+        metavar="MODULE.NAME",
+        help="a function of the site's that returns a dict of numbers and short texts, called every 30 s in "
+        "a process of its own; what it says is shown with the worker",
+        check=_check_function,
     ),
     Setting(
         field="allow_insecure",

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import anyio
 
+from edge_ws.worker import sysinfo
 from edge_ws.worker.config import WorkerConfig
 from edge_ws.worker.control import Condition
 from edge_ws.worker.faults import Faults
@@ -79,6 +80,13 @@ def describe(parts: Parts) -> Condition:
         "versions": dict(parts.versions),
         "centre_versions": dict(parts.centre) if parts.centre is not None else None,
     }
+
+
+def connected(wishes: Wishes, here: Mapping[str, str], there: Mapping[str, str]) -> str:
+    """Return what a worker that has connected has in force, and the versions on both sides, for a line."""
+    queues = ", ".join(wishes.queues or ["all"])
+    sides = f"here {sysinfo.versions_told(here)}; at the centre {sysinfo.versions_told(there)}"
+    return f"queues {queues}, {wishes.concurrency} slots; {sides}"
 
 
 def _state(parts: Parts) -> str:

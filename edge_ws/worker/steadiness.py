@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
+
+MOVED = "moved"
+"""A code: another connection has replaced the one in use, by a better transport or before it is cut."""
+GATEWAY_LEAVES = "gateway_leaves"
+"""A code: the gateway has asked for it."""
 
 
 class Steadiness:
@@ -17,17 +23,27 @@ class Steadiness:
         self.lost_at: datetime | None = None
         """The last loss."""
         self.lost_why = ""
+        self.reconnects: Counter[str] = Counter()
+        """Connections after the first, by what ended, or made the worker leave, the one before: a code."""
         self._transport = ""
+        self._ended_by = ""
 
     def ready(self, transport: str) -> None:
         """Hear that a connection is in use from now on."""
         if self._transport and transport != self._transport:
             self.changes += 1
-        self._transport = transport
+        if self._transport:
+            self.reconnects[self._ended_by or MOVED] += 1
+        self._transport, self._ended_by = transport, ""
 
-    def lost(self, why: str, now: datetime) -> None:
-        """Hear that the connection in use has ended and was not replaced."""
+    def leaving(self, why: str) -> None:
+        """Hear why the connection in use is to be replaced."""
+        self._ended_by = why
+
+    def lost(self, why: str, now: datetime, kind: str = "") -> None:
+        """Hear that the connection in use has ended and was not replaced; `kind` is a code for why."""
         self.losses += 1
+        self._ended_by = kind
         self.lost_at, self.lost_why = now, why
 
     def told(self) -> Mapping[str, str | int]:

@@ -24,11 +24,22 @@ _USER_NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 """Where Python's `getpass` looks, in its order."""
 
 
+_OF_ONE_START = (
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "SYSTEMD_EXEC_PID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+)
+"""Variables that systemd sets anew at each start."""
+
+
 def versions() -> dict[str, str]:
-    """Return what runs here: `edge_ws`, `python` and, where it is installed, `airflow`."""
+    """Return what runs here: `edge_ws`, `python` and, where they are installed, `airflow` and `task_sdk`."""
     found = {"edge_ws": __version__, "python": platform.python_version()}
-    airflow = airflow_versions.installed()
-    return found if airflow is None else {**found, "airflow": airflow}
+    others = {"airflow": airflow_versions.installed(), "task_sdk": airflow_versions.installed_sdk()}
+    return {**found, **{name: version for name, version in others.items() if version is not None}}
 
 
 def versions_told(versions: Mapping[str, str]) -> str:
@@ -63,25 +74,23 @@ def fingerprint(environment: dict[str, str], versions: dict[str, str]) -> str:
     """Return what a job host depends on, as a hash: a host of another one is not given new jobs."""
     told = {name: value for name, value in environment.items() if not name.startswith("EDGE_WS_")}
     # What differs between two logins and means nothing to a task.
-    for name in ("SHLVL", "PWD", "OLDPWD", "_", "INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID"):
+    for name in ("SHLVL", "PWD", "OLDPWD", "_", *_OF_ONE_START):
         told.pop(name, None)
     return hashlib.sha256(json.dumps([told, versions], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def gather(
+def worker(
     *,
     versions: Mapping[str, str],
     started_at: datetime,
     concurrency: int,
     free_concurrency: int,
-    disk: Path,
     status: int = logging.INFO,
 ) -> dict[str, str | int | float]:
-    """Return the worker's state and its machine's load; takes well under a millisecond and never fails.
+    """Return what the worker is.
 
     `versions` as the function of that name gives them (reading them takes longer than all the rest),
-    `started_at` the daemon's start, `disk` a folder on the disk to report, `status` a logging level, as edge3
-    has it: INFO healthy, WARNING, ERROR.
+    `started_at` the daemon's start, `status` a logging level, as edge3 has it: INFO healthy, WARNING, ERROR.
     """
     told: dict[str, str | int | float] = {
         "status": status,
@@ -96,8 +105,18 @@ def gather(
         "hostname": platform.node(),
         "pid": os.getpid(),
     }
-    if "airflow" in versions:
-        told["airflow_version"] = versions["airflow"]
+    for name in ("airflow", "task_sdk"):
+        if name in versions:
+            told[f"{name}_version"] = versions[name]
+    return told
+
+
+def machine(disk: Path) -> dict[str, str | int | float]:
+    """Return the load and the room of the machine, well under a millisecond; what cannot be read is left out.
+
+    `disk` is a folder on the disk to report. Usages are percent, GB are 2^30 bytes, MB 2^20.
+    """
+    told: dict[str, str | int | float] = {}
     try:
         memory = psutil.virtual_memory()
         told |= {
@@ -107,7 +126,14 @@ def gather(
             "sys_load": round(os.getloadavg()[0], 2),
             "memory_usage": memory.percent,
             "memory_free_gb": round(memory.available / 2**30, 2),
-            "disk_free_gb": round(psutil.disk_usage(str(disk)).free / 2**30, 2),
+            "memory_total_gb": round(memory.total / 2**30, 2),
+            "daemon_rss_mb": round(psutil.Process().memory_info().rss / 2**20, 1),
+        }
+        space = psutil.disk_usage(str(disk))
+        told |= {
+            "disk_free_gb": round(space.free / 2**30, 2),
+            "disk_total_gb": round(space.total / 2**30, 2),
+            "disk_usage": space.percent,
         }
     except (OSError, psutil.Error):
         # A container without /proc, or a folder that is gone: the rest still counts.

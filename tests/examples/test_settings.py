@@ -85,6 +85,7 @@ def test_the_worker_takes_its_settings() -> None:
     told = {setting.key for setting in SETTINGS if str(file) in resolved.origins[setting.field]}
     rare = {"team_name", "transport", "proxy", "ca_file", "client_cert", "client_key", "allow_insecure"}
     rare |= {"drain_timeout_sec", "drain_kill_grace_sec", "wait", "token_command"}
+    rare |= {"health_listen", "extended_system_info_function"}
     assert told == {setting.key for setting in SETTINGS} - rare
 
 

@@ -25,6 +25,7 @@ _WORDS: dict[object, str] = {
     frames.Size: "size",
     frames.Seconds: "seconds",
     frames.Interval: "interval",
+    frames.Moment: "moment",
     frames.LogBytes: "bytes",
     frames.Words: "words",
     frames.Comment: "comment",
@@ -159,7 +160,11 @@ def test_limits() -> None:
     for word, hint in (("count", frames.Count), ("code", frames.Code), ("size", frames.Size)):
         within = typing.get_args(hint)[1]
         assert values[word] == f"{within.least} to {within.most}"
-    for word, hint in (("seconds", frames.Seconds), ("interval", frames.Interval)):
+    for word, hint in (
+        ("seconds", frames.Seconds),
+        ("interval", frames.Interval),
+        ("moment", frames.Moment),
+    ):
         within = typing.get_args(hint)[1]
         assert values[word] == f"{within.least:g} to {within.most:.0f} s"
 

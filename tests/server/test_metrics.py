@@ -93,9 +93,8 @@ def of(text: bytes | str, name: str, **labels: str) -> float | None:
 
 
 def on_the_page() -> dict[str, tuple[str, set[str], str]]:
-    rows = re.findall(
-        r"(?m)^\| `(edgews_\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", (PACKAGE / "METRICS.md").read_text()
-    )
+    gateways = (PACKAGE / "METRICS.md").read_text().split("\n## The worker\n")[0]
+    rows = re.findall(r"(?m)^\| `(edgews_\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", gateways)
     return {
         name: (kind, set(re.findall(r"`(\w+)`", labels)), meaning) for name, kind, labels, meaning in rows
     }

@@ -32,6 +32,7 @@ from edge_ws.worker.link import Link
 from edge_ws.worker.logs import Logs
 from edge_ws.worker.outcomes import Call, Fate
 from edge_ws.worker.readiness import Fitness, Hindrances, Told
+from edge_ws.worker.sender import Sender
 from edge_ws.worker.slots import Slots
 from edge_ws.worker.transport_choice import AUTO
 from edge_ws.worker.transports.base import Channel
@@ -39,6 +40,7 @@ from edge_ws.worker.transports.longpoll import LongPollChannel, LongPollTranspor
 from edge_ws.worker.transports.sizes import Aside, Sizes
 from edge_ws.worker.transports.websocket import WebSocketChannel
 from edge_ws.worker.transports.websocket import _closed as closed
+from edge_ws.worker.vitals import Vitals
 from edge_ws.worker.wishes import Standing, Wishes
 from tests.simulation.network import Network, Said, Wire, offends
 from tests.simulation.site import Hosts, Site
@@ -462,11 +464,13 @@ class SimDaemon(Daemon):
         self._hindrances = Hindrances()
         self._readiness_told = Told()
         self._fitness = Fitness(self._hindrances, self._jobs, self._stand)
-        self._pending = []
+        self._vitals = Vitals()
         self._patience = Patience(0.0, 30.0)
         self._worker_drain = WorkerDrain(self._patience, self)
         self.link = self._link = SimLink(self)
+        self._sender = Sender(self._link, self._jobs, self._vitals)
         self._logs = SimLogs(self)
+        self._facts = SimpleNamespace(told=self._say_of_itself, greeting=self._say_of_itself)  # type: ignore[assignment]
         self._deliveries = SimDeliveries(self)  # type: ignore[assignment]
         self._hosts = Hosts(site, self._on_event)  # type: ignore[assignment]
         self._hosts.slots_of = self._slots.of  # type: ignore[attr-defined]
@@ -480,7 +484,7 @@ class SimDaemon(Daemon):
         self._resting = world.start(self._fitness.run())
         world.at(10.0, self._say_again_now)
 
-    def _sysinfo(self) -> dict[str, str | int | float]:
+    def _say_of_itself(self) -> dict[str, str | int | float]:
         reason = self.link.mode.reason
         return {"transport_reason": reason} if reason else {}
 
@@ -517,15 +521,10 @@ class SimDaemon(Daemon):
                 raise Violation(f"{self.label} takes {action.claim} with {room} free slots")
 
     def _say_again_now(self) -> None:
-        """What `_say_again` does every 10 s."""
+        """What `Sender.run` does every 10 s."""
         if not self.running:
             return
-        pending = self._jobs.reports()
-        for report in pending:
-            if report in self._pending:
-                self._link.send(report)
-        self._pending = pending
-        self._logs.resend(only_stuck=True)
+        self._sender.again(self._logs)
         self.world.at(10.0, self._say_again_now)
 
     def die(self) -> None:

@@ -10,14 +10,15 @@ from edge_ws import __version__
 from edge_ws.protocol.codec import decode_from_worker, encode
 from edge_ws.protocol.frames import Inventory, Status
 from edge_ws.protocol.ids import SiteId
-from edge_ws.worker.sysinfo import gather, versions
+from edge_ws.worker.sysinfo import machine, versions, worker
 from tests.support.programs import clean_environment, run_python
 
 _STARTED = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
 
 def _gathered(disk: Path, known: dict[str, str]) -> dict[str, str | int | float]:
-    return gather(versions=known, started_at=_STARTED, concurrency=8, free_concurrency=3, disk=disk)
+    told = worker(versions=known, started_at=_STARTED, concurrency=8, free_concurrency=3)
+    return {**told, **machine(disk)}
 
 
 def test_has_edge3s_keys(tmp_path: Path) -> None:

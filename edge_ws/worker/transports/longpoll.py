@@ -212,13 +212,16 @@ class LongPollChannel:
 
     async def _say(self, body: bytes) -> httpx2.Response:
         url = network.send_url(self._transport.where)
+        began = anyio.current_time()
         try:
-            return await self._post(url, body, self._marks, ANSWER_WITHIN_S)
+            response = await self._post(url, body, self._marks, ANSWER_WITHIN_S)
         except UnreachableError as error:
             if error.kind is not Unreachable.BROKE_OFF:
                 raise
             # The other side may have closed an idle connection just now. Facts may be said twice.
             return await self._post(url, body, self._marks, ANSWER_WITHIN_S)
+        self._transport.sizes.round_trip_s = anyio.current_time() - began
+        return response
 
     async def receive(self) -> Sequence[ServerFrame]:
         """Return what has arrived; see `base.Channel`."""
@@ -284,6 +287,9 @@ class LongPollChannel:
             self._transport.cut(held_s, timed_out=error.kind is Unreachable.TIMED_OUT)
             return False
         sizes.passed(len(body))
+        if self._wish is None:
+            # The first is answered at once.
+            sizes.round_trip_s = anyio.current_time() - began
         self._transport.answered(anyio.current_time() - began)
         marks = (CONNECTION_HEADER, ANSWER_HEADER)
         self._marks = {name: response.headers[name] for name in marks if name in response.headers}

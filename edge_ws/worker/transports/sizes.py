@@ -1,4 +1,4 @@
-"""What passes on one way to the server: how large a message may be, and statements that never pass.
+"""What passes on one way to the server: how large a message may be, how long it takes, what never passes.
 
 Firewalls and proxies limit bodies, and say so by 413, by another status, by a reset or not at all. So what
 fails because of its size perhaps is tried smaller; and messages are made to fit. What does not pass although
@@ -66,6 +66,8 @@ class Sizes:
         self._before_trial: int | None = None
         """The limit that was in force before more was tried."""
         self._trial_at: float | None = None
+        self.round_trip_s: float | None = None
+        """How long a small message was last under way, there and back; None: not known."""
         self._wait_s = AGAIN_FIRST_S
         if self.is_limited:
             self._trial_at = clock() + self._wait_s

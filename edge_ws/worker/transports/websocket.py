@@ -6,6 +6,7 @@ An answer counts as the server's own only with its marker header; anything else 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
@@ -76,6 +77,9 @@ OPEN_WITHIN_S = 10.0
 CLOSE_WITHIN_S = 1.0
 NEXT_ADDRESS_S = 0.25
 """Of several addresses of a name, the next is tried beside those that have not answered for so long."""
+TIMED_EVERY_S = 60.0
+TIMED_FIRST_S = 1.0
+"""Between two pings that only show how long the way is, and before the first."""
 PROVEN_WITHIN_S = 10.0
 """For an answer to what follows a message that is larger than any that has passed before."""
 _PERHAPS_TOO_LARGE = frozenset({1002, 1006, 1008, 1011, CloseCode.SILENT.value})
@@ -119,6 +123,16 @@ class WebSocketChannel:
                 self._sizes.failed(size, str(_closed(error)), is_told=told)
         else:
             self._sizes.passed(size)
+
+    async def keep_time(self) -> None:
+        """See now and then how long the way is, until it is closed. Silence proves nothing here."""
+        pause_s = TIMED_FIRST_S
+        while self._connection.close_code is None:
+            await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311 - a fleet is not to ask at once
+            pause_s = TIMED_EVERY_S
+            with suppress(TimeoutError, ConnectionClosed, OSError):
+                async with asyncio.timeout(PROVEN_WITHIN_S):
+                    self._sizes.round_trip_s = await (await self._connection.ping())
 
     def end(self) -> None:
         """Wait for no proof any more."""
@@ -228,8 +242,10 @@ class WebSocketTransport:
         connection = await self._open(worker, token)
         try:
             channel = WebSocketChannel(connection, self.sizes)
+            timing = asyncio.create_task(channel.keep_time())
             yield channel
         finally:
+            timing.cancel()
             channel.end()
             try:
                 with suppress(OSError):
