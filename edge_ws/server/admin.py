@@ -19,7 +19,7 @@ from edge_ws.server import happenings, views
 from edge_ws.server.figure_rows import figures_row
 from edge_ws.server.ports import Audit, AuditEntry, Tasks
 from edge_ws.store.events import EventStore, NewEvent
-from edge_ws.store.fleet import FleetStore
+from edge_ws.store.figures import FigureStore
 from edge_ws.store.operators import OperatorStore
 from edge_ws.store.records import Wished
 from edge_ws.store.store import Store
@@ -98,7 +98,7 @@ class Call:
     operators: OperatorStore
     views: ViewStore
     events: EventStore
-    fleet: FleetStore
+    figures: FigureStore
     given: Mapping[str, Any]
     user: str | None = None
     """Who asks by HTTP; None: the command line, on the database."""
@@ -189,7 +189,7 @@ def perform(
             operators=store.operators,
             views=store.views,
             events=store.events,
-            fleet=store.fleet,
+            figures=store.figures,
             given=checked,
             user=user,
             tasks=tasks,
@@ -249,7 +249,7 @@ def _events(call: Call) -> list[Row]:
 
 
 def _figures(call: Call) -> Row:
-    gateways, now = call.fleet.figures()
+    gateways, now = call.figures.figures()
     return figures_row(gateways, now, call.own)
 
 

@@ -13,7 +13,7 @@ import orjson
 
 from edge_ws.protocol.ids import GatewayId
 from edge_ws.server.figures import BOUNDS, MINUTES, TRANSPORTS, VERSION
-from edge_ws.store.fleet import GatewayFigures
+from edge_ws.store.figures import GatewayFigures
 
 log = logging.getLogger(__name__)
 

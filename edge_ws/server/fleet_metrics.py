@@ -9,7 +9,7 @@ from edge_ws.protocol.ids import GatewayId
 from edge_ws.server.eligibility import takes_jobs
 from edge_ws.server.metrics import FleetFacts, QueueFacts
 from edge_ws.server.view_rows import served
-from edge_ws.store.fleet import GatewayFigures
+from edge_ws.store.figures import GatewayFigures
 from edge_ws.store.store import Store
 from edge_ws.store.view_records import WorkerView
 from edge_ws.store.worker_states import AWAY, WorkerState, state_of
@@ -29,10 +29,10 @@ def fleet_facts(store: Store, own: GatewayId) -> FleetFacts | None:
     Raises:
         UnreachableError: the database is away.
     """
-    gateways = store.fleet.gateways()
+    gateways = store.figures.gateways()
     if speaker(gateways) != own:
         return None
-    workers, tokens = store.views.workers(), store.fleet.tokens()
+    workers, tokens = store.views.workers(), store.figures.tokens()
     queues = {
         one.queue: QueueFacts(
             queued=one.queued, running=one.running, oldest_wait_s=max(0.0, one.oldest_wait_s or 0.0)

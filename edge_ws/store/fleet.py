@@ -1,99 +1,101 @@
-"""What gateways know of each other: their last hours' figures, and which of them speaks for the fleet."""
+"""The whole fleet as it is at about one moment, and how gateways tell one another that it has changed.
+
+A fixed number of statements, however many workers, jobs and gateways there are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
-from edge_ws.protocol.ids import EXPIRY_TOLD_S, GatewayId
+from edge_ws.protocol.ids import GatewayId
 from edge_ws.store.database import Database
-from edge_ws.store.tables import epoch_now, gateway, silent_after_s, token, worker
+from edge_ws.store.records import GatewayRecord
+from edge_ws.store.tables import claim, edge_job, edge_worker, gateway, worker
+from edge_ws.store.view_records import Backlog, JobView, WorkerView
+from edge_ws.store.views import ViewStore
+from edge_ws.store.watch import FLEET_CHANNEL, NEWS, WATCHES
+
+MOST_JOBS = 5000
+"""Jobs that are read: those that run, then those that wait in their order, then those that are over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayFigures:
-    """A gateway with what it has told of its last hour."""
+class FleetRecord:
+    """The fleet at about one moment."""
 
-    id: GatewayId
-    hostname: str
-    pid: int
-    started_at: float
-    """Database time, seconds since the epoch."""
-    seen_s: float
-    is_alive: bool
-    has_ended: bool
-    """It ended in good order."""
-    has_metrics: bool
-    figures: str | None
-    """As it wrote them; None: an older release's, or a new one's that has not yet."""
+    now: float
+    """The database's time, seconds since the epoch."""
+    workers: tuple[WorkerView, ...]
+    backlogs: tuple[Backlog, ...]
+    gateways: tuple[GatewayRecord, ...]
+    jobs: tuple[JobView, ...] | None
+    """None: not asked for."""
+
+    @property
+    def has_all_jobs(self) -> bool:
+        """Whether there are no more jobs than these."""
+        return self.jobs is None or len(self.jobs) < MOST_JOBS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tokens:
-    """How many credentials want an operator."""
-
-    expiring: int
-    """Of the valid ones, those that expire within 14 days."""
-    expired_in_use: int
-    """Expired, not revoked, and a known worker's."""
+_traces = sa.select(
+    *(
+        sa.select(what).scalar_subquery()
+        for what in (
+            sa.func.count(edge_job.c.dag_id),
+            sa.func.max(edge_job.c.last_update),
+            sa.func.max(edge_job.c.queued_dttm),
+            sa.func.count(edge_worker.c.worker_name),
+            sa.func.max(edge_worker.c.last_update),
+            sa.func.sum(worker.c.wish_revision),
+            sa.func.sum(worker.c.applied_revision),
+            sa.func.count(worker.c.gateway),
+            sa.func.count(claim.c.id),
+            sa.func.max(claim.c.created_at),
+            sa.func.max(claim.c.ended_at),
+            sa.func.count(gateway.c.id),
+        )
+    )
+)
 
 
 class FleetStore:
-    """Gateways' figures, and counts of the whole fleet."""
+    """What those see who watch the fleet."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, views: ViewStore) -> None:
         self._database = database
+        self._views = views
 
-    def figures(self) -> tuple[list[GatewayFigures], float]:
-        """Return the gateways of the last hour, those that started first first, with the database's time."""
-        return self._gateways(gateway.c.figures)
+    def read(self, *, with_jobs: bool) -> FleetRecord:
+        """Return the fleet as it is; a statement a kind."""
+        return FleetRecord(
+            now=self._views.clock(),
+            workers=tuple(self._views.workers()),
+            backlogs=tuple(self._views.backlogs()),
+            gateways=tuple(self._views.gateways()),
+            jobs=tuple(self._views.jobs(MOST_JOBS)) if with_jobs else None,
+        )
 
-    def gateways(self) -> list[GatewayFigures]:
-        """Return the same without their figures."""
-        return self._gateways(sa.literal("").label("figures"))[0]
-
-    def _gateways(self, figures: sa.ColumnElement[Any]) -> tuple[list[GatewayFigures], float]:
-        query = sa.select(
-            gateway.c.id,
-            gateway.c.hostname,
-            gateway.c.pid,
-            gateway.c.started_at,
-            (epoch_now() - gateway.c.seen_at).label("seen_s"),
-            silent_after_s(gateway).label("silent_after_s"),
-            gateway.c.ended_at,
-            gateway.c.has_metrics,
-            figures,
-        ).order_by(gateway.c.started_at, gateway.c.id)
+    def traces(self) -> tuple[object, ...]:
+        """Return what most changes leave another value of: for databases that tell of none. One statement."""
         with self._database.read() as connection:
-            rows = connection.execute(query).all()
-            now = float(connection.scalar(sa.select(epoch_now())) or 0.0)
-        found = [
-            GatewayFigures(
-                id=GatewayId(row.id),
-                hostname=row.hostname,
-                pid=row.pid,
-                started_at=row.started_at,
-                seen_s=row.seen_s,
-                is_alive=row.ended_at is None and row.seen_s < row.silent_after_s,
-                has_ended=row.ended_at is not None,
-                has_metrics=bool(row.has_metrics),
-                figures=row.figures,
-            )
-            for row in rows
-        ]
-        return found, now
+            return tuple(connection.execute(_traces).one())
 
-    def tokens(self) -> Tokens:
-        """Return how many credentials expire soon, or have expired."""
-        left_s = token.c.expires_at - epoch_now()
-        kept = token.c.revoked_at.is_(None)
-        soon = sa.and_(kept, left_s > 0, left_s < EXPIRY_TOLD_S)
-        late = sa.and_(kept, left_s <= 0, sa.exists().where(worker.c.token_id == token.c.id))
-        count = sa.select(sa.func.count()).select_from(token)
-        with self._database.read() as connection:
-            return Tokens(
-                expiring=connection.scalar(count.where(soon)) or 0,
-                expired_in_use=connection.scalar(count.where(late)) or 0,
-            )
+    def on_news(self, call: Callable[[], None] | None) -> None:
+        """Have that called, in any thread, whenever this process has written what others may want to know."""
+        self._database.on_news = call
+
+    def tell_news(self, gateway_id: GatewayId) -> None:
+        """Tell the other gateways that this one has written something (PostgreSQL)."""
+        self._tell(f"{NEWS}:{gateway_id}")
+
+    def tell_watched(self, gateway_id: GatewayId) -> None:
+        """Tell the other gateways that somebody watches the fleet by this one (PostgreSQL)."""
+        self._tell(f"{WATCHES}:{gateway_id}")
+
+    def _tell(self, payload: str) -> None:
+        if self._database.dialect == "postgresql":
+            with self._database.write(is_news=False) as connection:
+                connection.execute(sa.select(sa.func.pg_notify(FLEET_CHANNEL, payload)))

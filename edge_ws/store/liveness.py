@@ -75,7 +75,7 @@ class LivenessStore:
             The database's time, seconds since the epoch.
         """
         told = {"figures": figures, "has_metrics": has_metrics}
-        with self._database.write() as connection:
+        with self._database.write(is_news=False) as connection:
             here = gateway.c.id == gateway_id
             known = connection.execute(gateway.update().where(here).values(seen_at=epoch_now(), **told))
             if not known.rowcount:
@@ -114,7 +114,7 @@ class LivenessStore:
         """
         if not connections:
             return frozenset()
-        with self._database.write() as connection:
+        with self._database.write(is_news=False) as connection:
             mine = worker.c.connection.in_(list(connections))
             connection.execute(worker.update().where(mine).values(seen_at=epoch_now()))
             known = frozenset(connection.scalars(sa.select(worker.c.connection).where(mine)))

@@ -14,6 +14,7 @@ from edge_ws.store.claims import ClaimStore
 from edge_ws.store.database import Database, Observer
 from edge_ws.store.dispatch import DispatchStore
 from edge_ws.store.events import EventStore
+from edge_ws.store.figures import FigureStore
 from edge_ws.store.fleet import FleetStore
 from edge_ws.store.jobs import JobStore
 from edge_ws.store.liveness import LivenessStore
@@ -71,8 +72,10 @@ class Store:
         """What anybody may see."""
         self.events: Final = EventStore(database)
         """What happened to the fleet lately."""
-        self.fleet: Final = FleetStore(database)
+        self.figures: Final = FigureStore(database)
         """What gateways know of each other, and what is counted of the whole fleet."""
+        self.fleet: Final = FleetStore(database, self.views)
+        """The whole fleet at one moment, for those who watch it."""
 
     def observe(self, observer: Observer) -> None:
         """Have each transaction told, on the thread that it ran on."""

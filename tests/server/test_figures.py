@@ -11,7 +11,7 @@ import pytest
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.server.figure_rows import figures_row
 from edge_ws.server.figures import BOUNDS, KEPT, LONGEST, Figures, Histogram
-from edge_ws.store.fleet import GatewayFigures
+from edge_ws.store.figures import GatewayFigures
 
 DATABASE = 1_800_000_000.0
 """The database's time when a clock of these tests says 0."""

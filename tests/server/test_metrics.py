@@ -229,7 +229,7 @@ async def test_a_job_s_way_is_counted(engine: sa.Engine, store: Store) -> None:
             connection.execute(sa.text("SELECT 1"))
     assert gateway.figures.counts["drops:lost"] + gateway.figures.counts["drops:left"] == 1
     # Ended in good order: no gateway any more, and its hour still counts.
-    (kept,) = store.fleet.gateways()
+    (kept,) = store.figures.gateways()
     assert (kept.has_ended, kept.is_alive) == (True, False)
     assert store.views.gateways() == []
 
@@ -244,7 +244,7 @@ async def test_the_fleet_s_values_come_from_one_of_several(store: Store) -> None
         texts = [await one.metrics() for one in (deaf, first, second)]
         assert [of(text, "edgews_fleet_exporter") for text in texts] == [0, 1, 0]
         assert [of(text, "edgews_tokens_expiring") for text in texts] == [None, 0, None]
-        assert speaker(store.fleet.gateways()) == first.id
+        assert speaker(store.figures.gateways()) == first.id
         # As if it had been killed: nobody hears of it any more.
         with store._database.write() as connection:
             connection.execute(
@@ -256,7 +256,7 @@ async def test_the_fleet_s_values_come_from_one_of_several(store: Store) -> None
         # It was only slow, and says so.
         await first._reaper.announce()
         assert of(await second.metrics(), "edgews_fleet_exporter") == 0
-    assert Counter(one.is_alive for one in store.fleet.gateways())[True] == 0
+    assert Counter(one.is_alive for one in store.figures.gateways())[True] == 0
 
 
 def test_processes_of_one_server_take_a_port_each() -> None:
