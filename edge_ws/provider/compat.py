@@ -315,6 +315,8 @@ def _base64url(data: bytes) -> bytes:
 
 
 RUNNING_SCOPE = "execution"
+LATEST_S = 2.0**33
+"""Seconds since the epoch; what ends later has no end that anybody could show."""
 """The scope of the tokens that the Execution API gives to a task when it has started."""
 
 
@@ -404,6 +406,18 @@ def airflow_user(token: str) -> Any:  # noqa: ANN401 - the auth manager's own cl
     if user is None:
         raise RefusedError("token", "the token's user is not known to Airflow any more")
     return user
+
+
+def token_expiry(token: str) -> float | None:
+    """Return when a good token of a user ends, seconds since the epoch; None: not known."""
+    from jwt import InvalidTokenError, decode  # noqa: PLC0415 - only where users are asked for
+
+    try:
+        ends = decode(token, options={"verify_signature": False}).get("exp")
+    except InvalidTokenError:
+        # An auth manager's own form of tokens.
+        return None
+    return float(ends) if isinstance(ends, int | float) and 0 < ends < LATEST_S else None
 
 
 def may_see_jobs(user: Any) -> bool:  # noqa: ANN401

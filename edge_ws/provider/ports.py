@@ -42,6 +42,7 @@ class AirflowUsers:
                 may_manage=compat.may_edit_pools(found),
                 read_right="Airflow's right to see jobs, which the roles Viewer, User, Op and Admin have",
                 manage_right="Airflow's right to edit pools, which the roles Op and Admin have",
+                expires_at=compat.token_expiry(token),
             )
         except EdgeWsError:
             raise

@@ -315,5 +315,10 @@ def _log_less() -> None:
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     # uvicorn says this of every WebSocket that is refused with an answer, which is as it should be.
     # The other is for strangers to fill the log with.
-    unsaid = {"ASGI callable returned without completing handshake.", "Invalid HTTP request received."}
+    unsaid = {
+        "ASGI callable returned without completing handshake.",
+        # Of a stream whose reader is cut off.
+        "ASGI callable returned without completing response.",
+        "Invalid HTTP request received.",
+    }
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg not in unsaid)

@@ -1,8 +1,8 @@
 """`v1/admin/NAME`: the operations of `admin` by HTTP, for users of the centre with the rights for them.
 
-To see is GET with a query, to change is POST with a JSON object. The user comes from `Authorization: Bearer`
-alone: no cookie counts, and a change must be of type application/json, so no other site's page can have a
-browser make one.
+To see is GET with a query, to change is POST with a JSON object. The user comes from `Authorization: Bearer`,
+or from the cookie of Airflow's own pages, which counts for what these ask, and a change must be of type
+application/json: no other site's page can have a browser make one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
@@ -21,10 +21,13 @@ from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError, UsageErr
 from edge_ws.protocol import codec
 from edge_ws.server import answers
 from edge_ws.server.admin import OPERATIONS, Kind, Operation, perform
+from edge_ws.server.admin_pages import NAMES, Pages
 from edge_ws.server.bodies import BodyError, check_json, read_whole
 from edge_ws.server.entrance import CrowdedError, Entrance
+from edge_ws.server.fleet import Fleet
 from edge_ws.server.ports import Audit, AuditEntry, Tasks, User, Users
 from edge_ws.server.quota import Quota
+from edge_ws.server.sign_in import CrossOriginError, Shown, check_same_origin, shown
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.store import Store
 
@@ -37,6 +40,8 @@ REFUSED_OF_ONE = 5
 """Refused attempts of one user, or from one address, that the audit log has of that time: whoever is refused
 may be a stranger, and each is a row in Airflow's database."""
 REFUSED_OF_ALL = 60
+_USER = "edge_ws_user"
+"""Under which a request's state has the name of who asks."""
 _FORBIDDEN = frozenset({403, 415})
 """Refusals of a known user that the audit log has: rights, and what another site's page might have sent."""
 
@@ -61,9 +66,17 @@ class Admin:
     """Answers what lies below `v1/admin/`."""
 
     def __init__(
-        self, store: Store, users: Users, tasks: Tasks | None = None, audit: Audit | None = None
+        self,
+        store: Store,
+        users: Users,
+        tasks: Tasks | None = None,
+        audit: Audit | None = None,
+        *,
+        fleet: Fleet | None = None,
     ) -> None:
+        """Make it; without `fleet` it has no pages of that."""
         self._store = store
+        self._pages = None if fleet is None else Pages(fleet, self._ask)
         self._audit = audit
         self._refused = Quota(REFUSED_OF_ONE, REFUSED_WITHIN_S, known=1000, of_all=REFUSED_OF_ALL)
         self._users = users
@@ -94,9 +107,10 @@ class Admin:
             return _RefusalError(500, "failed", str(error)).response()
 
     async def _answer(self, request: Request) -> Response:
-        user = await self._user(request)
-        request.state.user = user.name
+        user, by = await self._user(request)
         name = request.path_params["name"]
+        if name in NAMES and self._pages is not None:
+            return await self._page(self._pages, name, request, user, by)
         operation = OPERATIONS.get(name)
         if operation is None:
             raise _RefusalError(404, "not_found", f"there is no v1/admin/{name[:60]}")
@@ -104,7 +118,7 @@ class Admin:
         if request.method != method:
             sentence = f"v1/admin/{name} takes {method}, not {request.method}"
             raise _RefusalError(405, "method", sentence, allow=method)
-        _check_right(user, operation)
+        _check_right(user, changes=operation.changes)
         given = await self._body(request) if operation.changes else _query(operation, request.query_params)
         if operation.changes:
             # As JSON: nothing that was sent can look like a line of the log.
@@ -117,9 +131,9 @@ class Admin:
     async def _note_refused(self, request: Request, code: str) -> None:
         """Write an attempt down that nobody had the right to, if that is not too often."""
         name = request.path_params["name"]
-        if self._audit is None or name not in OPERATIONS:
+        if self._audit is None or (name not in OPERATIONS and name not in NAMES):
             return
-        user: str | None = getattr(request.state, "user", None)
+        user: str | None = getattr(request.state, _USER, None)
         address = request.client.host if request.client is not None else "nowhere"
         left_out = self._refused.admit(user or address, time.monotonic())
         if left_out is None:
@@ -133,8 +147,46 @@ class Admin:
         except EdgeWsError as error:
             log.warning("A refused request of %s is not in the audit log: %s", json.dumps(entry.user), error)
 
-    async def _user(self, request: Request) -> User:
-        token, address = _token(request.headers), request.client.host if request.client else None
+    async def _page(self, pages: Pages, name: str, request: Request, user: User, by: Shown) -> Response:
+        """Answer with a page of the fleet."""
+        if request.method != "GET":
+            sentence = f"v1/admin/{name} takes GET, not {request.method}"
+            raise _RefusalError(405, "method", sentence, allow="GET")
+        if name != "me":
+            _check_right(user, changes=False)
+        judge = partial(self._judged, by.token, _address(request))
+        return await pages.answer(request, user, by.by, judge)
+
+    async def _ask(self, name: str, params: QueryParams, user: User) -> object:
+        """Perform an operation that reads."""
+        operation = OPERATIONS.get(name)
+        if operation is None:
+            raise UsageError(f"there is no {name} here")
+        _check_right(user, changes=operation.changes)
+        given = _query(operation, params)
+        return await self._threads.run(
+            perform, self._store, name, given, user=user.name, tasks=self._tasks, audit=self._audit
+        )
+
+    def end_streams(self) -> None:
+        """End every stream: the gateway leaves."""
+        if self._pages is not None:
+            self._pages.streams.end()
+
+    async def _user(self, request: Request) -> tuple[User, Shown]:
+        """Return who asks, and how they show it."""
+        by = shown(request)
+        user = await self._judged(by.token, _address(request))
+        # Not under a name that a middleware of Airflow's has taken.
+        setattr(request.state, _USER, user.name)
+        if by.by_cookie:
+            try:
+                check_same_origin(request.headers)
+            except CrossOriginError as error:
+                raise _RefusalError(403, "cross_origin", str(error)) from None
+        return user, by
+
+    async def _judged(self, token: str, address: str | None) -> User:
         try:
             return await self._entrance.judge(token, address, partial(self._users.user, token))
         except CrowdedError:
@@ -153,26 +205,14 @@ class Admin:
         return await self._threads.run(_object, body) if codec.is_heavy(body) else _object(body)
 
 
-def _token(headers: Headers) -> str:
-    """Return the client's own token.
-
-    With `[core] simple_auth_manager_all_admins` Airflow appends an administrator's header to each request in
-    its api-server. One without a header is an administrator's there, as for Airflow's own API; one that came
-    with a header is judged by it alone, be it good or not.
-    """
-    sent = headers.getlist("authorization")
-    scheme, _, token = sent[0].partition(" ") if sent else ("", "", "")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise RefusedError(
-            "token", "send an Airflow user's token as Authorization: Bearer; POST /auth/token gives one"
-        )
-    return token.strip()
+def _address(request: Request) -> str | None:
+    return request.client.host if request.client else None
 
 
-def _check_right(user: User, operation: Operation) -> None:
-    if not (user.may_manage if operation.changes else user.may_read):
-        missing = user.manage_right if operation.changes else user.read_right
-        doing = "change workers" if operation.changes else "see workers and jobs"
+def _check_right(user: User, *, changes: bool) -> None:
+    if not (user.may_manage if changes else user.may_read):
+        missing = user.manage_right if changes else user.read_right
+        doing = "change workers" if changes else "see workers and jobs"
         raise _RefusalError(403, "not_admitted", f"user {user.name} may not {doing}: it takes {missing}")
 
 

@@ -30,6 +30,7 @@ from edge_ws.server.auth import WhoAmI
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.credentials import Credentials
 from edge_ws.server.dispatcher import Dispatcher
+from edge_ws.server.fleet import Fleet
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.longpoll import PollLink, Polls
 from edge_ws.server.ports import Audit, FinishedLogs, Identities, Tasks, TaskStates, TaskTokens, Users
@@ -168,7 +169,14 @@ class Gateway:
         )
         self._websockets = WebSockets(self._workers)
         self._polls = Polls(self._workers, self._hub, settings)
-        admin = [] if users is None else [Admin(store, users, tasks, audit)]
+        self._fleet = Fleet(
+            store.fleet,
+            self.id,
+            versions=settings.versions,
+            hears=lambda: self._watch.hears,
+            guard=guard,
+        )
+        self._admin = [] if users is None else [Admin(store, users, tasks, audit, fleet=self._fleet)]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch = store.watch(self._changed)
         self._serving = False
@@ -180,7 +188,10 @@ class Gateway:
                 Route(http.POLL_PATH, self._polls.poll, methods=_ANY_METHOD),
                 Route(http.SEND_PATH, self._polls.send, methods=_ANY_METHOD),
                 Route(http.WHOAMI_PATH, WhoAmI(self._workers.authenticate, settings, self.id).answer),
-                *(Route(http.ADMIN_PATH + "/{name:path}", one.answer, methods=_ANY_METHOD) for one in admin),
+                *(
+                    Route(http.ADMIN_PATH + "/{name:path}", one.answer, methods=_ANY_METHOD)
+                    for one in self._admin
+                ),
                 Route(http.HEALTH_PATH, self._health),
             ]
         )
@@ -205,6 +216,7 @@ class Gateway:
         )
         self._loop = asyncio.get_running_loop()
         self._store.keep_connections()
+        self._store.fleet.on_news(self._fleet.wrote)
         self._watch.start()
         try:
             async with anyio.create_task_group() as tasks:
@@ -218,7 +230,8 @@ class Gateway:
             self._serving = False
             # Else a worker would hold on to a gateway that hears it, and does nothing.
             self._websockets.end(Close(CloseCode.RESTARTING, "the gateway begins anew"))
-            self._polls.end()
+            self.end_polls()
+            self._store.fleet.on_news(None)
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._watch.stop)
                 await anyio.to_thread.run_sync(self._retire)
@@ -238,6 +251,8 @@ class Gateway:
             "the moving of logs": self._reaper.move_logs_for_ever,
             "the showing of running logs": self._running_logs.copy_for_ever,
             "the watch over tokens": self._token_watch.run,
+            "the fleet's picture": self._fleet.run,
+            "the news for other gateways": self._fleet.tell_for_ever,
             "the fetching of an identity provider's keys": self._credentials.fetch_keys_for_ever,
         }
 
@@ -253,12 +268,18 @@ class Gateway:
         """
         self._draining = self._polls.draining = True
         self._dispatcher.stop()
+        self._end_streams()
         await send_away(self._hub, within_s)
         self._polls.end()
 
     def end_polls(self) -> None:
-        """Let every open poll return at once: else a server that ends would wait for them."""
+        """Let every open poll, and every stream, end at once: else a server that ends would wait for them."""
         self._polls.end()
+        self._end_streams()
+
+    def _end_streams(self) -> None:
+        for one in self._admin:
+            one.end_streams()
 
     def _changed(self, changes: Changes) -> None:
         """Take what the watch tells, on its thread."""
@@ -271,6 +292,7 @@ class Gateway:
 
     def _take_changes(self, changes: Changes) -> None:
         self._dispatcher.heard(changes)
+        self._fleet.heard(changes)
         if changes.tokens or changes.everything:
             self._token_watch.changed()
         for claim, worker in changes.deleted:

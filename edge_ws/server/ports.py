@@ -161,6 +161,8 @@ class User:
     read_right: str
     """What takes the right to see, as the end of a sentence: for who lacks it."""
     manage_right: str
+    expires_at: float | None = None
+    """When what they showed ends, by this machine's clock, seconds since the epoch; None: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,6 +119,8 @@ class Database:
         self.engine = engine
         self.dialect = engine.dialect.name
         self._kept: _Kept | None = None
+        self.on_news: Callable[[], None] | None = None
+        """Called, in whichever thread it was, after each transaction that others may want to know of."""
 
     def keep_connections(self) -> None:
         """Keep connections between transactions, until they are released."""
@@ -132,8 +134,11 @@ class Database:
             kept.close()
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, is_news: bool = True) -> Iterator[Connection]:
         """Open a transaction that is committed at the end of the block.
+
+        Args:
+            is_news: False for what comes all the time, and shows nobody anything new.
 
         Raises:
             UnreachableError: the database is away, locked or broke off; nothing of the block took effect
@@ -150,6 +155,8 @@ class Database:
                     f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_S * 1000:.0f}"
                 )
             yield connection
+        if is_news and self.on_news is not None:
+            self.on_news()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -49,7 +49,7 @@ class LivenessStore:
         self, gateway_id: GatewayId, hostname: str, pid: int, heartbeat_s: float = HEARTBEAT_S
     ) -> None:
         """Make a gateway known, or keep it fresh: it may have been forgotten while it had no database."""
-        with self._database.write() as connection:
+        with self._database.write(is_news=False) as connection:
             here = gateway.c.id == gateway_id
             known = connection.execute(gateway.update().where(here).values(seen_at=epoch_now()))
             if not known.rowcount:
@@ -79,7 +79,7 @@ class LivenessStore:
         """
         if not connections:
             return frozenset()
-        with self._database.write() as connection:
+        with self._database.write(is_news=False) as connection:
             mine = worker.c.connection.in_(list(connections))
             connection.execute(worker.update().where(mine).values(seen_at=epoch_now()))
             known = frozenset(connection.scalars(sa.select(worker.c.connection).where(mine)))

@@ -89,7 +89,7 @@ class LogStore:
             The size to cut the file to; None if the log is moved, or another gateway is at it.
         """
         now = epoch_now()
-        with self._database.write() as connection:
+        with self._database.write(is_news=False) as connection:
             ours = connection.execute(
                 claim.update()
                 .where(
@@ -107,7 +107,7 @@ class LogStore:
 
     def keep_move(self, claim_id: ClaimId, lease_s: float) -> None:
         """Go on alone with a move for another `lease_s`."""
-        with self._database.write() as connection:
+        with self._database.write(is_news=False) as connection:
             ours = claim.update().where(claim.c.id == claim_id, claim.c.log_state == "held")
             connection.execute(ours.values(lease_until=epoch_now() + lease_s))
 
@@ -137,7 +137,7 @@ class LogStore:
 
     def end_move(self, claim_id: ClaimId) -> None:
         """Note that the log is in Airflow's log folder, and drop it here."""
-        with self._database.write() as connection:
+        with self._database.write(is_news=False) as connection:
             connection.execute(claim.update().where(claim.c.id == claim_id).values(log_state="moved"))
             connection.execute(log.delete().where(log.c.claim == claim_id))
 

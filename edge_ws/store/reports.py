@@ -219,7 +219,7 @@ class ReportStore:
         Returns:
             For each: the bytes that the store now has, where the worker goes on; or STALE.
         """
-        with self._database.write() as connection:
+        with self._database.write(is_news=False) as connection:
             ids = list({frame.claim for _, frame in batch})
             rows = connection.execute(_logs_query(connection.dialect.name), {"ids": ids}).all()
             ends = {row.id: int(row.log_end) for row in rows}

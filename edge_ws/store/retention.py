@@ -114,7 +114,7 @@ class RetentionStore:
         with self._database.read() as connection:
             anything = connection.execute(sa.select(claim.c.id).where(sa.or_(over, stale)).limit(1)).first()
             left = connection.execute(sa.select(edge_job.c.dag_id).where(unclaimed(keep_s)).limit(1)).first()
-        with self._database.write() as connection:
+        with self._database.write(is_news=False) as connection:
             if anything is not None:
                 done = sa.select(*(claim.c[name] for name in KEY_COLUMNS)).where(over, carried)
                 long_done = done.where(claim.c.ended_at < before - EDGE3_PURGE_S)

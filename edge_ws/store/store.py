@@ -13,6 +13,7 @@ from sqlalchemy.engine import Engine
 from edge_ws.store.claims import ClaimStore
 from edge_ws.store.database import Database
 from edge_ws.store.dispatch import DispatchStore
+from edge_ws.store.fleet import FleetStore
 from edge_ws.store.jobs import JobStore
 from edge_ws.store.liveness import LivenessStore
 from edge_ws.store.logs import LogStore
@@ -67,6 +68,8 @@ class Store:
         """Workers' credentials."""
         self.views: Final = ViewStore(database, alive_s)
         """What anybody may see."""
+        self.fleet: Final = FleetStore(database, self.views)
+        """The whole fleet at one moment, for those who watch it."""
 
     def keep_connections(self) -> None:
         """Keep a few connections between transactions, for a process that has one after another."""

@@ -28,6 +28,9 @@ class ClaimView:
     """Since it was offered."""
     ended_s: float | None
     """Since it ended; None: it is open."""
+    offered_at: float | None = None
+    """The same as moments, seconds since the epoch."""
+    ended_at: float | None = None
     lease_s: float | None
     """What is left to accept it; of an accepted one, to start it; below 0 it is over."""
     log_path: str = ""
@@ -81,6 +84,8 @@ class Backlog:
     running: int
     """Handed to a worker: offered, accepted or started."""
     oldest_wait_s: float | None
+    oldest_at: datetime | None = None
+    """Since when its oldest job waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +131,10 @@ class WorkerView:
     jobs: int
     seen_s: float | None
     """Since it was last heard of."""
+    seen_at: float | None = None
+    """The same as a moment, seconds since the epoch."""
+    address: str | None = None
+    """From which it last came."""
     silent_after_s: float = SEEN_BEATS * HEARTBEAT_S
     """One that was last heard of so long ago counts as silent."""
     first_online: datetime | None

@@ -55,6 +55,8 @@ _CLAIM = (
     claim.c.phase.label("claim_phase"),
     claim.c.result.label("claim_result"),
     claim.c.detail.label("claim_detail"),
+    claim.c.created_at.label("claim_offered_at"),
+    claim.c.ended_at.label("claim_ended_at"),
     (epoch_now() - claim.c.created_at).label("offered_s"),
     (epoch_now() - claim.c.ended_at).label("ended_s"),
     (claim.c.lease_until - epoch_now()).label("lease_s"),
@@ -97,6 +99,7 @@ backlogs = (
         _count(_is_queued).label("queued"),
         _count(_is_open).label("running"),
         age_s(sa.func.min(sa.case((_is_queued, edge_job.c.queued_dttm)))).label("oldest_s"),
+        sa.func.min(sa.case((_is_queued, edge_job.c.queued_dttm))).label("oldest_at"),
     )
     .where(sa.or_(_is_queued, _is_open))
     .group_by(edge_job.c.queue)
@@ -260,7 +263,11 @@ class ViewStore:
             rows = connection.execute(backlogs).all()
         return [
             Backlog(
-                queue=row.queue, queued=int(row.queued), running=int(row.running), oldest_wait_s=row.oldest_s
+                queue=row.queue,
+                queued=int(row.queued),
+                running=int(row.running),
+                oldest_wait_s=row.oldest_s,
+                oldest_at=row.oldest_at,
             )
             for row in rows
         ]
@@ -324,6 +331,8 @@ def _claim(row: _Row) -> ClaimView:
         offered_s=row.offered_s,
         ended_s=row.ended_s,
         lease_s=row.lease_s,
+        offered_at=row.claim_offered_at,
+        ended_at=row.claim_ended_at,
         log_path=row.claim_log_path,
     )
 
@@ -420,6 +429,8 @@ def _ours(row: _Row) -> WorkerView:
         concurrency=row.our_applied_concurrency,
         local_concurrency=row.our_local_concurrency,
         seen_s=row.seen_s,
+        seen_at=row.our_seen_at,
+        address=row.our_address,
         silent_after_s=row.silent_after_s,
         wishes_maintenance=bool(row.our_wish_maintenance),
         wishes_shutdown=bool(row.our_wish_shutdown),
@@ -448,5 +459,6 @@ def _edge3s(row: _Row, alive_s: float) -> WorkerView:
         concurrency=local if row.concurrency is None else row.concurrency,
         local_concurrency=local,
         seen_s=_float(row.updated_s),
+        seen_at=row.last_update.timestamp() if row.last_update is not None else None,
         silent_after_s=alive_s,
     )

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.01
 AWAY_PAUSE_S = 1.0
+NEWS = "n"
+WATCHES = "v"
+"""Kinds of what gateways tell one another; the others are the triggers'."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +49,17 @@ class Changes:
     """Workers of whom something else is wished."""
     tokens: bool = False
     """A worker's token was revoked, changed or deleted."""
+    news: frozenset[str] = frozenset()
+    """Gateways that have written something; told while anybody watches the fleet."""
+    watchers: frozenset[str] = frozenset()
+    """Gateways by which somebody watches the fleet."""
     deleted: frozenset[tuple[ClaimId, WorkerName]] = frozenset()
     """Open claims whose row was deleted: they are stale for good."""
 
 
 def read_payloads(payloads: Iterable[str]) -> Changes:
     """Return what the triggers' notifications say; what is not understood means everything."""
-    named: dict[str, set[str]] = {"q": set(), "w": set(), "t": set(), "d": set()}
+    named: dict[str, set[str]] = {"q": set(), "w": set(), "t": set(), "d": set(), NEWS: set(), WATCHES: set()}
     everything = False
     for payload in payloads:
         kind, _, name = payload.partition(":")
@@ -66,6 +73,8 @@ def read_payloads(payloads: Iterable[str]) -> Changes:
         queues=frozenset(named["q"]),
         workers=frozenset(map(WorkerName, named["w"])),
         tokens=bool(named["t"]),
+        news=frozenset(named[NEWS]),
+        watchers=frozenset(named[WATCHES]),
         deleted=frozenset((ClaimId(claim), WorkerName(worker)) for claim, _, worker in pairs),
     )
 
@@ -171,6 +180,8 @@ class DataVersionWatch(ChangeWatch):
 
 CHANNEL = "edge_ws"
 """As in the migration that makes the triggers."""
+FLEET_CHANNEL = "edge_ws_fleet"
+"""On which gateways tell one another what concerns those who watch the fleet; older ones are not bothered."""
 SHORTEST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 15.0
 """Between tries to connect; doubles in between."""
@@ -313,6 +324,7 @@ class ListenWatch(ChangeWatch):
             driver.autocommit = True
             cursor = connection.cursor()
             cursor.execute(f"LISTEN {CHANNEL}")
+            cursor.execute(f"LISTEN {FLEET_CHANNEL}")
             cursor.close()
             try:
                 yield _EARS[self._direct.dialect.driver](driver)
@@ -327,7 +339,8 @@ class ListenWatch(ChangeWatch):
         if self.hears:
             return
         try:
-            connection.cursor().execute(f"UNLISTEN {CHANNEL}")
+            for channel in (CHANNEL, FLEET_CHANNEL):
+                connection.cursor().execute(f"UNLISTEN {channel}")
         except self._errors as error:
             log.debug("UNLISTEN failed: %s", error)
 

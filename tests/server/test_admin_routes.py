@@ -129,7 +129,9 @@ def test_many_at_once(client: TestClient) -> None:
         [("authorization", "Bearer nobody")],
         [("authorization", "Bearer ")],
         [("authorization", "Basic b3R0bzpvdHRv")],
-        [("cookie", "_token=otto")],
+        [("cookie", "_token=nobody"), ("sec-fetch-site", "same-origin")],
+        [("cookie", "session=otto"), ("sec-fetch-site", "same-origin")],
+        [("cookie", "_token=otto"), ("sec-fetch-site", "same-origin"), ("authorization", "Bearer nobody")],
         [("edge-ws-token", "otto")],
         # The client's own is the first; Airflow may append another.
         [("authorization", "Bearer nobody"), ("authorization", "Bearer otto")],

@@ -116,12 +116,14 @@ def test_refused_attempts_are_written_down(client: TestClient, log: Log) -> None
         client.post(path, content=body, headers={**_by("mary"), "content-type": "text/plain"}).status_code
         == 415
     )
-    assert client.post(path, content=body, headers={"cookie": "_token=mary", **as_json}).status_code == 401
+    assert client.post(path, content=body, headers={"cookie": "_token=mary", **as_json}).status_code == 403
+    assert client.post(path, content=body, headers=as_json).status_code == 401
     assert client.post(path, content=body, headers={**_by("forged"), **as_json}).status_code == 401
     told = [(one.event, one.user, one.extra["refused"]) for one in log.entries]
     assert told == [
         (SET, "vera", "not_admitted"),
         (SET, "mary", "type"),
+        (SET, "mary", "cross_origin"),
         (SET, "(unknown)", "token"),
         (SET, "(unknown)", "token"),
     ]
