@@ -120,29 +120,3 @@ export function useLive(query) {
   // What was heard for another query is another table's. The same object while nothing changes: effects go by it.
   return useMemo(() => ({ ...state, data: state.of === key ? state.data : null, again }), [state, key, again]);
 }
-
-/** As `useLive` for a view that has no stream: asked while the page is seen. */
-export function useAsked(query) {
-  const [state, setState] = useState({ data: null, error: null });
-  const key = JSON.stringify(query);
-  useEffect(() => {
-    const abort = new AbortController();
-    let timer = null;
-    const look = async () => {
-      try {
-        if (!document.hidden) setState({ data: await ask("view", JSON.parse(key), abort.signal), error: null });
-      } catch (error) {
-        if (error.name === "AbortError") return;
-        setState((was) => ({ ...was, error }));
-      }
-      timer = setTimeout(look, ASK_AGAIN_MS);
-    };
-    setState({ data: null, error: null });
-    look();
-    return () => {
-      abort.abort();
-      clearTimeout(timer);
-    };
-  }, [key]);
-  return state;
-}

@@ -64,6 +64,7 @@ function Page() {
             "aria-controls": "ew-panel", tabIndex: one === key ? 0 : -1, onClick: () => go(one),
           }, label))),
       h(Live, { live })),
+    live?.data?.fault ? h(Notice, { kind: "bad" }, h("strong", null, "What is shown may be old: "), live.data.fault) : null,
     h(Hints, { of: live?.data?.summary?.hints }),
     h("div", { id: "ew-panel", role: "tabpanel", "aria-labelledby": `ew-tab-${key}` },
       h(View, { key: asked ?? "workers", params, change, told: setLive })));

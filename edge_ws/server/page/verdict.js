@@ -1,7 +1,7 @@
 // On a task instance's own page in Airflow: where its job is, why, and what to do. Airflow takes `Edge job`.
 
 import { Fragment, h, InAirflow, takeStyle } from "./host.js";
-import { useAsked } from "./live.js";
+import { useLive } from "./live.js";
 import { Badge, Empty, Facts, Table, Trouble } from "./parts.js";
 import { moment } from "./words.js";
 
@@ -19,7 +19,7 @@ const SEATS = [
 
 function Verdict({ dagId, runId, taskId, mapIndex }) {
   takeStyle();
-  const live = useAsked({ of: "verdict", dag_id: dagId, run_id: runId, task_id: taskId, map_index: mapIndex ?? -1 });
+  const live = useLive({ of: "verdict", dag_id: dagId, run_id: runId, task_id: taskId, map_index: mapIndex ?? -1 });
   const one = live.data?.row ?? null;
   return h("div", { className: "ew ew-page" },
     h(Trouble, { live }),

@@ -127,8 +127,8 @@ export function Workers({ params, change, told }) {
   };
 
   return h("section", { "aria-label": "Workers" },
-    summary ? h(Totals, { of: summary, totals: data.totals, state: filters.state, onState: filter("state") }) : null,
-    h("div", { className: "ew-filters", role: "search", "aria-label": "Filter workers" },
+    summary?.workers.all ? h(Totals, { of: summary, totals: data.totals, state: filters.state, onState: filter("state") }) : null,
+    summary?.workers.all === 0 ? null : h("div", { className: "ew-filters", role: "search", "aria-label": "Filter workers" },
       h(Filter, { label: "Name", value: filters.q, onChange: filter("q"), placeholder: "part, or press-*" }),
       h(Filter, { label: "State", value: filters.state, onChange: filter("state"), options: STATES }),
       h(Filter, { label: "Queue", value: filters.queue, onChange: filter("queue"), options: summary?.queue_names ?? [] }),
