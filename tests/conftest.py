@@ -59,6 +59,7 @@ _STARTERS = {
 """Modules with which tests start processes, databases apart."""
 _LONG = (
     "system",
+    "page",
     "bench",
     "edge3/test_moving.py",
     "parity",

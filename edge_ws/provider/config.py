@@ -103,9 +103,22 @@ def serves_gateway(conf: Conf) -> bool:
     Raises:
         UsageError: the option has no sense.
     """
-    text = _text(conf, "api_enabled")
+    return _switch(conf, "api_enabled")
+
+
+def shows_page(conf: Conf) -> bool:
+    """Tell whether Airflow's UI is to show the operators' page.
+
+    Raises:
+        UsageError: an option has no sense.
+    """
+    return serves_gateway(conf) or _switch(conf, "page_enabled")
+
+
+def _switch(conf: Conf, option: str) -> bool:
+    text = _text(conf, option)
     if text.lower() not in _BOOLEANS:
-        raise _wrong("api_enabled", text, "True or False")
+        raise _wrong(option, text, "True or False")
     return _BOOLEANS[text.lower()]
 
 

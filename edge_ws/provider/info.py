@@ -46,6 +46,16 @@ OPTIONS: dict[str, Option] = {
         example="True",
         default="False",
     ),
+    "page_enabled": Option(
+        description=(
+            "Show the operators' page in Airflow's UI although this api-server serves no gateway, because "
+            "the proxy in front sends ``/edge-ws/`` to ``edge-ws server``. "
+            "With ``api_enabled`` it is shown anyway."
+        ),
+        type="boolean",
+        example="True",
+        default="False",
+    ),
     "queued_timeout": Option(
         description=(
             "What happens to a task that waits for a worker longer than ``[scheduler] task_queued_timeout``. "

@@ -49,6 +49,7 @@ from edge_ws.provider.ports import (
 )
 from edge_ws.provider.task_settings import task_settings
 from edge_ws.provider.tasks import AirflowTasks
+from edge_ws.server import page_files
 from edge_ws.server.answers import refuse_worker
 from edge_ws.server.app import Gateway
 from edge_ws.server.metrics_listener import MetricsListener
@@ -278,6 +279,7 @@ def make_shell(door: Door, warm: Callable[[], None] | None = None) -> FastAPI:
                 yield
 
     shell = FastAPI(title="edge-ws", lifespan=lifespan, openapi_url=None)
+    shell.mount(page_files.PATH, page_files.page_files)
     shell.mount("/", door)
     return shell
 

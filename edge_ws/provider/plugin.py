@@ -1,7 +1,8 @@
-"""Airflow's plugin: mounts the gateway in the api-server, if the configuration says so.
+"""Airflow's plugin: mounts the gateway in the api-server and puts the operators' page into Airflow's own.
 
-Every Airflow process imports this, each task's too: of ours it imports no more than the errors. Only an
-api-server asks for `fastapi_apps` (and `airflow plugins`, to print them), and only then `mount` is imported.
+Both only if the configuration says so. Every Airflow process imports this, each task's too: of ours it
+imports no more than the errors. Only an api-server asks for `fastapi_apps` and `react_apps` (and `airflow
+plugins`, to print them), and only then more is imported.
 """
 
 from __future__ import annotations
@@ -34,3 +35,10 @@ class EdgeWsPlugin(AirflowPlugin):
             log.error("edge-ws serves no gateway: %s", error)  # noqa: TRY400 - a sentence, no traceback
             return []
         return mounts()
+
+    @cached_property
+    def react_apps(self) -> list[dict[str, Any]]:
+        """The operators' page, and the verdict on a task instance's own page."""
+        from edge_ws.provider.page import react_apps  # noqa: PLC0415 - see the module's docstring
+
+        return react_apps()

@@ -32,7 +32,7 @@ from edge_ws.protocol.http import PREFIX
 from edge_ws.protocol.ids import is_base_url
 from edge_ws.provider.airflow_setup import load_engine
 from edge_ws.provider.config import Conf, api_certificate, api_path
-from edge_ws.server import relay
+from edge_ws.server import page_files, relay
 from edge_ws.server.answers import refusal
 from edge_ws.server.guarded import MAX_HEAD, GuardedHttp, GuardedWebSocket, limits_by_files
 from edge_ws.server.metrics_listener import MetricsListener
@@ -276,6 +276,7 @@ def make_app(door: Door, onward: Relay | None, path: str) -> ASGIApp:
 
     execution = f"{relay.PREFIX}/{{path:path}}"
     routes = [
+        Mount(PREFIX + page_files.PATH, page_files.page_files),
         Mount(PREFIX, door),
         Route(execution, onward) if onward is not None else Route(execution, _no_relay, methods=_METHODS),
     ]

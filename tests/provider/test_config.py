@@ -16,6 +16,7 @@ from edge_ws.provider.config import (
     jwt_verifier,
     listen_url,
     serves_gateway,
+    shows_page,
 )
 
 
@@ -87,6 +88,12 @@ def test_api_enabled(text: str, wanted: Any) -> None:
     assert serves_gateway(Conf(edge_ws__api_enabled=text)) is wanted
 
 
+def test_page_enabled() -> None:
+    assert shows_page(Conf()) is False
+    assert shows_page(Conf(edge_ws__api_enabled="True")) is True
+    assert shows_page(Conf(edge_ws__page_enabled="True")) is True
+
+
 ISSUED = {"edge_ws__trusted_jwks_url": "https://idp/keys", "edge_ws__jwt_issuer": "https://idp"}
 
 
@@ -130,6 +137,7 @@ def _issued(conf: Conf) -> object:
         (executor_settings, "edge_ws__queued_timeout", "600"),
         (executor_settings, "edge_ws__queued_timeout", ""),
         (serves_gateway, "edge_ws__api_enabled", "perhaps"),
+        (shows_page, "edge_ws__page_enabled", "perhaps"),
         (gateway_settings, "edge_ws__heartbeat_interval", "15s"),
         (gateway_settings, "edge_ws__heartbeat_interval", "0"),
         (gateway_settings, "edge_ws__heartbeat_interval", "nan"),

@@ -12,7 +12,7 @@ from edge_ws.provider.config import (
     identity_settings,
     jwt_verifier,
     listen_url,
-    serves_gateway,
+    shows_page,
 )
 from edge_ws.provider.info import OPTIONS, SECTION, get_provider_info
 
@@ -27,6 +27,7 @@ def test_airflow_finds_every_option_with_its_default() -> None:
     options = get_provider_info()["config"][SECTION]["options"]
     assert {name: option["default"] for name, option in options.items()} == {
         "api_enabled": "False",
+        "page_enabled": "False",
         "queued_timeout": "airflow",
         "execution_api_url": "",
         "heartbeat_interval": "15",
@@ -69,7 +70,7 @@ def test_every_option_is_read() -> None:
     recorder = Recorder()
     executor_settings(recorder)
     gateway_settings(recorder, versions={})
-    serves_gateway(recorder)
+    shows_page(recorder)
     listen_url(recorder)
     identity_settings(recorder)
     jwt_verifier(recorder)

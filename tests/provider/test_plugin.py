@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import pytest
+from airflow.api_fastapi.core_api.datamodels.plugins import ReactAppResponse
 from airflow.plugins_manager import is_valid_plugin
 from fastapi import FastAPI
 
 from edge_ws.provider.plugin import EdgeWsPlugin
+from edge_ws.server import page_files
 from tests.support.centre import Centre
 
 
@@ -33,6 +35,27 @@ def test_it_opens_one_when_told_to(centre: Centre, monkeypatch: pytest.MonkeyPat
 def test_a_wrong_option_opens_none(centre: Centre, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__EDGE_WS__API_ENABLED", "perhaps")
     assert EdgeWsPlugin().fastapi_apps == []
+
+
+def test_the_page_is_where_the_gateway_is_or_where_one_says_so(
+    centre: Centre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert EdgeWsPlugin().react_apps == []
+    monkeypatch.setenv("AIRFLOW__EDGE_WS__PAGE_ENABLED", "True")
+    plugin = EdgeWsPlugin()
+    assert plugin.fastapi_apps == []
+    fleet, job = (ReactAppResponse(**one) for one in plugin.react_apps)
+    assert (fleet.destination, job.destination) == ("nav", "task_instance")
+    for one in (fleet, job):
+        # Relative, else it would not lie below Airflow's base path; and the file is there.
+        path = one.bundle_url.removeprefix("edge-ws/page/")
+        assert f'globalThis["{one.name}"] = ' in (page_files._FOLDER / path).read_text()
+        assert (page_files._FOLDER / str(one.icon).rpartition("/")[2]).exists()
+    monkeypatch.setenv("AIRFLOW__EDGE_WS__PAGE_ENABLED", "perhaps")
+    assert EdgeWsPlugin().react_apps == []
+    monkeypatch.delenv("AIRFLOW__EDGE_WS__PAGE_ENABLED")
+    monkeypatch.setenv("AIRFLOW__EDGE_WS__API_ENABLED", "True")
+    assert len(EdgeWsPlugin().react_apps) == 2
 
 
 @pytest.mark.parametrize("context", ["airflow.plugins_manager", "airflow.sdk.plugins_manager"])

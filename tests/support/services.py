@@ -60,6 +60,11 @@ def squid() -> tuple[Path, Path]:
     return _program("/usr/sbin/squid", "squid (the package squid)"), helper
 
 
+def chromium() -> Path:
+    """Return Debian's Chromium."""
+    return _program("/usr/bin/chromium", "Chromium (the package chromium)")
+
+
 def _program(path: str, what: str) -> Path:
     found = Path(path)
     if not found.exists():

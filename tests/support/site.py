@@ -25,6 +25,7 @@ from tests.support.programs import clean_environment
 from tests.support.waiting import free_port, wait_until
 
 READY_S = 150.0
+PASSWORD = "open sesame"
 
 
 @dataclass
@@ -63,6 +64,8 @@ class Site:
     port: int
     processes: dict[str, Process] = field(default_factory=dict)
     token: str = ""
+    users: dict[str, str] = field(default_factory=dict)
+    """Name -> role of those who sign in, with `PASSWORD`; empty: everybody is an administrator."""
 
     @property
     def url(self) -> str:
@@ -99,9 +102,18 @@ class Site:
         """Start the api-server with these further flags."""
         process = self.spawn("api-server", "airflow", "api-server", *words)
         process.wait_for("Application startup complete", READY_S)
-        with httpx2.Client(timeout=30) as client:
-            self.token = client.get(f"{self.url}/auth/token").json()["access_token"]
+        self.token = self.token_of(next(iter(self.users), None))
         return process
+
+    def token_of(self, user: str | None) -> str:
+        """Return a token of Airflow's for the user; None: the one that everybody is without users."""
+        with httpx2.Client(timeout=30) as client:
+            if user is None:
+                answer = client.get(f"{self.url}/auth/token")
+            else:
+                signing_in = {"username": user, "password": PASSWORD}
+                answer = client.post(f"{self.url}/auth/token", json=signing_in)
+        return str(answer.json()["access_token"])
 
     def worker(self, name: str, *words: str, **settings: str) -> Process:
         """Start a worker as on a remote host: no setting of the centre's but the URL and the token."""
@@ -223,9 +235,12 @@ def running_site(
     api_server: bool = True,
     edge3: Path | None = None,
     hash_seed: str | None = None,
+    users: dict[str, str] | None = None,
     **settings: str,
 ) -> Iterator[Site]:
     """Run Airflow with our executor and plugin; `settings` are AIRFLOW__ variables without that prefix.
+
+    `users`, name -> role, have to sign in, and the first one's token is the site's.
 
     Without `api_server` the test starts it: see `Site.serve`. With `edge3`, the folder of the real one, it is
     installed, too. With one `hash_seed`, Python's, sets have the same order in all processes of the site.
@@ -250,6 +265,12 @@ def running_site(
         "EDGE_WS__API_ENABLED": "True",
         **settings,
     }
+    if users:
+        passwords = folder / "passwords.json"
+        passwords.write_text(json.dumps(dict.fromkeys(users, PASSWORD)))
+        values["CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] = "False"
+        values["CORE__SIMPLE_AUTH_MANAGER_USERS"] = ",".join(f"{name}:{role}" for name, role in users.items())
+        values["CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"] = str(passwords)
     if database_url is not None:
         values["DATABASE__SQL_ALCHEMY_CONN"] = database_url
     environment = clean_environment(folder, **{f"AIRFLOW__{name}": value for name, value in values.items()})
@@ -259,7 +280,7 @@ def running_site(
     if hash_seed is not None:
         environment["PYTHONHASHSEED"] = hash_seed
     environment["SITE_NOTES"] = str(notes)
-    site = Site(home, dags, notes, environment, port)
+    site = Site(home, dags, notes, environment, port, users=dict(users or {}))
     try:
         site.airflow("db", "migrate")
         for part in ("scheduler", "dag-processor", *(["triggerer"] if triggerer else [])):
