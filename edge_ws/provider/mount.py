@@ -29,6 +29,8 @@ from edge_ws.guard import expected, leaf
 from edge_ws.protocol.frames import Refusal
 from edge_ws.protocol.http import PREFIX
 from edge_ws.provider import compat
+from edge_ws.provider.airflow_stats import AirflowStats
+from edge_ws.provider.airflow_traces import AirflowTraces
 from edge_ws.provider.audit import AirflowAudit
 from edge_ws.provider.config import (
     edge3_beat_s,
@@ -122,6 +124,8 @@ def make_gateway() -> Gateway:
         tasks=tasks,
         audit=AirflowAudit(engine),
         identities=identities,
+        metrics=AirflowStats.wanted(),
+        traces=AirflowTraces.wanted(),
     )
 
 

@@ -32,10 +32,21 @@ from edge_ws.server.credentials import Credentials
 from edge_ws.server.dispatcher import Dispatcher
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.longpoll import PollLink, Polls
-from edge_ws.server.ports import Audit, FinishedLogs, Identities, Tasks, TaskStates, TaskTokens, Users
+from edge_ws.server.ports import (
+    Audit,
+    CentreMetrics,
+    FinishedLogs,
+    Identities,
+    JobTraces,
+    Tasks,
+    TaskStates,
+    TaskTokens,
+    Users,
+)
 from edge_ws.server.reaper import Reaper
 from edge_ws.server.reports import Reports
 from edge_ws.server.running_logs import RunningLogs
+from edge_ws.server.telemetry import Telemetry
 from edge_ws.server.token_watch import TokenWatch
 from edge_ws.server.websocket import WebSockets
 from edge_ws.server.worker_log import WorkerLog
@@ -119,16 +130,24 @@ class Gateway:
         tasks: Tasks | None = None,
         audit: Audit | None = None,
         identities: Identities | None = None,
+        metrics: CentreMetrics | None = None,
+        traces: JobTraces | None = None,
     ) -> None:
         """Make it; without `users` there is no `v1/admin/`. It asks the centre by `tasks`.
 
-        `identities`: whose credentials workers may show besides tokens of ours.
+        `identities`: whose credentials workers may show besides tokens of ours. `metrics` and `traces`: the
+        centre's own, where it wants any.
         """
         self.id = GatewayId(new_id())
         self._guard = guard = FaultGuard(log)
         told = WorkerLog(log)
         self._store = store
         self._settings = settings
+        self._telemetry = (
+            Telemetry(store.telemetry, metrics, traces, guard)
+            if metrics is not None or traces is not None
+            else None
+        )
         self._hub = Hub(self._capacity_changed, self._queues_served)
         self._dispatcher = Dispatcher(store.dispatch, self._hub, settings, self.id, guard)
         self._reaper = Reaper(
@@ -139,6 +158,7 @@ class Gateway:
             task_states=task_states,
             finished_logs=finished_logs,
             guard=guard,
+            telemetry=self._telemetry,
         )
         self._running_logs = RunningLogs(store.logs, finished_logs, guard=guard)
         self._reports = Reports(
@@ -152,6 +172,7 @@ class Gateway:
             on_log=self._running_logs.grown,
             guard=guard,
             told=told,
+            telemetry=self._telemetry,
         )
         self._token_watch = TokenWatch(
             store.tokens,
@@ -164,7 +185,15 @@ class Gateway:
             store.tokens, store.workers, identities, on_changed=self._token_watch.changed, guard=guard
         )
         self._workers = Workers(
-            store.workers, self._hub, self._reports, settings, self.id, self._credentials, guard, told
+            store.workers,
+            self._hub,
+            self._reports,
+            settings,
+            self.id,
+            self._credentials,
+            guard,
+            told,
+            self._telemetry,
         )
         self._websockets = WebSockets(self._workers)
         self._polls = Polls(self._workers, self._hub, settings)
@@ -226,7 +255,8 @@ class Gateway:
 
     def _loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return what runs for ever, by name."""
-        return {
+        told = {} if self._telemetry is None else {"the telling of metrics and traces": self._telemetry.run}
+        return told | {
             "the dispatch of jobs and wishes": partial(self._dispatcher.run, lambda: self._watch.hears),
             "the writing of reports": self._reports.run_reports,
             "the writing of logs": self._reports.run_logs,

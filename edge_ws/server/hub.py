@@ -83,6 +83,8 @@ class Link:
         """As the worker last said."""
         self.disk_gb: float | None = None
         """Free on the worker's disk; small changes are left out."""
+        self.facts: Mapping[str, str | int | float] = {}
+        """What the worker last said of itself and its machine."""
         self.noted: Standing | None = None
         """As the database knows it."""
         self.cancelled: frozenset[ClaimId] = frozenset()

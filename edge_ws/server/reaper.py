@@ -23,6 +23,7 @@ from edge_ws.protocol.states import Phase
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub
 from edge_ws.server.ports import RESTARTING, FinishedLogs, TaskStates
+from edge_ws.server.telemetry import Telemetry
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.records import LogToStore, OpenClaim
 from edge_ws.store.store import Store
@@ -127,6 +128,7 @@ class Reaper:
         task_states: TaskStates,
         finished_logs: FinishedLogs,
         guard: FaultGuard | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """Make it.
 
@@ -138,6 +140,7 @@ class Reaper:
             task_states: what the centre thinks of tasks.
             finished_logs: where logs of ended jobs go.
             guard: contains what a step, or an item of it, raises.
+            telemetry: hears of heartbeats, of who is silent, and what is given up.
         """
         self._guard = guard or FaultGuard(log)
         self._store = store
@@ -146,6 +149,7 @@ class Reaper:
         self._gateway = gateway
         self._task_states = task_states
         self._finished_logs = finished_logs
+        self._telemetry = telemetry
         self._threads = ThreadLimit(threads=1)
         self._ended_since: dict[ClaimId, float] = {}
         self._ended = anyio.Event()
@@ -218,7 +222,9 @@ class Reaper:
         with contained("the repair of jobs' rows"):
             await self._threads.run(self._store.claims.repair)
         with contained("the look for silent workers"):
-            await self._threads.run(self._store.liveness.mark_silent, self._unmarked)
+            silent = await self._threads.run(self._store.liveness.mark_silent, self._unmarked)
+            if self._telemetry is not None:
+                self._telemetry.silent(silent)
 
     def _unmarked(self, name: WorkerName, error: Exception) -> None:
         self._guard.note(f"showing worker {name} as silent", error)
@@ -275,12 +281,17 @@ class Reaper:
             case Action.REQUEUE:
                 await self._threads.run(self._store.claims.requeue, one, detail)
             case Action.FAIL:
-                await self._threads.run(self._store.claims.give_up, one, one.result or detail, failed=True)
+                await self._give_up(one, one.result or detail, failed=True)
             case Action.REMOVE:
-                await self._threads.run(self._store.claims.give_up, one, detail, failed=False)
+                await self._give_up(one, detail, failed=False)
         link = self._hub.get(one.worker)
         if link is not None:
             self._hub.release(link, one.claim)
+
+    async def _give_up(self, one: OpenClaim, detail: str, *, failed: bool) -> None:
+        is_done = await self._threads.run(self._store.claims.give_up, one, detail, failed=failed)
+        if is_done and self._telemetry is not None:
+            self._telemetry.ended([one.claim])
 
     def _ask(self, one: OpenClaim) -> None:
         """Ask the worker once a connection."""
@@ -330,6 +341,8 @@ class Reaper:
             self._store.liveness.announce, self._gateway, self._settings.hostname, os.getpid(), beat_s
         )
         known = await self._threads.run(self._store.liveness.beat, ids)
+        if self._telemetry is not None:
+            self._telemetry.beat(link for link in heard if link.connection_id in known)
         for link in heard:
             if link.connection_id not in known:
                 link.close(Close(CloseCode.REPLACED, "another connection of this worker took over"))

@@ -48,6 +48,7 @@ from edge_ws.server.hub import REFUSED_PAUSE_S, REPEAT_S, Hub, Link, Standing, w
 from edge_ws.server.log_limits import LogLimits
 from edge_ws.server.ports import TaskTokens
 from edge_ws.server.standing import as_wished, bounded, in_force, standing, steady
+from edge_ws.server.telemetry import Telemetry
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.server.worker_log import WorkerLog
 from edge_ws.store.records import Accepted, OpenClaim, Owing, Room, Verdict
@@ -135,6 +136,7 @@ class Reports:
         on_log: Callable[[ClaimId], None],
         guard: FaultGuard | None = None,
         told: WorkerLog | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """Make it.
 
@@ -149,6 +151,7 @@ class Reports:
             on_log: called when the database has more of a claim's log.
             guard: contains what a statement raises.
             told: where what workers say is logged.
+            telemetry: hears what becomes of jobs.
         """
         self._store = store
         self._workers = workers
@@ -160,6 +163,7 @@ class Reports:
         self._on_log = on_log
         self._threads = ThreadLimit(threads=1)
         self._told = told or WorkerLog(log)
+        self._telemetry = telemetry
         guard = guard or FaultGuard(log)
         self._budget = Budget()
         self._log_limits = LogLimits(store.log_sizes, settings)
@@ -263,6 +267,8 @@ class Reports:
 
     def _answer_report(self, taken: _Taken[ClaimReport], judged: tuple[Outcome, str]) -> None:
         (link, frame, to, _), (outcome, token) = taken, judged
+        if self._telemetry is not None:
+            self._telemetry.reported(frame, outcome)
         match outcome:
             case Accepted():
                 if token:
@@ -368,6 +374,8 @@ class Reports:
 
     def _buried(self, link: Link, host: HostId, claims: tuple[ClaimId, ...], to: Answers) -> None:
         link.dead_hosts = (*link.dead_hosts, host)[-DEAD_HOSTS:]
+        if self._telemetry is not None:
+            self._telemetry.ended(claims)
         for claim in claims:
             to.send(Ack(claim=claim, phase=Phase.ENDED))
             self._hub.release(link, claim)
@@ -383,6 +391,7 @@ class Reports:
         before, drained = link.free(), link.inventory is not None and link.inventory.draining
         link.inventory, link.room = inventory, Room.of(inventory, status.sysinfo)
         link.disk_gb = steady(link.disk_gb, status.sysinfo.get("disk_free_gb"))
+        link.facts = sysinfo
         if inventory.asked is not None and inventory.asked.number > link.asked:
             self._others.put(_Taken(link, inventory.asked, _Nobody()))
         said = standing(link, as_wished(link, in_force(inventory)))
@@ -411,12 +420,16 @@ class Reports:
         # may be at them still.
         known = {one.claim: one for one in open_claims if one.site == link.principal.site}
         stated = {held.claim: held for held in link.inventory.claims}
+        if self._telemetry is not None:
+            self._telemetry.held(known.values())
         for claim_id, held in stated.items():
             if claim_id not in known:
                 link.send(Stale(claim=claim_id))
             elif held.phase is Phase.STARTED and known[claim_id].phase is not Phase.STARTED:
                 started = PhaseIs(claim=claim_id, phase=Phase.STARTED, host=held.host)
                 await self._threads.run(self._store.take, [(link.principal, started)], start_within_s=0.0)
+                if self._telemetry is not None:
+                    self._telemetry.started(claim_id)
         for claim_id in known.keys() - stated.keys() - buried:
             link.send(Query(claim=claim_id))
 

@@ -27,6 +27,7 @@ from edge_ws.server.entrance import CrowdedError, Entrance, Turns
 from edge_ws.server.hub import Hub, Link, wish_frame
 from edge_ws.server.reports import Answers, Reports
 from edge_ws.server.standing import bounded, in_force, standing, steady
+from edge_ws.server.telemetry import Telemetry
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.server.worker_log import WorkerLog
 from edge_ws.store.records import Principal, Registered, Registration, Room
@@ -59,6 +60,7 @@ class Workers:
         credentials: Credentials,
         guard: FaultGuard | None = None,
         told: WorkerLog | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.told = told or WorkerLog(log)
         """Where what workers do is logged."""
@@ -70,6 +72,7 @@ class Workers:
         self._settings = settings
         self._gateway = gateway
         self._credentials = credentials
+        self._telemetry = telemetry
         self._threads = ThreadLimit(threads=2)
         self._decoder = ThreadLimit(threads=1)
         self._entrance = Entrance()
@@ -193,6 +196,7 @@ class Workers:
         link.asked = hello.inventory.asked.number if hello.inventory.asked is not None else 0
         link.room = Room.of(hello.inventory, hello.sysinfo)
         link.disk_gb = steady(None, hello.sysinfo.get("disk_free_gb"))
+        link.facts = sysinfo
         link.noted = standing(link, in_force(hello.inventory))
         self._hub.wished(link, registered.wish)
         link.wished_at = anyio.current_time()
@@ -248,14 +252,29 @@ class Workers:
         """Close the worker to dispatch and free what it had not accepted."""
         self._hub.remove(link)
         if link.connection_id:
-            await self.disconnected(link.principal, link.connection_id, link.left)
+            await self.disconnected(link.principal, link.connection_id, link.left, link.queues)
 
-    async def disconnected(self, principal: Principal, connection_id: str, left: Bye | None) -> None:
-        """Record the end of a connection, here or at another gateway; `left`: the worker's goodbye."""
+    async def disconnected(
+        self,
+        principal: Principal,
+        connection_id: str,
+        left: Bye | None,
+        queues: tuple[str, ...] | None = None,
+    ) -> None:
+        """Record the end of a connection, here or at another gateway.
+
+        Args:
+            principal: the worker's.
+            connection_id: which.
+            left: the worker's goodbye, if it said one.
+            queues: that it served, if that is known here.
+        """
         try:
             with self.guard.contained(f"the end of a connection of worker {principal.worker}"):
                 if await self._threads.run(self._store.disconnected, principal, connection_id, left=left):
                     how, name = "left" if left else "is disconnected", principal.worker
+                    if self._telemetry is not None and left is not None:
+                        self._telemetry.left(principal, queues or (), maintenance=left.maintenance)
                     self.told.say(logging.INFO, name, "Worker %s %s", name, how)
         except UnreachableError as error:
             log.warning("The end of %s's connection is not recorded: %s", principal.worker, error)

@@ -20,6 +20,7 @@ from edge_ws.store.operators import OperatorStore
 from edge_ws.store.records import EDGE3_BEAT_S, EDGE3_BEATS
 from edge_ws.store.reports import ReportStore
 from edge_ws.store.retention import RetentionStore
+from edge_ws.store.telemetry import TelemetryStore
 from edge_ws.store.tokens import TokenStore
 from edge_ws.store.views import ViewStore
 from edge_ws.store.watch import Changes, ChangeWatch, make_watch
@@ -67,6 +68,8 @@ class Store:
         """Workers' credentials."""
         self.views: Final = ViewStore(database, alive_s)
         """What anybody may see."""
+        self.telemetry: Final = TelemetryStore(database)
+        """What metrics and traces tell of jobs."""
 
     def keep_connections(self) -> None:
         """Keep a few connections between transactions, for a process that has one after another."""
