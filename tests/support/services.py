@@ -60,6 +60,11 @@ def squid() -> tuple[Path, Path]:
     return _program("/usr/sbin/squid", "squid (the package squid)"), helper
 
 
+def prometheus() -> Path:
+    """Return Debian's Prometheus; promtool is of the same package."""
+    return _program("/usr/bin/prometheus", "Prometheus (the package prometheus)")
+
+
 def _program(path: str, what: str) -> Path:
     found = Path(path)
     if not found.exists():
