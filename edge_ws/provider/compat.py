@@ -371,6 +371,52 @@ def configured_executors() -> list[str]:
         raise UsageError(f"Airflow's configuration: [core] executor: {error}") from error
 
 
+# Metrics and traces
+
+
+def metrics() -> Any | None:  # noqa: ANN401 - Airflow's own module
+    """Return what emits metrics in this process, initialised; None where `[metrics]` wants none.
+
+    Airflow's core and its task SDK each have a copy of the module, with a state of its own. Scheduler and
+    api-server initialise core's alone, so this is core's, initialised where nobody has.
+    """
+    if not any(
+        conf.getboolean("metrics", name, fallback=False)
+        for name in ("statsd_on", "statsd_datadog_enabled", "otel_on")
+    ):
+        return None
+    from airflow._shared.observability.metrics import stats  # noqa: PLC0415 - only where metrics are wanted
+
+    if stats._factory is None:  # noqa: SLF001 - to initialise it again would drop its connection
+        from airflow.observability.metrics import stats_utils  # noqa: PLC0415
+
+        stats.initialize(
+            factory=stats_utils.get_stats_factory(),
+            export_legacy_names=conf.getboolean("metrics", "legacy_names_on"),
+        )
+    return stats
+
+
+def takes_commas_in_tags() -> bool:
+    """Tell whether metrics are sent in a form whose tags may have commas.
+
+    In InfluxDB's they may not: Airflow leaves such a tag out, with an error in the log for each metric.
+    """
+    return not conf.getboolean("metrics", "statsd_influxdb_enabled", fallback=False)
+
+
+def tracer(name: str) -> Any | None:  # noqa: ANN401 - OpenTelemetry's own class
+    """Return what makes spans in this process, None where `[traces]` wants none.
+
+    Airflow sets OpenTelemetry up when it sets itself up.
+    """
+    if not conf.getboolean("traces", "otel_on", fallback=False):
+        return None
+    from opentelemetry import trace  # noqa: PLC0415 - only where traces are wanted
+
+    return trace.get_tracer(name)
+
+
 # The api-server
 
 

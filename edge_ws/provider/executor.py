@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, object_session
 
 from edge_ws.errors import EdgeWsError, SchemaError, UnreachableError
 from edge_ws.provider import compat, verdict, workload
+from edge_ws.provider.airflow_stats import AirflowStats
 from edge_ws.provider.config import ExecutorSettings, executor_settings
 from edge_ws.provider.ports import AirflowFinishedLogs
 from edge_ws.provider.verdict import Outcome
@@ -93,6 +94,10 @@ class EdgeWsExecutor(compat.ExecutorBase):
     @cached_property
     def _log_folder(self) -> AirflowFinishedLogs:
         return AirflowFinishedLogs()
+
+    @cached_property
+    def _metrics(self) -> AirflowStats | None:
+        return AirflowStats.wanted()
 
     @property
     def _owner(self) -> int:
@@ -172,6 +177,13 @@ class EdgeWsExecutor(compat.ExecutorBase):
 
     def sync(self) -> None:
         """Report the jobs that have ended; a constant number of statements. Raises nothing."""
+        if self._metrics is None:
+            self._sync()
+            return
+        with self._metrics.sync_timed(self.team_name):
+            self._sync()
+
+    def _sync(self) -> None:
         now = self._clock()
         if now < self._quiet_until:
             return

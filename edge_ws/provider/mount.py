@@ -29,6 +29,8 @@ from edge_ws.guard import expected, leaf
 from edge_ws.protocol.frames import Refusal
 from edge_ws.protocol.http import PREFIX
 from edge_ws.provider import compat
+from edge_ws.provider.airflow_stats import AirflowStats
+from edge_ws.provider.airflow_traces import AirflowTraces
 from edge_ws.provider.audit import AirflowAudit
 from edge_ws.provider.config import (
     edge3_beat_s,
@@ -126,6 +128,8 @@ def make_gateway(*, has_metrics: bool = False) -> Gateway:
         audit=AirflowAudit(engine),
         identities=identities,
         has_metrics=has_metrics,
+        metrics=AirflowStats.wanted(),
+        traces=AirflowTraces.wanted(),
     )
 
 

@@ -40,10 +40,21 @@ from edge_ws.server.fleet_metrics import fleet_facts
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.longpoll import PollLink, Polls
 from edge_ws.server.metrics import Copy, Metrics, copy
-from edge_ws.server.ports import Audit, FinishedLogs, Identities, Tasks, TaskStates, TaskTokens, Users
+from edge_ws.server.ports import (
+    Audit,
+    CentreMetrics,
+    FinishedLogs,
+    Identities,
+    JobTraces,
+    Tasks,
+    TaskStates,
+    TaskTokens,
+    Users,
+)
 from edge_ws.server.reaper import Reaper
 from edge_ws.server.reports import Reports
 from edge_ws.server.running_logs import RunningLogs
+from edge_ws.server.telemetry import Telemetry
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.server.token_watch import TokenWatch
 from edge_ws.server.websocket import WebSockets
@@ -129,11 +140,13 @@ class Gateway:
         audit: Audit | None = None,
         identities: Identities | None = None,
         has_metrics: bool = False,
+        metrics: CentreMetrics | None = None,
+        traces: JobTraces | None = None,
     ) -> None:
         """Make it; without `users` there is no `v1/admin/`. It asks the centre by `tasks`.
 
         `identities`: whose credentials workers may show besides tokens of ours. `has_metrics`: what it counts
-        is shown to Prometheus.
+        is shown to Prometheus. `metrics` and `traces`: the centre's own, where it wants any.
         """
         self.id = GatewayId(new_id())
         self.figures = Figures(self._by_transport, has_metrics=has_metrics)
@@ -150,6 +163,11 @@ class Gateway:
         told = WorkerLog(log)
         self._store = store
         self._settings = settings
+        self._telemetry = (
+            Telemetry(store.telemetry, metrics, traces, guard)
+            if metrics is not None or traces is not None
+            else None
+        )
         self._hub = Hub(self._capacity_changed, self._queues_served)
         self._dispatcher = Dispatcher(
             store.dispatch, self._hub, settings, self.id, guard=guard, chronicle=chronicle
@@ -163,6 +181,7 @@ class Gateway:
             finished_logs=finished_logs,
             guard=guard,
             chronicle=chronicle,
+            telemetry=self._telemetry,
         )
         self._running_logs = RunningLogs(store.logs, finished_logs, guard=guard)
         self._reports = Reports(
@@ -177,6 +196,7 @@ class Gateway:
             guard=guard,
             told=told,
             chronicle=chronicle,
+            telemetry=self._telemetry,
         )
         self._token_watch = TokenWatch(
             store.tokens,
@@ -198,6 +218,7 @@ class Gateway:
             guard,
             told,
             chronicle,
+            self._telemetry,
         )
         self._fact_notes = FactNotes(store.liveness, self._hub)
         self._websockets = WebSockets(self._workers)
@@ -278,7 +299,8 @@ class Gateway:
 
     def _loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return what runs for ever, by name."""
-        return {
+        told = {} if self._telemetry is None else {"the telling of metrics and traces": self._telemetry.run}
+        return told | {
             "the dispatch of jobs and wishes": partial(self._dispatcher.run, lambda: self._watch.hears),
             "the writing of reports": self._reports.run_reports,
             "the writing of logs": self._reports.run_logs,

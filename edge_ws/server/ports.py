@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge_ws.server.diagnosis import AirflowTask
+from edge_ws.store.records import ClaimFacts
 
 RESTARTING = "restarting"
 """The state of a task that was cleared while it ran: what runs of it is to end."""
@@ -236,4 +237,63 @@ class Audit(Protocol):
         Raises:
             UnreachableError: that is not possible now; what was asked is not to be done then.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReading:
+    """A worker as it stands at one heartbeat."""
+
+    worker: str
+    team: str | None
+    connected: bool
+    maintenance: bool
+    """Whether it is in maintenance and holds no job any more."""
+    jobs_active: int
+    queues: tuple[str, ...]
+    """In force; empty: every queue."""
+    facts: Mapping[str, object]
+    """What it says of itself and its machine; from a worker, so any of it may be missing or made up."""
+
+
+class CentreMetrics(Protocol):
+    """The centre's own metrics system. Nothing here raises: metrics never disturb jobs."""
+
+    def heard(self, readings: Sequence[WorkerReading]) -> None:
+        """Take one heartbeat of each of these workers."""
+        ...
+
+    def silent(self, workers: Sequence[tuple[str, str | None]]) -> None:
+        """Take that these workers, each with its team, are not heard of any more."""
+        ...
+
+    def started(self, jobs: Sequence[ClaimFacts]) -> None:
+        """Count jobs that have started."""
+        ...
+
+    def ended(self, jobs: Sequence[ClaimFacts]) -> None:
+        """Count jobs that have ended, each with its `end_state`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobTrace:
+    """One job from the queue to its end. Times are seconds since the epoch, by this machine's clock."""
+
+    claim: str
+    job: ClaimFacts
+    queued_at: float | None
+    """None: not known; the row is in its next round."""
+    offered_at: float
+    accepted_at: float | None
+    """None: another gateway has heard it; likewise the start."""
+    started_at: float | None
+    ended_at: float
+
+
+class JobTraces(Protocol):
+    """The centre's own traces. Nothing here raises."""
+
+    def ended(self, jobs: Sequence[JobTrace]) -> None:
+        """Take jobs that have ended."""
         ...

@@ -24,6 +24,7 @@ from edge_ws.server.chronicle import Chronicle
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.hub import Hub
 from edge_ws.server.ports import RESTARTING, FinishedLogs, TaskStates
+from edge_ws.server.telemetry import Telemetry
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.records import LogToStore, OpenClaim
 from edge_ws.store.store import Store
@@ -129,6 +130,7 @@ class Reaper:
         finished_logs: FinishedLogs,
         guard: FaultGuard | None = None,
         chronicle: Chronicle | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """Make it.
 
@@ -141,6 +143,7 @@ class Reaper:
             finished_logs: where logs of ended jobs go.
             guard: contains what a step, or an item of it, raises.
             chronicle: told of what is settled here.
+            telemetry: hears of heartbeats, of who is silent, and what is given up.
         """
         self._chronicle = chronicle or Chronicle()
         self._guard = guard or FaultGuard(log)
@@ -150,6 +153,7 @@ class Reaper:
         self._gateway = gateway
         self._task_states = task_states
         self._finished_logs = finished_logs
+        self._telemetry = telemetry
         self._threads = ThreadLimit(threads=1)
         self._ended_since: dict[ClaimId, float] = {}
         self._ended = anyio.Event()
@@ -221,10 +225,11 @@ class Reaper:
         with contained("the repair of jobs' rows"):
             await self._threads.run(self._store.claims.repair)
         with contained("the look for silent workers"):
-            silent: list[WorkerName] = []
-            await self._threads.run(self._store.liveness.mark_silent, self._unmarked, silent.append)
-            for name in silent:
+            silent = await self._threads.run(self._store.liveness.mark_silent, self._unmarked)
+            for name, _team in silent:
                 self._chronicle.silent(name)
+            if self._telemetry is not None:
+                self._telemetry.silent(silent)
 
     async def _expire_offers(self) -> None:
         expired: list[tuple[ClaimId, WorkerName]] = []
@@ -296,6 +301,8 @@ class Reaper:
                 was_it = await self._threads.run(self._store.claims.give_up, one, detail, failed=False)
         if was_it:
             self._chronicle.settled(one, outcome, detail)
+            if self._telemetry is not None and action is not Action.REQUEUE:
+                self._telemetry.ended([one.claim])
         link = self._hub.get(one.worker)
         if link is not None:
             self._hub.release(link, one.claim)
@@ -360,6 +367,8 @@ class Reaper:
         ids = [link.connection_id for link in heard]
         await self.announce()
         known = await self._threads.run(self._store.liveness.beat, ids)
+        if self._telemetry is not None:
+            self._telemetry.beat(link for link in heard if link.connection_id in known)
         for link in heard:
             if link.connection_id not in known:
                 link.close(Close(CloseCode.REPLACED, "another connection of this worker took over"))

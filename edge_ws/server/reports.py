@@ -49,6 +49,7 @@ from edge_ws.server.hub import REFUSED_PAUSE_S, REPEAT_S, Hub, Link, Standing, w
 from edge_ws.server.log_limits import LogLimits
 from edge_ws.server.ports import TaskTokens
 from edge_ws.server.standing import as_wished, bounded, in_force, standing, steady, without_settings
+from edge_ws.server.telemetry import Telemetry
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.server.worker_log import WorkerLog
 from edge_ws.store.records import Accepted, OpenClaim, Owing, Room, Verdict
@@ -137,6 +138,7 @@ class Reports:
         guard: FaultGuard | None = None,
         told: WorkerLog | None = None,
         chronicle: Chronicle | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """Make it.
 
@@ -152,6 +154,7 @@ class Reports:
             guard: contains what a statement raises.
             told: where what workers say is logged.
             chronicle: told of what becomes of jobs and wishes.
+            telemetry: hears what becomes of jobs.
         """
         self._chronicle = chronicle or Chronicle()
         self._store = store
@@ -164,6 +167,7 @@ class Reports:
         self._on_log = on_log
         self._threads = ThreadLimit(threads=1)
         self._told = told or WorkerLog(log)
+        self._telemetry = telemetry
         guard = guard or FaultGuard(log)
         self._budget = Budget()
         self._log_limits = LogLimits(store.log_sizes, settings)
@@ -268,6 +272,8 @@ class Reports:
 
     def _answer_report(self, taken: _Taken[ClaimReport], judged: tuple[Outcome, str]) -> None:
         (link, frame, to, _), (outcome, token) = taken, judged
+        if self._telemetry is not None:
+            self._telemetry.reported(frame, outcome)
         match outcome:
             case Accepted():
                 self._chronicle.figures.accepted(frame.claim)
@@ -381,6 +387,8 @@ class Reports:
     def _buried(self, link: Link, host: HostId, claims: tuple[ClaimId, ...], to: Answers) -> None:
         link.dead_hosts = (*link.dead_hosts, host)[-DEAD_HOSTS:]
         self._chronicle.host_died(link.name, [claim for claim in claims if claim in link.slots])
+        if self._telemetry is not None:
+            self._telemetry.ended(claims)
         for claim in claims:
             to.send(Ack(claim=claim, phase=Phase.ENDED))
             self._hub.release(link, claim)
@@ -426,12 +434,16 @@ class Reports:
         # may be at them still.
         known = {one.claim: one for one in open_claims if one.site == link.principal.site}
         stated = {held.claim: held for held in link.inventory.claims}
+        if self._telemetry is not None:
+            self._telemetry.held(known.values())
         for claim_id, held in stated.items():
             if claim_id not in known:
                 link.send(Stale(claim=claim_id))
             elif held.phase is Phase.STARTED and known[claim_id].phase is not Phase.STARTED:
                 started = PhaseIs(claim=claim_id, phase=Phase.STARTED, host=held.host)
                 await self._threads.run(self._store.take, [(link.principal, started)], start_within_s=0.0)
+                if self._telemetry is not None:
+                    self._telemetry.started(claim_id)
         for claim_id in known.keys() - stated.keys() - buried:
             link.send(Query(claim=claim_id))
 

@@ -28,6 +28,7 @@ from edge_ws.server.entrance import CrowdedError, Entrance, Turns
 from edge_ws.server.hub import Hub, Link, wish_frame
 from edge_ws.server.reports import Answers, Reports
 from edge_ws.server.standing import bounded, in_force, standing, steady, without_settings
+from edge_ws.server.telemetry import Telemetry
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.server.worker_log import WorkerLog
 from edge_ws.store.records import Principal, Registered, Registration, Room
@@ -61,6 +62,7 @@ class Workers:
         guard: FaultGuard | None = None,
         told: WorkerLog | None = None,
         chronicle: Chronicle | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.chronicle = chronicle or Chronicle()
         """Told of who comes, who goes, and who is refused."""
@@ -74,6 +76,7 @@ class Workers:
         self._settings = settings
         self._gateway = gateway
         self._credentials = credentials
+        self._telemetry = telemetry
         self._threads = ThreadLimit(threads=2)
         self._decoder = ThreadLimit(threads=1)
         self._entrance = Entrance()
@@ -275,14 +278,29 @@ class Workers:
             link.is_counted = False
             self.chronicle.disconnected(link.name, link.left, link.closing)
         if link.connection_id:
-            await self.disconnected(link.principal, link.connection_id, link.left)
+            await self.disconnected(link.principal, link.connection_id, link.left, link.queues)
 
-    async def disconnected(self, principal: Principal, connection_id: str, left: Bye | None) -> None:
-        """Record the end of a connection, here or at another gateway; `left`: the worker's goodbye."""
+    async def disconnected(
+        self,
+        principal: Principal,
+        connection_id: str,
+        left: Bye | None,
+        queues: tuple[str, ...] | None = None,
+    ) -> None:
+        """Record the end of a connection, here or at another gateway.
+
+        Args:
+            principal: the worker's.
+            connection_id: which.
+            left: the worker's goodbye, if it said one.
+            queues: that it served, if that is known here.
+        """
         try:
             with self.guard.contained(f"the end of a connection of worker {principal.worker}"):
                 if await self._threads.run(self._store.disconnected, principal, connection_id, left=left):
                     how, name = "left" if left else "is disconnected", principal.worker
+                    if self._telemetry is not None and left is not None:
+                        self._telemetry.left(principal, queues or (), maintenance=left.maintenance)
                     self.told.say(logging.INFO, name, "Worker %s %s", name, how)
         except UnreachableError as error:
             log.warning("The end of %s's connection is not recorded: %s", principal.worker, error)

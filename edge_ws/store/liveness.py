@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -184,19 +184,18 @@ class LivenessStore:
             if rows:
                 connection.execute(_FACTS, rows)
 
-    def mark_silent(
-        self, failed: Failed = fail, marked: Callable[[WorkerName], None] = lambda _: None
-    ) -> None:
+    def mark_silent(self, failed: Failed = fail) -> list[tuple[WorkerName, str | None]]:
         """Show workers that no gateway has seen lately as unknown, or as offline in maintenance.
 
-        `failed` is told of one for whom that cannot be done, `marked` of each for whom it is.
+        `failed` is told of one for whom that cannot be done. Returns the others, each with its team.
         """
+        shown: list[tuple[WorkerName, str | None]] = []
         here = edge_worker.c.state.in_(
             [state.value for state, moves in MOVES.items() if Event.SILENCE in moves]
         )
         is_silent = worker.c.seen_at < epoch_now() - silent_after_s(worker)
         is_abandoned = age_s(edge_worker.c.last_update) > ABANDONED * self._edge3_alive_s
-        columns = edge_worker.c.worker_name, edge_worker.c.sysinfo, worker.c.site
+        columns = edge_worker.c.worker_name, edge_worker.c.sysinfo, edge_worker.c.team_name, worker.c.site
         query = sa.select(*columns).outerjoin(worker, worker.c.worker_name == edge_worker.c.worker_name)
         with self._database.read() as connection:
             found = connection.execute(query.where(here, sa.or_(is_silent, is_abandoned))).all()
@@ -214,4 +213,5 @@ class LivenessStore:
                 wish = read_wish(connection, name) if is_ours else None
                 in_maintenance = wish is not None and wish.maintenance
                 move(connection, name, Event.LEAVE_IN_MAINTENANCE if in_maintenance else Event.SILENCE)
-                marked(name)
+                shown.append((name, row.team_name))
+        return shown

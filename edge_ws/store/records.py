@@ -338,6 +338,35 @@ class OpenClaim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimFacts:
+    """A claim, live or ended, with its job: for metrics and traces. Ages are seconds before the reading."""
+
+    key: JobKey
+    worker: WorkerName
+    queue: str
+    team: str | None
+    slots: int
+    result: str | None
+    """How it ended; None: it has not."""
+    job_state: str
+    """The row's, which may be in its next round."""
+    detail: str
+    command: str | None
+    """The workload's JSON, if it was asked for."""
+    queued_s: float | None
+    offered_s: float
+    ended_s: float | None
+
+    @property
+    def end_state(self) -> str | None:
+        """`success` or `failed`; None: that has not ended the job, or nothing has."""
+        if self.result in {"success", "failed"}:
+            return self.result
+        is_over = self.result == "lost" or self.job_state in {"failed", "removed"}
+        return "failed" if self.result is not None and is_over else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndedJob:
     """An ended row that its owner has not reported yet."""
 

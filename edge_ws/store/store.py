@@ -23,6 +23,7 @@ from edge_ws.store.operators import OperatorStore
 from edge_ws.store.records import EDGE3_BEAT_S, EDGE3_BEATS
 from edge_ws.store.reports import ReportStore
 from edge_ws.store.retention import RetentionStore
+from edge_ws.store.telemetry import TelemetryStore
 from edge_ws.store.tokens import TokenStore
 from edge_ws.store.views import ViewStore
 from edge_ws.store.watch import Changes, ChangeWatch, make_watch
@@ -76,6 +77,8 @@ class Store:
         """What gateways know of each other, and what is counted of the whole fleet."""
         self.fleet: Final = FleetStore(database, self.views)
         """The whole fleet at one moment, for those who watch it."""
+        self.telemetry: Final = TelemetryStore(database)
+        """What metrics and traces tell of jobs."""
 
     def observe(self, observer: Observer) -> None:
         """Have each transaction told, on the thread that it ran on."""

@@ -22,7 +22,7 @@ from edge_ws.protocol.frames import Frame, Hello, Inventory, ServerFrame, Timers
 from edge_ws.protocol.ids import ClaimId, HostId, SiteId, WorkerName, new_id
 from edge_ws.server.app import Gateway
 from edge_ws.server.config import GatewaySettings
-from edge_ws.server.ports import Identities
+from edge_ws.server.ports import CentreMetrics, Identities, JobTraces
 from edge_ws.store.store import Store
 from edge_ws.store.tables import worker
 from tests.support.waiting import wait_until
@@ -100,11 +100,16 @@ def serving(
     settings: GatewaySettings | None = None,
     port: int = 0,
     identities: Identities | None = None,
+    *,
+    metrics: CentreMetrics | None = None,
+    traces: JobTraces | None = None,
 ) -> Iterator[RunningGateway]:
     """Serve a gateway in a thread for the length of the block."""
     tasks, logs = Tasks(), LogFolder()
     settings = settings or GatewaySettings(hostname="test")
-    gateway = Gateway(store, settings, tasks, tasks, logs, identities=identities)
+    gateway = Gateway(
+        store, settings, tasks, tasks, logs, identities=identities, metrics=metrics, traces=traces
+    )
     with _running(gateway, port) as (taken, stop):
         yield RunningGateway(taken, tasks, logs, stop)
 

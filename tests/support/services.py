@@ -65,6 +65,11 @@ def chromium() -> Path:
     return _program("/usr/bin/chromium", "Chromium (the package chromium)")
 
 
+def prometheus() -> Path:
+    """Return Debian's Prometheus; promtool is of the same package."""
+    return _program("/usr/bin/prometheus", "Prometheus (the package prometheus)")
+
+
 def _program(path: str, what: str) -> Path:
     found = Path(path)
     if not found.exists():
