@@ -83,8 +83,6 @@ class Link:
         """As the worker last said."""
         self.disk_gb: float | None = None
         """Free on the worker's disk; small changes are left out."""
-        self.facts: Mapping[str, str | int | float] = {}
-        """What the worker last said of itself and its machine."""
         self.noted: Standing | None = None
         """As the database knows it."""
         self.cancelled: frozenset[ClaimId] = frozenset()
@@ -93,6 +91,8 @@ class Link:
         self.dead_hosts: tuple[HostId, ...] = ()
         """The last hosts of the worker whose death is recorded."""
         self.not_before = 0.0
+        self.facts: Mapping[str, str | int | float] = {}
+        """What the worker says of itself and its machine, the newest of each."""
         self.left: Bye | None = None
         self.closing: Close | None = None
         # A list and a future: an idle link's deque and Event would take 2 KiB.

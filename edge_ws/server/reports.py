@@ -390,8 +390,8 @@ class Reports:
                 await self.take(link, HostDead(host=host, ended=_ended(inventory)))
         before, drained = link.free(), link.inventory is not None and link.inventory.draining
         link.inventory, link.room = inventory, Room.of(inventory, status.sysinfo)
+        link.facts = {**link.facts, **sysinfo}
         link.disk_gb = steady(link.disk_gb, status.sysinfo.get("disk_free_gb"))
-        link.facts = sysinfo
         if inventory.asked is not None and inventory.asked.number > link.asked:
             self._others.put(_Taken(link, inventory.asked, _Nobody()))
         said = standing(link, as_wished(link, in_force(inventory)))

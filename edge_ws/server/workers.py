@@ -194,9 +194,8 @@ class Workers:
         link.local = hello.concurrency, queues
         link.has_control = CONTROL in hello.capabilities
         link.asked = hello.inventory.asked.number if hello.inventory.asked is not None else 0
-        link.room = Room.of(hello.inventory, hello.sysinfo)
+        link.room, link.facts = Room.of(hello.inventory, hello.sysinfo), sysinfo
         link.disk_gb = steady(None, hello.sysinfo.get("disk_free_gb"))
-        link.facts = sysinfo
         link.noted = standing(link, in_force(hello.inventory))
         self._hub.wished(link, registered.wish)
         link.wished_at = anyio.current_time()
