@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from edge_ws.provider import compat
@@ -27,6 +28,8 @@ _OURS_ALONE = {"pid"}
 """Numbers that measure nothing."""
 _TAKEN = {"connected", "maintenance", "jobs_active", "num_queues", "heartbeat_count"}
 """A worker's fact of such a name would pass for ours."""
+MOST_FACTS = 100
+"""Numbers of one worker, at the most; each is a series of its own wherever metrics go."""
 _FACT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 """What may be the end of a metric's name: Airflow logs an error for each that is not."""
 
@@ -121,7 +124,7 @@ class AirflowStats:
         else:
             tags_of_queues = tags
         gauge("edge_worker.num_queues", len(one.queues), tags=tags_of_queues)
-        for name, value in _numbers(facts):
+        for name, value in islice(_numbers(facts), MOST_FACTS):
             gauge(f"edge_worker.{name}", value, tags=tags)
 
     # The executor's

@@ -86,10 +86,13 @@ def ours(centre: Centre, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
         yield listener
 
 
-def queue_job(centre: Centre, executor: EdgeWsExecutor) -> None:
-    ti = centre.task(queue=QUEUES[0])
+def new_workload(centre: Centre) -> Any:
+    return centre.workload(centre.task(queue=QUEUES[0]))
+
+
+def queue(executor: EdgeWsExecutor, workload: Any) -> None:
     with create_session(scoped=False) as session:
-        executor.queue_workload(centre.workload(ti), session=session)
+        executor.queue_workload(workload, session=session)
 
 
 def our_executor(team: str | None) -> EdgeWsExecutor:
@@ -153,7 +156,7 @@ def what_edge3_says(centre: Centre, team: str | None) -> None:
     one.say("starting")
     one.say("idle")
     for end in (TaskInstanceState.SUCCESS, TaskInstanceState.FAILED):
-        queue_job(centre, executor)
+        queue(executor, new_workload(centre))
         one.run_job(end)
     one.say("running", 1)
     one.say("maintenance mode")
@@ -178,7 +181,9 @@ async def beating(peer: Peer, is_so: Callable[[], bool]) -> None:
 async def what_we_say(centre: Centre, team: str | None, ours: Listener) -> None:
     """The same with workers of ours at a gateway."""
     executor, store = our_executor(team), Store(centre.engine)
-    settings = GatewaySettings(hostname="test", timers=Timers(heartbeat_s=1.0), backup_scan_s=1.0)
+    # Made now: that takes seconds, in which a worker would fall silent.
+    workloads = new_workload(centre), new_workload(centre)
+    settings = GatewaySettings(hostname="test", timers=Timers(heartbeat_s=2.0), backup_scan_s=1.0)
     team_tag = f",team_name={team}" if team else ""
 
     def seen(name: str, value: str, worker_name: str = "plant.7") -> bool:
@@ -191,7 +196,7 @@ async def what_we_say(centre: Centre, team: str | None, ours: Listener) -> None:
             await peer.expect(Welcome)
             await beating(peer, lambda: seen("connected", "1"))
             for code in (0, 1):
-                queue_job(centre, executor)
+                queue(executor, workloads[code])
                 offer = await peer.expect(Offer)
                 await peer.send(Accept(claim=offer.claim, host=peer.host))
                 await peer.expect(Go)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -197,6 +198,13 @@ class Gauges:
         self.values[name] = value
 
 
+def test_a_worker_has_so_many_facts_and_no_more() -> None:
+    gauges = Gauges()
+    facts = {f"fact_{number}": number for number in range(1000)}
+    AirflowStats(gauges).heard([replace(READING, facts=facts)])
+    assert sum(name.startswith("edge_worker.fact_") for name in gauges.values) == airflow_stats.MOST_FACTS
+
+
 def test_a_workers_facts_are_its_numbers_under_names_that_airflow_takes() -> None:
     gauges = Gauges()
     facts = {
@@ -212,19 +220,7 @@ def test_a_workers_facts_are_its_numbers_under_names_that_airflow_takes() -> Non
         "status": "good",
         "concurrency": "many",
     }
-    AirflowStats(gauges).heard(
-        [
-            WorkerReading(
-                worker="w1",
-                team=None,
-                connected=True,
-                maintenance=False,
-                jobs_active=0,
-                queues=(),
-                facts=facts,
-            )
-        ]
-    )
+    AirflowStats(gauges).heard([replace(READING, facts=facts)])
     begin = "edge_worker."
     assert {name.removeprefix(begin): value for name, value in gauges.values.items()} == {
         "heartbeat_count": 1,

@@ -25,7 +25,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
-SETTINGS = GatewaySettings(hostname="test", timers=Timers(heartbeat_s=1.0), backup_scan_s=0.5)
+SETTINGS = GatewaySettings(hostname="test", timers=Timers(heartbeat_s=2.0), backup_scan_s=0.5)
 
 
 class Told:
