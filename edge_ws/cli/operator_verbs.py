@@ -41,7 +41,7 @@ ONE_THING = Argument(
     default="text",
     help="text, json or yaml (default: text)",
 )
-_WAY = (
+WAY = (
     Argument(
         flags=("--url",),
         metavar="URL",
@@ -114,7 +114,7 @@ def _reads(name: str, what: str, description: str, *arguments: Argument, output:
         implementation=f"edge_ws.cli.operate:{name.replace('-', '_')}",
         extra="server",
         works_bare="url",
-        arguments=(*arguments, output, *_WAY),
+        arguments=(*arguments, output, *WAY),
     )
 
 
@@ -129,7 +129,7 @@ def _changes(
         implementation=f"edge_ws.cli.operate:{name.replace('-', '_')}",
         extra="server",
         works_bare="url",
-        arguments=(*arguments, *waits, _YES, ONE_RESULT, *_WAY),
+        arguments=(*arguments, *waits, _YES, ONE_RESULT, *WAY),
     )
 
 

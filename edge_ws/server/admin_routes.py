@@ -20,12 +20,14 @@ from starlette.responses import JSONResponse, Response
 from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError, UsageError
 from edge_ws.protocol import codec
 from edge_ws.server import answers
-from edge_ws.server.admin import OPERATIONS, Kind, Operation, perform
+from edge_ws.server.admin import OPERATIONS, Operation, perform
 from edge_ws.server.bodies import BodyError, check_json, read_whole
 from edge_ws.server.entrance import CrowdedError, Entrance
+from edge_ws.server.parameters import Kind
 from edge_ws.server.ports import Audit, AuditEntry, Tasks, User, Users
 from edge_ws.server.quota import Quota
 from edge_ws.server.threads import ThreadLimit
+from edge_ws.store.secret_form import hidden
 from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -108,7 +110,7 @@ class Admin:
         given = await self._body(request) if operation.changes else _query(operation, request.query_params)
         if operation.changes:
             # As JSON: nothing that was sent can look like a line of the log.
-            log.info("%s wishes: %s %s", json.dumps(user.name), name, json.dumps(given))
+            log.info("%s wishes: %s %s", json.dumps(user.name), name, hidden(json.dumps(given)))
         result = await self._threads.run(
             perform, self._store, name, given, user=user.name, tasks=self._tasks, audit=self._audit
         )
@@ -170,9 +172,10 @@ def _token(headers: Headers) -> str:
 
 
 def _check_right(user: User, operation: Operation) -> None:
-    if not (user.may_manage if operation.changes else user.may_read):
-        missing = user.manage_right if operation.changes else user.read_right
-        doing = "change workers" if operation.changes else "see workers and jobs"
+    if not (user.may_manage if operation.is_for_managers else user.may_read):
+        missing = user.manage_right if operation.is_for_managers else user.read_right
+        seen = "tokens" if operation.manages else "workers and jobs"
+        doing = "change workers" if operation.changes else f"see {seen}"
         raise _RefusalError(403, "not_admitted", f"user {user.name} may not {doing}: it takes {missing}")
 
 
