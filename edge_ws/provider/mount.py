@@ -50,6 +50,7 @@ from edge_ws.provider.task_settings import task_settings
 from edge_ws.provider.tasks import AirflowTasks
 from edge_ws.server.answers import refuse_worker
 from edge_ws.server.app import Gateway
+from edge_ws.server.uvicorn_log import quieten
 from edge_ws.store import schema
 from edge_ws.store.database import Database
 from edge_ws.store.store import Store
@@ -228,6 +229,7 @@ def make_shell(door: Door, warm: Callable[[], None] | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        quieten()
         # Before the api-server answers anybody: see warm_execution_api.
         async with door.open(meanwhile=warm or warm_execution_api):
             with _before_the_end(door.end_polls):

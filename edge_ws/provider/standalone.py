@@ -36,6 +36,7 @@ from edge_ws.server import relay
 from edge_ws.server.answers import refusal
 from edge_ws.server.guarded import MAX_HEAD, GuardedHttp, GuardedWebSocket, limits_by_files
 from edge_ws.server.relay import Relay
+from edge_ws.server.uvicorn_log import quieten
 from edge_ws.server.uvicorn_server import BelowPath, DrainingServer, Processes
 
 if TYPE_CHECKING:
@@ -312,7 +313,7 @@ def _log_to_stderr() -> None:
 def _log_less() -> None:
     """Leave out what comes with each request of thousands of workers."""
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    # uvicorn says this of every WebSocket that is refused with an answer, which is as it should be.
-    # The other is for strangers to fill the log with.
-    unsaid = {"ASGI callable returned without completing handshake.", "Invalid HTTP request received."}
-    logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg not in unsaid)
+    # For strangers to fill the log with.
+    unsaid = "Invalid HTTP request received."
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != unsaid)
+    quieten()
