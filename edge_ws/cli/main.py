@@ -20,16 +20,32 @@ from edge_ws.texts import printable
 PROGRAM = "edge-ws"
 
 
+class _Version(argparse.Action):
+    """Does what the verb `version` does, in place of a verb."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,  # noqa: ARG002 - argparse's signature
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Print it, and end."""
+        (verb,) = (one for words, one in leaves(VERBS) if words == "version")
+        parser.exit(run(verb, namespace, PROGRAM))
+
+
 def build(members: Sequence[Verb | Group] = VERBS) -> argparse.ArgumentParser:
     """Return the parser; what it parses carries the chosen `Verb` as `verb`."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        usage=f"{PROGRAM} [-h] VERB ...",
+        usage=f"{PROGRAM} [-h] [--version] VERB ...",
         description=_overview(members),
         epilog=f"Each verb explains itself: {PROGRAM} VERB --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="as the verb: print the version")
     verbs = parser.add_subparsers(prog=PROGRAM, metavar="VERB", required=True, help=argparse.SUPPRESS)
     for member in members:
         # Without a `help` argparse does not list it: the description shows the verbs by side.

@@ -41,7 +41,7 @@ ONE_THING = Argument(
     default="text",
     help="text, json or yaml (default: text)",
 )
-_WAY = (
+WAY = (
     Argument(
         flags=("--url",),
         metavar="URL",
@@ -121,7 +121,7 @@ def _reads(
         implementation=f"edge_ws.cli.{module}:{name.replace('-', '_')}",
         extra="server",
         works_bare="url",
-        arguments=(*arguments, output, *_WAY),
+        arguments=(*arguments, output, *WAY),
     )
 
 
@@ -136,7 +136,7 @@ def _changes(
         implementation=f"edge_ws.cli.operate:{name.replace('-', '_')}",
         extra="server",
         works_bare="url",
-        arguments=(*arguments, *waits, _YES, ONE_RESULT, *_WAY),
+        arguments=(*arguments, *waits, _YES, ONE_RESULT, *WAY),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from edge_ws.cli.operator_verbs import ONE_RESULT, ONE_THING, OPERATOR_VERBS, OUTPUT
+from edge_ws.cli.operator_verbs import ONE_RESULT, ONE_THING, OPERATOR_VERBS, OUTPUT, WAY
 from edge_ws.cli.verb import Argument, Group, Side, Verb
 from edge_ws.worker.config import CONFIG_VARIABLE, DEFAULT_FILE
 from edge_ws.worker.settings import SETTINGS, TOKEN_VARIABLE, Kind, Setting
@@ -22,8 +22,9 @@ _TOKEN = Group(
             help="make a token for a worker and print it, once",
             description="Prints the secret alone on standard output; only its hash is stored.",
             side=Side.CENTRE,
-            implementation=f"{_COMMANDS}:token_create",
+            implementation="edge_ws.cli.tokens:token_create",
             extra="server",
+            works_bare="url",
             arguments=(
                 Argument(
                     flags=("name",),
@@ -57,33 +58,38 @@ _TOKEN = Group(
                     type=int,
                     help="how many worker names it may be used for (default: 1000)",
                 ),
+                *WAY,
             ),
         ),
         Verb(
             name="list",
             help="list the tokens, without their secrets",
             side=Side.CENTRE,
-            implementation=f"{_COMMANDS}:token_list",
+            implementation="edge_ws.cli.tokens:token_list",
             extra="server",
-            arguments=(OUTPUT,),
+            works_bare="url",
+            arguments=(OUTPUT, *WAY),
         ),
         Verb(
             name="revoke",
             help="make a token useless, now and for good",
             side=Side.CENTRE,
-            implementation=f"{_COMMANDS}:token_revoke",
+            implementation="edge_ws.cli.tokens:token_revoke",
             extra="server",
-            arguments=(_TOKENS,),
+            works_bare="url",
+            arguments=(_TOKENS, *WAY),
         ),
         Verb(
             name="show",
             help="show a token: its limits, and which workers used it, when and from where",
             side=Side.CENTRE,
-            implementation=f"{_COMMANDS}:token_show",
+            implementation="edge_ws.cli.tokens:token_show",
             extra="server",
+            works_bare="url",
             arguments=(
                 _TOKENS,
                 ONE_THING,
+                *WAY,
             ),
         ),
         Verb(
@@ -92,8 +98,9 @@ _TOKEN = Group(
             description="At most two secrets are valid at a time. A worker uses the new one as soon as it "
             "is in its token file.",
             side=Side.CENTRE,
-            implementation=f"{_COMMANDS}:token_rotate",
+            implementation="edge_ws.cli.tokens:token_rotate",
             extra="server",
+            works_bare="url",
             arguments=(
                 _ONE_TOKEN,
                 Argument(
@@ -102,6 +109,7 @@ _TOKEN = Group(
                     default="24h",
                     help="how long the old secret stays valid, e.g. 7d, 12h, 30m (default: 24h)",
                 ),
+                *WAY,
             ),
         ),
         Verb(
@@ -110,8 +118,9 @@ _TOKEN = Group(
             description="Workers that are connected by it get no more jobs of the other queues; those of "
             "another team are sent away.",
             side=Side.CENTRE,
-            implementation=f"{_COMMANDS}:token_narrow",
+            implementation="edge_ws.cli.tokens:token_narrow",
             extra="server",
+            works_bare="url",
             arguments=(
                 _ONE_TOKEN,
                 Argument(
@@ -126,6 +135,7 @@ _TOKEN = Group(
                     metavar="TIME",
                     help="expire after this time from now, e.g. 90d, 12h, 30m",
                 ),
+                *WAY,
             ),
         ),
     ),

@@ -27,6 +27,7 @@ from edge_ws.server.diagnosis import NO_GATEWAY_ADVICE
 from edge_ws.server.eligibility import lasted
 from edge_ws.store import schema
 from edge_ws.store.database import Database, first_line
+from edge_ws.store.logs import left_out
 from edge_ws.store.records import EndedJob, JobKey, RunningLog
 from edge_ws.store.store import Store
 from edge_ws.store.tables import claim, edge_job, edge_logs, gateway, log
@@ -395,9 +396,13 @@ class EdgeWsExecutor(compat.ExecutorBase):
     def _shown(kind: str, found: RunningLog) -> tuple[list[str], list[str]]:
         messages = [f"Running on {kind} worker {found.worker}; its log as far as it has arrived:"]
         data = found.data
+        later = found.cut - found.lost
+        if later:
+            messages.append(f"The first {later} bytes are left out until the task has ended.")
         if found.cut:
-            messages.append(f"The first {found.cut} bytes are left out until the task has ended.")
             data = data.partition(b"\n")[2]
+        if found.lost:
+            data = left_out(found.lost) + data
         return messages, [data.decode("utf-8", errors="replace")] if data else []
 
     # Duties without work

@@ -55,6 +55,7 @@ from edge_ws.server import page_files
 from edge_ws.server.answers import refuse_worker
 from edge_ws.server.app import Gateway
 from edge_ws.server.metrics_listener import MetricsListener
+from edge_ws.server.uvicorn_log import quieten
 from edge_ws.store import schema
 from edge_ws.store.database import Database
 from edge_ws.store.store import Store
@@ -277,6 +278,7 @@ def make_shell(door: Door, warm: Callable[[], None] | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        quieten()
         # Before the api-server answers anybody: see warm_execution_api.
         async with door.open(meanwhile=warm or warm_execution_api):
             with _before_the_end(door.end_polls):

@@ -37,6 +37,7 @@ from edge_ws.server.answers import refusal
 from edge_ws.server.guarded import MAX_HEAD, GuardedHttp, GuardedWebSocket, limits_by_files
 from edge_ws.server.metrics_listener import MetricsListener
 from edge_ws.server.relay import Relay
+from edge_ws.server.uvicorn_log import quieten
 from edge_ws.server.uvicorn_server import BelowPath, DrainingServer, Processes
 
 if TYPE_CHECKING:
@@ -331,12 +332,7 @@ def _log_to_stderr() -> None:
 def _log_less() -> None:
     """Leave out what comes with each request of thousands of workers."""
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    # uvicorn says this of every WebSocket that is refused with an answer, which is as it should be.
-    # The other is for strangers to fill the log with.
-    unsaid = {
-        "ASGI callable returned without completing handshake.",
-        # Of a stream whose reader is cut off.
-        "ASGI callable returned without completing response.",
-        "Invalid HTTP request received.",
-    }
+    # The one is for strangers to fill the log with, the other of a stream whose reader is cut off.
+    unsaid = {"Invalid HTTP request received.", "ASGI callable returned without completing response."}
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg not in unsaid)
+    quieten()

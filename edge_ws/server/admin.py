@@ -6,23 +6,23 @@ An operation takes checked parameters and returns what JSON can hold. Knows no H
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from enum import Enum
 from typing import Any
 
 from edge_ws.errors import EdgeWsError, UnreachableError, UsageError
-from edge_ws.protocol.ids import MAX_CONCURRENCY, GatewayId, is_queue_name
-from edge_ws.server import happenings, views
+from edge_ws.protocol.ids import MAX_CONCURRENCY, GatewayId
+from edge_ws.server import happenings, token_admin, views
 from edge_ws.server.figure_rows import figures_row
+from edge_ws.server.parameters import Kind, Parameter, check_queues
 from edge_ws.server.ports import Audit, AuditEntry, Tasks
 from edge_ws.store.events import EventStore, NewEvent
 from edge_ws.store.figures import FigureStore
 from edge_ws.store.operators import OperatorStore
 from edge_ws.store.records import Wished
 from edge_ws.store.store import Store
+from edge_ws.store.tokens import TokenStore
 from edge_ws.store.views import ViewStore
 from edge_ws.store.worker_states import AWAY, WorkerState, state_of
 
@@ -32,60 +32,9 @@ LONGEST_COMMENT = 800
 """edge3's column takes 1,024, and who wished it when is written in front."""
 LONGEST_USER = 100
 """Characters of a user's name that are written there."""
-_UNFIT = re.compile("[\0\ud800-\udfff]")
-"""What no database takes as text: the zero byte, and halves of characters."""
-LARGEST = 2**31 - 1
-"""What an integer column takes."""
 _GLOB = frozenset("*?")
 
 Row = dict[str, object]
-
-
-class Kind(Enum):
-    """What a parameter is; the value is how a sentence names it."""
-
-    TEXT = "a text"
-    TEXTS = "a list of texts"
-    NUMBER = "a whole number"
-    SWITCH = "true or false"
-    WORKERS = "a worker's name, or a list of names"
-
-
-def _as_it_is(value: object) -> object:
-    return value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameter:
-    """One parameter of an operation."""
-
-    kind: Kind
-    required: bool = False
-    check: Callable[[Any], object] = _as_it_is
-    """Returns the value to take for one of the right type; raises UsageError for one out of range."""
-
-    def read(self, name: str, value: object) -> object:
-        """Return the value to take.
-
-        Raises:
-            UsageError: it is of another type, or out of range.
-        """
-        listed = value if isinstance(value, list) else [value]
-        texts = bool(listed) and all(isinstance(one, str) for one in listed)
-        fits = {
-            Kind.TEXT: isinstance(value, str),
-            Kind.TEXTS: texts and isinstance(value, list),
-            Kind.NUMBER: isinstance(value, int) and not isinstance(value, bool),
-            Kind.SWITCH: isinstance(value, bool),
-            Kind.WORKERS: texts,
-        }
-        if not fits[self.kind]:
-            raise UsageError(f"{name} must be {self.kind.value}, not {str(value)[:60]!r}")
-        if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
-            raise UsageError(f"{name}: the number is not between {-LARGEST} and {LARGEST}")
-        if texts and (unfit := next(filter(_UNFIT.search, listed), None)) is not None:
-            raise UsageError(f"{name}: {unfit[:60]!r} has a character that no text can have")
-        return self.check(value)
 
 
 Own = tuple[GatewayId, Mapping[str, Any]]
@@ -99,6 +48,7 @@ class Call:
     views: ViewStore
     events: EventStore
     figures: FigureStore
+    tokens: TokenStore
     given: Mapping[str, Any]
     user: str | None = None
     """Who asks by HTTP; None: the command line, on the database."""
@@ -124,6 +74,12 @@ class Call:
             ]
         )
 
+    def note_token(self, refused: str | None = None) -> None:
+        """Write down what is asked of a token; before it is done, or why it was refused."""
+        if self.audit is not None:
+            more = {} if refused is None else {"refused": refused}
+            self.audit.record([AuditEntry(event=self.name, user=self.user, extra={**self.given, **more})])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
@@ -135,6 +91,8 @@ class Operation:
     run: Callable[[Call], object]
     formerly: Mapping[str, str] = field(default_factory=dict)
     """Old names of parameters."""
+    manages: bool = False
+    """It changes nothing, and takes the right to manage all the same."""
 
 
 def perform(
@@ -190,6 +148,7 @@ def perform(
             views=store.views,
             events=store.events,
             figures=store.figures,
+            tokens=store.tokens,
             given=checked,
             user=user,
             tasks=tasks,
@@ -363,6 +322,29 @@ def _remove(call: Call, name: str) -> Wished:
     return call.operators.remove_worker(name)
 
 
+# Tokens
+
+
+def _change_token(change: Callable[..., Row], parameters: Mapping[str, Parameter]) -> Operation:
+    """Return the operation that does `change`, one of `token_admin`, and has it written down before."""
+
+    def run(call: Call) -> Row:
+        call.note_token()
+        try:
+            return change(call.tokens, **call.given)
+        except UsageError as error:
+            call.note_token(refused=str(error))
+            raise
+
+    return Operation(changes=True, parameters=parameters, run=run)
+
+
+def _see_tokens(see: Callable[..., list[Row]], parameters: Mapping[str, Parameter]) -> Operation:
+    return Operation(
+        changes=False, manages=True, parameters=parameters, run=lambda call: see(call.tokens, **call.given)
+    )
+
+
 # What there is
 
 
@@ -370,13 +352,6 @@ def _concurrency(number: int) -> int:
     if not 0 <= number <= MAX_CONCURRENCY:
         raise UsageError(f"concurrency: {number} is not between 0 and {MAX_CONCURRENCY}")
     return number
-
-
-def _queues(names: list[str]) -> list[str]:
-    for name in names:
-        if not is_queue_name(name):
-            raise UsageError(f"queues: {name[:60]!r} cannot name a queue")
-    return list(dict.fromkeys(names))
 
 
 def _comment(text: str) -> str:
@@ -414,8 +389,8 @@ _TEXT = Parameter(kind=Kind.TEXT)
 _THIS = Parameter(kind=Kind.TEXT, required=True)
 _NUMBER = Parameter(kind=Kind.NUMBER)
 _STATES = Parameter(kind=Kind.TEXTS, check=_states)
-_QUEUES = Parameter(kind=Kind.TEXTS, required=True, check=_queues)
-_OF_QUEUES = Parameter(kind=Kind.TEXTS, check=_queues)
+_QUEUES = Parameter(kind=Kind.TEXTS, required=True, check=check_queues)
+_OF_QUEUES = Parameter(kind=Kind.TEXTS, check=check_queues)
 _CONCURRENCY = Parameter(kind=Kind.NUMBER, required=True, check=_concurrency)
 _COMMENT = Parameter(kind=Kind.TEXT, required=True, check=_comment)
 
@@ -442,5 +417,11 @@ OPERATIONS: Mapping[str, Operation] = {
     "shutdown-remote-edge-worker": _changes(_shutdown),
     "shutdown-all-workers": Operation(changes=True, parameters={"yes": _SURE}, run=_shutdown_all),
     "remove-remote-edge-worker": _changes(_remove),
+    "token-list": _see_tokens(token_admin.listed, {}),
+    "token-show": _see_tokens(token_admin.shown, token_admin.SHOW),
+    "token-create": _change_token(token_admin.create, token_admin.CREATE),
+    "token-rotate": _change_token(token_admin.rotate, token_admin.ROTATE),
+    "token-narrow": _change_token(token_admin.narrow, token_admin.NARROW),
+    "token-revoke": _change_token(token_admin.revoke, token_admin.SHOW),
 }
 """Name -> operation."""

@@ -22,17 +22,19 @@ from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError, UsageErr
 from edge_ws.protocol import codec
 from edge_ws.protocol.ids import GatewayId
 from edge_ws.server import answers
-from edge_ws.server.admin import OPERATIONS, Kind, Operation, perform
+from edge_ws.server.admin import OPERATIONS, Operation, perform
 from edge_ws.server.admin_pages import NAMES, Pages
 from edge_ws.server.bodies import BodyError, check_json, read_whole
 from edge_ws.server.entrance import CrowdedError, Entrance
 from edge_ws.server.events import Events
 from edge_ws.server.figures import Figures
 from edge_ws.server.fleet import Fleet
+from edge_ws.server.parameters import Kind
 from edge_ws.server.ports import Audit, AuditEntry, Tasks, User, Users
 from edge_ws.server.quota import Quota
 from edge_ws.server.sign_in import CrossOriginError, Shown, check_same_origin, shown
 from edge_ws.server.threads import ThreadLimit
+from edge_ws.store.secret_form import hidden
 from edge_ws.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -132,11 +134,11 @@ class Admin:
         if request.method != method:
             sentence = f"v1/admin/{name} takes {method}, not {request.method}"
             raise _RefusalError(405, "method", sentence, allow=method)
-        _check_right(user, changes=operation.changes)
+        _check_right(user, changes=operation.changes, of_tokens=operation.manages)
         given = await self._body(request) if operation.changes else _query(operation, request.query_params)
         if operation.changes:
             # As JSON: nothing that was sent can look like a line of the log.
-            log.info("%s wishes: %s %s", json.dumps(user.name), name, json.dumps(given))
+            log.info("%s wishes: %s %s", json.dumps(user.name), name, hidden(json.dumps(given)))
         here = self._here
         result = await self._threads.run(
             perform,
@@ -186,7 +188,7 @@ class Admin:
         operation = OPERATIONS.get(name)
         if operation is None:
             raise UsageError(f"there is no {name} here")
-        _check_right(user, changes=operation.changes)
+        _check_right(user, changes=operation.changes, of_tokens=operation.manages)
         given = _query(operation, params)
         return await self._threads.run(
             perform, self._store, name, given, user=user.name, tasks=self._tasks, audit=self._audit
@@ -233,10 +235,12 @@ def _address(request: Request) -> str | None:
     return request.client.host if request.client else None
 
 
-def _check_right(user: User, *, changes: bool) -> None:
-    if not (user.may_manage if changes else user.may_read):
-        missing = user.manage_right if changes else user.read_right
-        doing = "change workers" if changes else "see workers and jobs"
+def _check_right(user: User, *, changes: bool, of_tokens: bool = False) -> None:
+    is_for_managers = changes or of_tokens
+    if not (user.may_manage if is_for_managers else user.may_read):
+        missing = user.manage_right if is_for_managers else user.read_right
+        seen = "tokens" if of_tokens else "workers and jobs"
+        doing = "change workers" if changes else f"see {seen}"
         raise _RefusalError(403, "not_admitted", f"user {user.name} may not {doing}: it takes {missing}")
 
 

@@ -6,6 +6,7 @@ a fork. Knows of what it serves only how to drain it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import multiprocessing
 import os
@@ -50,6 +51,30 @@ class DrainingServer(uvicorn.Server):
         self.server_state = self._guarded
         self._drain = drain
         self._is_child = is_child
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on the sockets; a TLS handshake has as long as a request's head (uvicorn gives it 60 s)."""
+        if sockets is None or self.config.ssl is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        self.started = False
+        loop, within_s = asyncio.get_running_loop(), self._guarded.limits.head_s
+        for one in sockets:
+            server = await loop.create_server(
+                self._connection,
+                sock=one,
+                ssl=self.config.ssl,
+                backlog=self.config.backlog,
+                ssl_handshake_timeout=within_s,
+            )
+            self.servers.append(server)
+        self.started = True
+
+    def _connection(self) -> asyncio.Protocol:
+        """Return what uvicorn makes for a new connection."""
+        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no new connections, drain, then close."""

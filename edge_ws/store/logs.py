@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,7 +41,11 @@ def write_last_line(connection: Connection, claim_id: ClaimId, sentence: str) ->
 
 def left_out(size: int) -> bytes:
     """Return the line in place of so many bytes."""
-    return _line("warning", f"{size} bytes of the log are left out here: it was over a limit of [edge_ws]")
+    return _line(
+        "warning",
+        f"{size} bytes of the log are left out here, for good: it was over a limit of [edge_ws], which are "
+        "job_log_limit_mib, worker_log_limit_mib and log_table_limit_mib",
+    )
 
 
 class LogStore:
@@ -160,18 +164,19 @@ class LogStore:
                 .where(log.c.claim == found.id, log.c.log_offset >= first)
                 .order_by(log.c.log_offset)
             ).all()
+            size = sa.func.sum(octets(self._database.dialect, log.c.data))
+            # Of a log that is not shown from its begin; what is there of others is all there ever was.
+            is_cut = first > 0 or _gap(chunks) > 0 or (bool(chunks) and chunks[0].log_offset > 0)
+            there = connection.scalar(sa.select(size).where(log.c.claim == found.id)) if is_cut else None
         # What lies before a part that is left out is not shown along with what lies behind it.
-        for number in range(len(chunks) - 1, 0, -1):
-            before = chunks[number - 1]
-            if before.log_offset + len(before.data) < chunks[number].log_offset:
-                chunks = chunks[number:]
-                break
+        chunks = chunks[_gap(chunks) :]
         cut = chunks[0].log_offset if chunks else found.log_end
         return RunningLog(
             worker=WorkerName(found.worker),
             data=b"".join(chunk.data for chunk in chunks),
             cut=cut,
             log_path=found.log_path,
+            lost=int(found.log_end) - int(there or 0) if is_cut else 0,
         )
 
     def edge3_log(self, key: JobKey) -> RunningLog | None:
@@ -247,6 +252,15 @@ class LogStore:
             part += row.data[end - row.log_offset :]
             end = max(end, row.log_offset + len(row.data))
         return bytes(part)
+
+
+def _gap(chunks: Sequence[Any]) -> int:
+    """Return the place of the first chunk behind the last gap, 0 if there is none."""
+    for number in range(len(chunks) - 1, 0, -1):
+        before = chunks[number - 1]
+        if before.log_offset + len(before.data) < chunks[number].log_offset:
+            return number
+    return 0
 
 
 _EDGE3_KEY = ("dag_id", "task_id", "run_id", "map_index", "try_number")

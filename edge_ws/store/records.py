@@ -389,6 +389,8 @@ class RunningLog:
     """Bytes left out at the front."""
     log_path: str
     """Of the file in Airflow's log folder."""
+    lost: int = 0
+    """Bytes of these that are not kept, as the log was over a limit: nobody will see them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

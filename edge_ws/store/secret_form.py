@@ -17,6 +17,8 @@ _CHECKSUM = 6
 _FORM = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{_RANDOM}}})([0-9A-Za-z]{{{_CHECKSUM}}})")
 _OLD_FORM = re.compile(rf"{PREFIX}[0-9A-Za-z_-]{{43}}")
 """Of secrets that were made before there was a checksum: they stay valid."""
+_ANYWHERE = re.compile(rf"{PREFIX}[0-9A-Za-z_-]{{30,}}")
+"""A secret within a text, or most of one."""
 
 
 def new_secret() -> str:
@@ -29,6 +31,11 @@ def is_well_formed(text: str) -> bool:
     """Tell whether that can be a secret at all; one that was cut or mistyped cannot."""
     found = _FORM.fullmatch(text)
     return found[2] == _checksum(found[1]) if found else _OLD_FORM.fullmatch(text) is not None
+
+
+def hidden(text: str) -> str:
+    """Return the text without the secrets in it: an operator may have given one where a name is meant."""
+    return _ANYWHERE.sub(f"{PREFIX}***", text)
 
 
 def hash_secret(secret: str) -> str:

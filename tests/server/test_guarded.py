@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import resource
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 
 import anyio
 import httpx2
@@ -33,6 +35,7 @@ from edge_ws.server.guarded import (
 )
 from edge_ws.server.uvicorn_server import DrainingServer
 from edge_ws.store.store import Store
+from tests.support.certificates import Authority, Certificate
 from tests.support.gateway import LogFolder, RunningGateway, Tasks, connected, make_token
 from tests.support.rows import enqueue, new_job
 from tests.support.waiting import wait_until
@@ -41,7 +44,9 @@ pytestmark = pytest.mark.anyio
 
 
 @contextmanager
-def guarded(store: Store, limits: Limits) -> Iterator[RunningGateway]:
+def guarded(
+    store: Store, limits: Limits, certificate: Certificate | None = None, log_level: str = "critical"
+) -> Iterator[RunningGateway]:
     """Serve a gateway as `edge-ws server` does."""
     tasks, logs = Tasks(), LogFolder()
     gateway = Gateway(store, GatewaySettings(hostname="test"), tasks, tasks, logs)
@@ -59,8 +64,10 @@ def guarded(store: Store, limits: Limits) -> Iterator[RunningGateway]:
         http=GuardedHttp,
         ws=GuardedWebSocket,
         h11_max_incomplete_event_size=MAX_HEAD,
-        log_level="critical",
+        log_level=log_level,
         timeout_graceful_shutdown=1,
+        ssl_certfile=None if certificate is None else certificate.certificate,
+        ssl_keyfile=None if certificate is None else certificate.key,
     )
     server = DrainingServer(config, drain, limits=limits)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -142,6 +149,21 @@ def test_heads_that_do_not_come_and_bodies_that_nobody_reads(store: Store) -> No
             raw.sendall(begun)
             assert is_cut(raw)
         assert is_well(gateway)
+
+
+def test_a_tls_handshake_that_does_not_come_is_cut(store: Store, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    certificate = authority.server()
+    with guarded(store, Limits(head_s=1.0), certificate) as gateway, ExitStack() as all_of_them:
+        # Nothing, and the begin of what a client says first.
+        for begun in (b"", b"\x16\x03\x01\x02\x00\x01"):
+            raw = all_of_them.enter_context(open_raw(gateway))
+            raw.settimeout(20)
+            raw.sendall(begun)
+            assert is_cut(raw)
+        context = ssl.create_default_context(cafile=str(authority.file))
+        url = f"https://127.0.0.1:{gateway.port}/edge-ws/health"
+        assert httpx2.get(url, verify=context, trust_env=False, timeout=30).status_code == 200
 
 
 def test_an_idle_connection_between_two_requests_stays(store: Store) -> None:

@@ -189,6 +189,8 @@ class TestLongLogs:
         shown = store.logs.running_log(job.key)
         assert shown is not None
         assert whole[shown.cut :] == shown.data
+        assert shown.lost == len(whole) - store.reports.log_sizes()["w1"]  # type: ignore[index]
+        assert 0 < shown.lost < shown.cut
         copied = bytearray()
         while part := store.logs.log_part(claim, len(copied)):
             copied += part
