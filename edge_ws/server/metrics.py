@@ -159,7 +159,7 @@ _COUNTERS = {
 }
 _LABELS = {
     "connects": TRANSPORTS,
-    "offer_results": ("accepted", "refused", "expired", "taken_back", "unknown"),
+    "offer_results": ("accepted", "refused", "expired", "taken_back", "disconnected", "unknown"),
     "ends": ("success", "failed", "not_started", "lost", "removed"),
     "database_errors": ("conflict", "unreachable", "other"),
 }
