@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -39,7 +40,7 @@ from edge_ws.server.fleet import Fleet
 from edge_ws.server.fleet_metrics import fleet_facts
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.longpoll import PollLink, Polls
-from edge_ws.server.metrics import Copy, Metrics, copy
+from edge_ws.server.metrics import Copy, FleetFacts, Metrics, copy
 from edge_ws.server.ports import (
     Audit,
     CentreMetrics,
@@ -117,6 +118,8 @@ BEATS_MISSED = 2
 """Heartbeats to the database that may fail before `/health` says that no job can be handed out."""
 TRIES = 8
 """A loop that ends by a fault so often in a row, within a minute or so, ends the gateway."""
+FLEET_AGAIN_S = 2.0
+"""Between two looks at the whole fleet for Prometheus."""
 RETRY_AFTER_S = 5.0
 """Told to whoever comes to a gateway that cannot serve."""
 _DRAINING = "the gateway is draining: it is about to end"
@@ -239,6 +242,8 @@ class Gateway:
         self._draining = False
         self._metrics = Metrics()
         self._rendering = ThreadLimit(threads=1)
+        self._counted: FleetFacts | None = None
+        self._counted_at = -math.inf
         self.app = Starlette(
             routes=[
                 WebSocketRoute(http.WEBSOCKET_PATH, self._serve),
@@ -394,7 +399,11 @@ class Gateway:
 
     def _render(self, copied: Copy) -> bytes:
         try:
-            copied.fleet = fleet_facts(self._store, self.id)
+            if time.monotonic() >= self._counted_at + FLEET_AGAIN_S:
+                # It reads every worker's row: whoever asks more often is told the same.
+                self._counted = fleet_facts(self._store, self.id)
+                self._counted_at = time.monotonic()
+            copied.fleet = self._counted
         except UnreachableError as error:
             log.warning("The fleet's values are not among the metrics: %s", error)
         return self._metrics.render(copied)

@@ -102,11 +102,11 @@ class Chronicle:
                     self.figures.count("ends", "not_started")
                 self._note("not_started", worker, report.reason, report.claim)
             case Refuse():
-                self.figures.count("offer_results", "refused")
+                self.figures.offer_ended(report.claim, "refused")
                 self._note("offer_refused", worker, report.reason, report.claim)
             case PhaseIs():
                 if report.phase is Phase.UNKNOWN:
-                    self.figures.count("offer_results", "unknown")
+                    self.figures.offer_ended(report.claim, "unknown")
             case Accept():
                 raise AssertionError("an accept that won is Accepted")
             case _:
@@ -114,13 +114,13 @@ class Chronicle:
 
     def offer_expired(self, worker: WorkerName, claim: ClaimId) -> None:
         """A worker has not answered an offer in time."""
-        self.figures.count("offer_results", "expired")
+        self.figures.offer_ended(claim, "expired")
         self._note("offer_expired", worker, "it did not answer in time; the job is free again", claim)
 
     def taken_back(self, worker: WorkerName, claims: Iterable[ClaimId]) -> None:
         """Offers are taken back, as an operator's wish does not admit them."""
         for claim in claims:
-            self.figures.count("offer_results", "taken_back")
+            self.figures.offer_ended(claim, "taken_back")
             self._note("taken_back", worker, "an operator wished otherwise; the job is free again", claim)
 
     def host_died(self, worker: WorkerName, claims: Iterable[ClaimId]) -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -147,6 +147,17 @@ class Figures:
         if claim not in self._accepted:
             self.counts["offer_results:accepted"] += 1
             self._accepted.put(claim, self._offered.pop(claim, None))
+
+    def offer_ended(self, claim: ClaimId, result: str) -> None:
+        """An offer has come to nothing."""
+        self._offered.pop(claim, None)
+        self.counts[f"offer_results:{result}"] += 1
+
+    def gone(self, claims: Iterable[ClaimId]) -> None:
+        """A worker's connection has ended: of what it held, those are free again that it had not accepted."""
+        for claim in claims:
+            if self._offered.pop(claim, None) is not None:
+                self.counts["offer_results:disconnected"] += 1
 
     def started(self, claim: ClaimId) -> None:
         """A job has started; to say so again changes nothing."""

@@ -409,7 +409,7 @@ class Polls:
             link.close(Close(CloseCode.LEAVING, "the worker left"))
             await self._workers.gone(link)
         elif connection:
-            await self._workers.disconnected(link.principal, connection, bye)
+            await self._workers.left_elsewhere(link.principal, connection, bye)
 
     def _link(self, headers: Headers) -> Link | None:
         return self._hub.get(WorkerName(headers.get(WORKER_HEADER, "")))

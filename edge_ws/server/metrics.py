@@ -96,6 +96,7 @@ FLEET: Mapping[str, Family] = {
     "edgews_queue_workers": Family("gauge", ("queue",), "Workers that take the queue's jobs now."),
     "edgews_queue_slots": Family("gauge", ("queue",), "Slots of those workers."),
     "edgews_queue_free_slots": Family("gauge", ("queue",), "Those of the slots that are free."),
+    "edgews_queue_paused": Family("gauge", ("queue",), "1 where an operator has paused the queue."),
     "edgews_tokens_expiring": Family("gauge", (), "Valid tokens that expire within 14 days."),
     "edgews_tokens_expired_in_use": Family(
         "gauge", (), "Expired tokens, not revoked, of workers that are known."
@@ -158,7 +159,7 @@ _COUNTERS = {
 }
 _LABELS = {
     "connects": TRANSPORTS,
-    "offer_results": ("accepted", "refused", "expired", "taken_back", "unknown"),
+    "offer_results": ("accepted", "refused", "expired", "taken_back", "disconnected", "unknown"),
     "ends": ("success", "failed", "not_started", "lost", "removed"),
     "database_errors": ("conflict", "unreachable", "other"),
 }
@@ -194,6 +195,12 @@ class QueueFacts:
     workers: int = 0
     slots: int = 0
     free: int = 0
+    is_paused: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether somebody in the data centre speaks of it: workers alone may name what they like."""
+        return self.queued > 0 or self.running > 0 or self.is_paused
 
     def plus(self, other: QueueFacts) -> QueueFacts:
         """Return both together; a worker of both counts twice."""
@@ -204,6 +211,7 @@ class QueueFacts:
             workers=self.workers + other.workers,
             slots=self.slots + other.slots,
             free=self.free + other.free,
+            is_paused=self.is_paused or other.is_paused,
         )
 
 
@@ -417,6 +425,7 @@ def _fleet(facts: FleetFacts) -> Iterator[Metric]:
         "edgews_queue_workers": lambda one: one.workers,
         "edgews_queue_slots": lambda one: one.slots,
         "edgews_queue_free_slots": lambda one: one.free,
+        "edgews_queue_paused": lambda one: one.is_paused,
     }
     yield _gauge("edgews_gateways", {(state,): n for state, n in facts.gateways.items()})
     yield _gauge("edgews_workers", {(words(state, 40),): n for state, n in facts.workers.items()})
@@ -433,7 +442,7 @@ def shown_queues(queues: Mapping[str, QueueFacts]) -> dict[str, QueueFacts]:
 
     A worker names what queues it likes: those alone bring no new names in without end.
     """
-    by_weight = sorted(queues, key=lambda name: (-(queues[name].queued + queues[name].running > 0), name))
+    by_weight = sorted(queues, key=lambda name: (not queues[name].counts, name))
     shown = {words(name, 256): queues[name] for name in by_weight[:QUEUES]}
     for name in by_weight[QUEUES:]:
         shown[OTHERS] = shown.get(OTHERS, QueueFacts()).plus(queues[name])

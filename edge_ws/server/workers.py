@@ -239,7 +239,12 @@ class Workers:
         `reason`: why it comes by this transport, in its words.
         """
         await self._reports.compare(link, registered.open)
+        older = self._hub.get(link.name)
         self._hub.add(link)
+        if older is not None and older.is_counted:
+            # Now: a poll that the worker has given up itself comes no more to hear of it.
+            older.is_counted = False
+            self.chronicle.disconnected(older.name, None, older.closing)
         self._credentials.changed()
         link.is_counted = is_new
         if is_new:
@@ -274,11 +279,19 @@ class Workers:
     async def gone(self, link: Link) -> None:
         """Close the worker to dispatch and free what it had not accepted."""
         self._hub.remove(link)
-        if link.is_counted:
-            link.is_counted = False
-            self.chronicle.disconnected(link.name, link.left, link.closing)
+        is_counted, link.is_counted, is_over = link.is_counted, False, True
         if link.connection_id:
-            await self.disconnected(link.principal, link.connection_id, link.left, link.queues)
+            is_over = await self.disconnected(link.principal, link.connection_id, link.left, link.queues)
+        # Else it goes on by another connection, perhaps at another gateway.
+        if is_counted and is_over:
+            self.chronicle.disconnected(link.name, link.left, link.closing)
+        if is_over:
+            self.chronicle.figures.gone(link.slots)
+
+    async def left_elsewhere(self, principal: Principal, connection_id: str, left: Bye) -> None:
+        """Take leave of a worker whose connection is another gateway's, or is not known any more."""
+        if await self.disconnected(principal, connection_id, left):
+            self.chronicle.disconnected(principal.worker, left, None)
 
     async def disconnected(
         self,
@@ -286,8 +299,8 @@ class Workers:
         connection_id: str,
         left: Bye | None,
         queues: tuple[str, ...] | None = None,
-    ) -> None:
-        """Record the end of a connection, here or at another gateway.
+    ) -> bool:
+        """Record the end of a connection, here or at another gateway; tell whether it was the worker's last.
 
         Args:
             principal: the worker's.
@@ -295,16 +308,22 @@ class Workers:
             left: the worker's goodbye, if it said one.
             queues: that it served, if that is known here.
         """
+        is_over = False
         try:
             with self.guard.contained(f"the end of a connection of worker {principal.worker}"):
-                if await self._threads.run(self._store.disconnected, principal, connection_id, left=left):
+                is_over = await self._threads.run(
+                    self._store.disconnected, principal, connection_id, left=left
+                )
+                if is_over:
                     how, name = "left" if left else "is disconnected", principal.worker
                     if self._telemetry is not None and left is not None:
                         self._telemetry.left(principal, queues or (), maintenance=left.maintenance)
                     self.told.say(logging.INFO, name, "Worker %s %s", name, how)
         except UnreachableError as error:
             log.warning("The end of %s's connection is not recorded: %s", principal.worker, error)
+            is_over = True
         self._hub.capacity_changed()
+        return is_over
 
     def back_in_time(self) -> None:
         """A worker that had missed a heartbeat is heard again: it may be offered jobs."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from edge_ws.errors import EdgeWsError, SchemaError, UnreachableError, UsageError
 from edge_ws.provider.mount import Door, make_gateway, make_shell, warm_execution_api
 from edge_ws.server.app import Gateway
+from edge_ws.server.metrics_listener import MetricsListener
 from tests.support.centre import Centre
 from tests.support.waiting import until, wait_until
 
@@ -79,9 +81,10 @@ def airflow_with(
     retry_s: float = 0.01,
     root_path: str = "",
     warm: Callable[[], None] = lambda: None,
+    listener: MetricsListener | None = None,
 ) -> FastAPI:
     """An api-server that mounts the shell the way Airflow does, lifespan included."""
-    shell = make_shell(Door(make, retry_s=retry_s), warm)
+    shell = make_shell(Door(make, retry_s=retry_s, listener=listener), warm)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -216,3 +219,17 @@ def test_open_polls_return_when_the_server_is_told_to_end() -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert maker.life == ["starts", "ends polls", "ends"]
+
+
+def test_metrics_that_cannot_be_served_keep_nobody_from_the_gateway(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listener = MetricsListener.of(f"127.0.0.1:{taken.getsockname()[1]}", "[edge_ws] metrics_listen")
+        with TestClient(airflow_with(Maker(), listener=listener)) as client:
+            assert client.get("/edge-ws/health").status_code == 200
+    assert listener.port is None
+    told = [one.getMessage() for one in caplog.records if "metrics" in one.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("edge-ws: metrics cannot be served on 127.0.0.1, port ")
+    assert "Address already in use" in told[0]

@@ -6,8 +6,11 @@ import io
 import json
 import os
 import pty
+import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +22,9 @@ import sqlalchemy as sa
 
 from edge_ws.cli import main
 from edge_ws.protocol.frames import Applied
-from edge_ws.protocol.ids import GatewayId
+from edge_ws.protocol.ids import ClaimId, GatewayId
+from edge_ws.server.figures import Figures
+from edge_ws.store.events import NewEvent
 from edge_ws.store.records import Principal
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, worker
@@ -494,3 +499,65 @@ def test_on_every_kind_of_database(database_url: str, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["revision"] == store.operators.applied("press-2")
         assert sa.inspect(engine).has_table("edge_worker")
+
+
+@pytest.mark.usefixtures("workers")
+def test_what_has_happened(run: Run, store: Store) -> None:
+    assert run("events") == (0, "", "nothing has happened lately\n")
+    run("set-worker-concurrency", "-H", "press-*", "-c", "3", "-y")
+    store.events.add([NewEvent(kind="refused", worker="oven", words="token: expired")], "api-1/7")
+    rows = _json(run("events", "-o", "json"))
+    assert [(row["kind"], row["worker"]) for row in rows] == [
+        ("wished", "press-1"),
+        ("wished", "press-2"),
+        ("refused", "oven"),
+    ]
+    assert rows[0]["words"] == "concurrency 3"
+    code, out, _ = run("events", "-H", "ov*")
+    assert code == 0
+    assert re.search(r"(?m)^2.* refused +\| oven +\| - +\| - +\| token: expired$", out)
+    assert len(_json(run("events", "--since", str(rows[0]["id"]), "-o", "json"))) == 2
+    assert len(_json(run("events", "--since", "5m", "--kind", "refused", "-o", "json"))) == 1
+    code, _, err = run("events", "--since", "yesterday")
+    assert (code, "--since: 'yesterday' is neither a time" in err) == (2, True)
+    code, _, err = run("events", "--kind", "party")
+    assert (code, "kind: there is no 'party'" in err) == (2, True)
+
+
+def test_what_happens_is_followed(centre: Centre, store: Store) -> None:
+    store.events.add([NewEvent(kind="silent", worker="before")])
+    command = [sys.executable, "-m", "edge_ws.cli", "events", "-f", "-H", "press*"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        try:
+            store.events.add([NewEvent(kind="silent", worker="press-1", words="first")])
+            line = following.stdout.readline()
+            while "first" not in line:
+                assert line, following.stderr.read() if following.stderr else ""
+                line = following.stdout.readline()
+            store.events.add(
+                [NewEvent(kind="silent", worker="oven"), NewEvent(kind="lost", worker="press-2")]
+            )
+            assert following.stdout.readline().split()[2:4] == ["lost", "press-2"]
+        finally:
+            following.send_signal(signal.SIGINT)
+        assert following.wait(10) == 130
+
+
+def test_how_the_last_hour_was(run: Run, store: Store) -> None:
+    figures = Figures(lambda: {"websocket": 2, "longpoll": 1})
+    figures.aligned(store.liveness.announce(GatewayId("g"), "api-1", 7), time.monotonic())
+    for _ in range(3):
+        figures.offered(ClaimId("c"), 0.3, 0.02)
+    figures.count("ends", "success")
+    store.liveness.announce(GatewayId("g"), "api-1", 7, figures=figures.as_text())
+    row = _json(run("figures", "-o", "json"))
+    assert (row["hour"]["offers"], row["hour"]["ends"]) == (3, {"success": 1})
+    assert len(row["minutes"]) == 60
+    code, out, _ = run("figures")
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[2].split("|")[0].strip() == "the hour"
+    assert "20 ms" in lines[2]
+    assert lines[-1] == "1 gateway alive: api-1/7; 1 of them woken by nothing: they look by themselves"
+    assert len(lines) == 15

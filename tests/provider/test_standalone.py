@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from tests.support.gateway import LogFolder, Peer, RunningGateway, Tasks, connec
 from tests.support.jobs import TaskWorkload, make_site, task_workload
 from tests.support.rows import enqueue, new_job
 from tests.support.standalone import Server, ready, server
-from tests.support.waiting import wait_until
+from tests.support.waiting import free_port, wait_until
 
 
 @pytest.fixture
@@ -97,6 +98,8 @@ def test_the_path_is_that_of_airflows_url(flags: tuple[str, ...], base_url: str,
         ("--airflow-url", "ftp://api-server"),
         ("--airflow-url", "http://user:secret@api-server"),
         ("--airflow-url", "http://api-server/?x"),
+        ("--metrics-listen", "9795"),
+        ("--metrics-listen", "127.0.0.1:9795", "-w", "2"),
         ("--ssl-cert", "cert.pem"),
         ("--ssl-key", "key.pem"),
         ("--ssl-cert", "/nonexistent/cert.pem", "--ssl-key", "/nonexistent/key.pem"),
@@ -187,6 +190,14 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path, database: str) -> None:
         several.start()
         assert several.process is not None
         assert several.process.wait(30) == 2
+        metrics = ["--metrics-listen", f"127.0.0.1:{one.port}"]
+        command = [part if part != str(one.port) else str(free_port()) for part in one.command]
+        shown = Server(one.port, tmp_path / "shown.log", [*command, *metrics], one.environment)
+        shown.start()
+        assert shown.process is not None
+        assert shown.process.wait(30) == 2
+        said = f"metrics cannot be served on 127.0.0.1, port {one.port}: Address already in use"
+        assert said in shown.log.read_text()
 
 
 def test_without_tables_it_waits_and_says_why(tmp_path: Path, database: str, centre: Centre) -> None:
@@ -225,7 +236,9 @@ def test_tls_and_a_path(tmp_path: Path, database: str) -> None:
 
 
 def test_several_processes_serve_one_port(tmp_path: Path, database: str, centre: Centre) -> None:
-    with server(tmp_path, database, "-w", "2") as one:
+    first = free_port()
+    last = min(first + 9, 65535)
+    with server(tmp_path, database, "-w", "2", "--metrics-listen", f"127.0.0.1:{first}-{last}") as one:
 
         def seen() -> bool:
             assert one.code is None, one.log.read_text()
@@ -237,11 +250,23 @@ def test_several_processes_serve_one_port(tmp_path: Path, database: str, centre:
         gateways: set[str] = set()
         wait_until(seen, 60, every_s=0.05)
         assert {known.id for known in Store(centre.engine).views.gateways()} == gateways
+        assert {gateway for gateway, _ in shown(first, last)} == gateways
+        assert sorted(speaks for _, speaks in shown(first, last)) == [False, True]
         one.signal()
         wait_until(lambda: one.code is not None, 20)
         assert one.code == 0
         # Each has taken its leave.
         assert Store(centre.engine).views.gateways() == []
+
+
+def shown(first: int, last: int) -> Iterator[tuple[str, bool]]:
+    """Yield each gateway that shows metrics at one of the ports, and whether it shows the fleet's."""
+    for port in range(first, last + 1):
+        with suppress(httpx2.TransportError):
+            text = httpx2.get(f"http://127.0.0.1:{port}/metrics").text
+            gateway = re.search(r'edgews_gateway_info{.*gateway="([^"]+)"', text)
+            assert gateway is not None
+            yield gateway[1], "edgews_fleet_exporter 1.0" in text
 
 
 # Leaving

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from edge_ws.errors import UnreachableError
 from edge_ws.protocol.frames import Bye, NotStarted, Offer, Refuse
-from edge_ws.protocol.ids import HOST
+from edge_ws.protocol.ids import HOST, SiteId, new_id
 from edge_ws.server.admin import OPERATIONS, perform
 from edge_ws.server.chronicle import Chronicle
 from edge_ws.server.events import OF_ONE, Events
@@ -44,6 +44,21 @@ async def test_a_worker_comes_and_goes(store: Store, gateway: RunningGateway) ->
     assert (gone.worker, gone.words) == ("w1", "it left")
     assert came.id < gone.id
     assert all_of(store)[0].kind == "gateway_started"
+
+
+async def test_a_newer_connection_ends_the_older_one_once(store: Store, gateway: RunningGateway) -> None:
+    token, site = make_token(store), SiteId(new_id())
+    async with connected(gateway, token, site=site) as older, connected(gateway, token, site=site):
+        await older.connection.wait_closed()
+        await found(store, "connected", 2)
+    await found(store, "disconnected", 2)
+    told = [(one.kind, one.words) for one in all_of(store) if one.worker == "w1"]
+    assert told == [
+        ("connected", "by websocket"),
+        ("disconnected", "a newer connection took over"),
+        ("connected", "by websocket"),
+        ("disconnected", "its connection broke"),
+    ]
 
 
 async def test_what_a_worker_does_with_a_job(

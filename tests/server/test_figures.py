@@ -209,3 +209,15 @@ def test_a_negative_duration_is_none() -> None:
     histogram = Histogram()
     histogram.add(-3.0)
     assert (histogram.buckets[0], histogram.total) == (1, 0.0)
+
+
+def test_what_a_gone_worker_had_not_accepted_counts_once() -> None:
+    figures = made(Clock())
+    for name in ("accepted", "refused", "open"):
+        figures.offered(ClaimId(name), 0.0, 0.0)
+    figures.accepted(ClaimId("accepted"))
+    figures.offer_ended(ClaimId("refused"), "refused")
+    for _ in range(2):
+        figures.gone([ClaimId(name) for name in ("accepted", "refused", "open", "another's")])
+    results = {name: count for name, count in figures.counts.items() if name.startswith("offer_results")}
+    assert results == {f"offer_results:{name}": 1 for name in ("accepted", "refused", "disconnected")}

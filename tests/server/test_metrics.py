@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -162,12 +163,13 @@ def test_a_worker_s_words_make_no_labels_without_end() -> None:
 
 def test_queues_that_only_workers_name_are_few() -> None:
     queues = {f"made-up-{number:05}": QueueFacts(workers=1, slots=2, free=1) for number in range(20 * QUEUES)}
-    queues["work"] = QueueFacts(queued=3, oldest_wait_s=7.0)
+    queues |= {"work": QueueFacts(queued=3, oldest_wait_s=7.0), "zzz": QueueFacts(is_paused=True)}
     text = Metrics().render(a_copy(queues=queues))
     shown = [labels for name, labels in samples(text) if name == "edgews_queue_slots"]
     assert len(shown) == QUEUES + 1
     assert of(text, "edgews_queue_oldest_wait_seconds", queue="work") == 7.0
-    assert of(text, "edgews_queue_slots", queue=OTHERS) == 2 * (19 * QUEUES + 1)
+    assert of(text, "edgews_queue_paused", queue="zzz") == 1
+    assert of(text, "edgews_queue_slots", queue=OTHERS) == 2 * (19 * QUEUES + 2)
 
 
 def a_gateway(store: Store, name: str = "test", *, has_metrics: bool = True) -> Gateway:
@@ -251,10 +253,13 @@ async def test_the_fleet_s_values_come_from_one_of_several(store: Store) -> None
                 sa.text("UPDATE edge_ws_gateway SET seen_at = seen_at - 600 WHERE id = :id"),
                 {"id": first.id},
             )
-        assert of(await second.metrics(), "edgews_fleet_exporter") == 1
-        assert of(await second.metrics(), "edgews_gateways", state="silent") == 1
+        second._fleet_read_at = -math.inf
+        text = await second.metrics()
+        assert of(text, "edgews_fleet_exporter") == 1
+        assert of(text, "edgews_gateways", state="silent") == 1
         # It was only slow, and says so.
         await first._reaper.announce()
+        second._fleet_read_at = -math.inf
         assert of(await second.metrics(), "edgews_fleet_exporter") == 0
     assert Counter(one.is_alive for one in store.figures.gateways())[True] == 0
 
