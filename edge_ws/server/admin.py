@@ -94,6 +94,11 @@ class Operation:
     manages: bool = False
     """It changes nothing, and takes the right to manage all the same."""
 
+    @property
+    def is_for_managers(self) -> bool:
+        """Whether it takes the right to manage."""
+        return self.changes or self.manages
+
 
 def perform(
     store: Store,

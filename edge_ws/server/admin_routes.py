@@ -46,6 +46,8 @@ REFUSED_OF_ONE = 5
 """Refused attempts of one user, or from one address, that the audit log has of that time: whoever is refused
 may be a stranger, and each is a row in Airflow's database."""
 REFUSED_OF_ALL = 60
+_PAGE = OPERATIONS["list-workers"]
+"""Whoever may do this may see pages of the fleet."""
 _USER = "edge_ws_user"
 """Under which a request's state has the name of who asks."""
 _FORBIDDEN = frozenset({403, 415})
@@ -134,13 +136,17 @@ class Admin:
         if request.method != method:
             sentence = f"v1/admin/{name} takes {method}, not {request.method}"
             raise _RefusalError(405, "method", sentence, allow=method)
-        _check_right(user, changes=operation.changes, of_tokens=operation.manages)
+        _check_right(user, operation)
         given = await self._body(request) if operation.changes else _query(operation, request.query_params)
         if operation.changes:
             # As JSON: nothing that was sent can look like a line of the log.
             log.info("%s wishes: %s %s", json.dumps(user.name), name, hidden(json.dumps(given)))
+        result = await self._perform(name, given, user)
+        return JSONResponse(result, headers={"cache-control": "no-store"})
+
+    async def _perform(self, name: str, given: Mapping[str, object], user: User) -> object:
         here = self._here
-        result = await self._threads.run(
+        return await self._threads.run(
             perform,
             self._store,
             name,
@@ -152,7 +158,6 @@ class Admin:
             own=(here.id, here.figures.snapshot()) if here is not None and name == "figures" else None,
             note=None if here is None else here.events.add,
         )
-        return JSONResponse(result, headers={"cache-control": "no-store"})
 
     async def _note_refused(self, request: Request, code: str) -> None:
         """Write an attempt down that nobody had the right to, if that is not too often."""
@@ -179,7 +184,7 @@ class Admin:
             sentence = f"v1/admin/{name} takes GET, not {request.method}"
             raise _RefusalError(405, "method", sentence, allow="GET")
         if name != "me":
-            _check_right(user, changes=False)
+            _check_right(user, _PAGE)
         judge = partial(self._judged, by.token, _address(request))
         return await pages.answer(request, user, by.by, judge)
 
@@ -188,11 +193,8 @@ class Admin:
         operation = OPERATIONS.get(name)
         if operation is None:
             raise UsageError(f"there is no {name} here")
-        _check_right(user, changes=operation.changes, of_tokens=operation.manages)
-        given = _query(operation, params)
-        return await self._threads.run(
-            perform, self._store, name, given, user=user.name, tasks=self._tasks, audit=self._audit
-        )
+        _check_right(user, operation)
+        return await self._perform(name, _query(operation, params), user)
 
     def end_streams(self) -> None:
         """End every stream: the gateway leaves."""
@@ -235,12 +237,11 @@ def _address(request: Request) -> str | None:
     return request.client.host if request.client else None
 
 
-def _check_right(user: User, *, changes: bool, of_tokens: bool = False) -> None:
-    is_for_managers = changes or of_tokens
-    if not (user.may_manage if is_for_managers else user.may_read):
-        missing = user.manage_right if is_for_managers else user.read_right
-        seen = "tokens" if of_tokens else "workers and jobs"
-        doing = "change workers" if changes else f"see {seen}"
+def _check_right(user: User, operation: Operation) -> None:
+    if not (user.may_manage if operation.is_for_managers else user.may_read):
+        missing = user.manage_right if operation.is_for_managers else user.read_right
+        seen = "tokens" if operation.manages else "workers and jobs"
+        doing = "change workers" if operation.changes else f"see {seen}"
         raise _RefusalError(403, "not_admitted", f"user {user.name} may not {doing}: it takes {missing}")
 
 

@@ -17,7 +17,7 @@ from edge_ws.server.diagnosis import JobFacts, Why
 from edge_ws.server.eligibility import is_here, no_jobs
 from edge_ws.server.view_rows import Row, job_row, listed_worker, served, worker_row
 from edge_ws.server.why import why
-from edge_ws.server.why_queued import since_when
+from edge_ws.server.why_queued import since_told
 from edge_ws.store.fleet import FleetRecord
 from edge_ws.store.view_records import Backlog, JobView, WorkerView
 
@@ -271,7 +271,7 @@ class Picture:
             self._verdicts[alike] = facts, why(facts)
             return self._verdicts[alike][1]
         first, found = known
-        return replace(found, sentence=since_when(facts) + found.sentence[len(since_when(first)) :])
+        return replace(found, sentence=since_told(facts) + found.sentence[len(since_told(first)) :])
 
     # The whole
 
