@@ -9,22 +9,25 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from edge_ws.errors import EdgeWsError, UnreachableError, UsageError
 from edge_ws.protocol.ids import MAX_CONCURRENCY, GatewayId
-from edge_ws.server import happenings, token_admin, views
+from edge_ws.server import happenings, queue_admin, token_admin, views
 from edge_ws.server.figure_rows import figures_row
 from edge_ws.server.parameters import Kind, Parameter, check_queues
 from edge_ws.server.ports import Audit, AuditEntry, Tasks
 from edge_ws.store.events import EventStore, NewEvent
 from edge_ws.store.figures import FigureStore
-from edge_ws.store.operators import OperatorStore
+from edge_ws.store.operators import MOST_AHEAD_S, End, OperatorStore
+from edge_ws.store.queues import QueueStore
 from edge_ws.store.records import Wished
 from edge_ws.store.store import Store
 from edge_ws.store.tokens import TokenStore
 from edge_ws.store.views import ViewStore
 from edge_ws.store.worker_states import AWAY, WorkerState, state_of
+from edge_ws.times import moment, seconds
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ LONGEST_COMMENT = 800
 """edge3's column takes 1,024, and who wished it when is written in front."""
 LONGEST_USER = 100
 """Characters of a user's name that are written there."""
+LONGEST_DEADLINE_S = 7 * 86_400.0
+"""Of a shutdown: what is to run for longer has none."""
 _GLOB = frozenset("*?")
 
 Row = dict[str, object]
@@ -49,6 +54,7 @@ class Call:
     events: EventStore
     figures: FigureStore
     tokens: TokenStore
+    queues: QueueStore
     given: Mapping[str, Any]
     user: str | None = None
     """Who asks by HTTP; None: the command line, on the database."""
@@ -56,6 +62,8 @@ class Call:
     """Asks Airflow about a task; None: nobody is asked."""
     name: str = ""
     """The operation's."""
+    operator: str | None = None
+    """Who runs the command line; None: by HTTP, or not known."""
     audit: Audit | None = None
     """Where changes are written down."""
     own: Own | None = None
@@ -65,12 +73,21 @@ class Call:
         """Write down what is asked of these workers; before it is done, or why it was refused."""
         if self.audit is None:
             return
-        asked = {one: value for one, value in self.given.items() if one not in {"worker", "yes"}}
+        self._record("worker_name", workers, refused)
+
+    def note_queues(self, queues: Sequence[str], refused: str | None = None) -> None:
+        """Likewise of these queues."""
+        self._record("queue", queues, refused)
+
+    def _record(self, what: str, names: Sequence[str], refused: str | None) -> None:
+        if self.audit is None:
+            return
+        asked = {one: value for one, value in self.given.items() if one not in {"worker", "queue", "yes"}}
         more = {} if refused is None else {"refused": refused}
         self.audit.record(
             [
-                AuditEntry(event=self.name, user=self.user, extra={"worker_name": worker, **asked, **more})
-                for worker in workers
+                AuditEntry(event=self.name, user=self.user, extra={what: name, **asked, **more})
+                for name in names
             ]
         )
 
@@ -79,6 +96,11 @@ class Call:
         if self.audit is not None:
             more = {} if refused is None else {"refused": refused}
             self.audit.record([AuditEntry(event=self.name, user=self.user, extra={**self.given, **more})])
+
+    @property
+    def by(self) -> str | None:
+        """Who asks, as far as that is known."""
+        return self.user if self.user is not None else self.operator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +128,7 @@ def perform(
     given: Mapping[str, object],
     *,
     user: str | None = None,
+    operator: str | None = None,
     tasks: Tasks | None = None,
     audit: Audit | None = None,
     own: Own | None = None,
@@ -120,6 +143,7 @@ def perform(
         name: the operation's.
         given: its parameters.
         user: who asks by HTTP; None: the command line.
+        operator: who sits at the command line, as far as that is known.
         tasks: asks Airflow about a task.
         audit: where changes are written down.
         own: the figures of the gateway that is asked.
@@ -154,8 +178,10 @@ def perform(
             events=store.events,
             figures=store.figures,
             tokens=store.tokens,
+            queues=store.queues,
             given=checked,
             user=user,
+            operator=operator,
             tasks=tasks,
             name=name,
             audit=audit,
@@ -304,10 +330,18 @@ def _by(user: str, did: str) -> str:
 
 def _request_maintenance(call: Call, name: str) -> Wished:
     comment = call.given["comment"]
+    until, for_s = call.given.get("until"), call.given.get("for")
+    if until is not None and for_s is not None:
+        raise UsageError("until and for: give one of them")
+    end = None if until is None and for_s is None else End(at=_epoch(until), in_s=for_s)
     if call.user is not None:
         # In the form that edge3's page writes and shows (worker_api/routes/ui.py).
         comment = f"{_by(call.user, 'put node into maintenance mode')}\nComment: {comment}"
-    return call.operators.request_maintenance(name, comment)
+    return call.operators.request_maintenance(name, comment, end=end, by=call.by)
+
+
+def _epoch(text: str | None) -> float | None:
+    return None if text is None else moment(text).timestamp()
 
 
 def _update_comment(call: Call, name: str) -> Wished:
@@ -320,7 +354,7 @@ def _exit_maintenance(call: Call, name: str) -> Wished:
 
 
 def _shutdown(call: Call, name: str) -> Wished:
-    return call.operators.request_shutdown(name)
+    return call.operators.request_shutdown(name, call.given.get("deadline"))
 
 
 def _remove(call: Call, name: str) -> Wished:
@@ -350,7 +384,37 @@ def _see_tokens(see: Callable[..., list[Row]], parameters: Mapping[str, Paramete
     )
 
 
+def _change_queues(wish: Callable[..., Row]) -> Callable[[Call], object]:
+    """Return the operation that does `wish` for each queue that is meant."""
+
+    def run(call: Call) -> object:
+        asked = call.given["queue"]
+        names = [asked] if isinstance(asked, str) else asked
+        call.note_queues(names)
+        rows = []
+        for name in names:
+            try:
+                rows.append(wish(call.queues, call.views, name, note=call.given.get("note"), by=call.by))
+            except UsageError as error:
+                call.note_queues([name], refused=str(error))
+                if isinstance(asked, str):
+                    raise
+                rows.append({"queue": name, "paused": None, "told": None, "error": str(error)})
+        return rows[0] if isinstance(asked, str) else rows
+
+    return run
+
+
 # What there is
+
+
+def _one_or_more_queues(asked: str | list[str]) -> str | list[str]:
+    return check_queues([asked])[0] if isinstance(asked, str) else check_queues(asked)
+
+
+def _time(text: str) -> str:
+    """Return the moment in the form in which it is written down."""
+    return moment(text).isoformat(timespec="seconds")
 
 
 def _concurrency(number: int) -> int:
@@ -359,12 +423,12 @@ def _concurrency(number: int) -> int:
     return number
 
 
-def _comment(text: str) -> str:
+def _comment(text: str, name: str = "comment") -> str:
     comment = text.strip()
     if not comment:
-        raise UsageError("comment: say why")
+        raise UsageError(f"{name}: say why")
     if len(comment) > LONGEST_COMMENT:
-        raise UsageError(f"comment: it has {len(comment)} characters; {LONGEST_COMMENT} fit")
+        raise UsageError(f"{name}: it has {len(comment)} characters; {LONGEST_COMMENT} fit")
     return comment
 
 
@@ -398,6 +462,13 @@ _QUEUES = Parameter(kind=Kind.TEXTS, required=True, check=check_queues)
 _OF_QUEUES = Parameter(kind=Kind.TEXTS, check=check_queues)
 _CONCURRENCY = Parameter(kind=Kind.NUMBER, required=True, check=_concurrency)
 _COMMENT = Parameter(kind=Kind.TEXT, required=True, check=_comment)
+_NOTE = Parameter(kind=Kind.TEXT, required=True, check=partial(_comment, name="note"))
+_QUEUE = Parameter(kind=Kind.QUEUES, required=True, check=_one_or_more_queues)
+_UNTIL = Parameter(kind=Kind.TEXT, check=_time)
+_FOR = Parameter(kind=Kind.LENGTH, check=partial(seconds, name="for", least_s=1.0, most_s=MOST_AHEAD_S))
+_DEADLINE = Parameter(
+    kind=Kind.LENGTH, check=partial(seconds, name="deadline", least_s=0.0, most_s=LONGEST_DEADLINE_S)
+)
 
 OPERATIONS: Mapping[str, Operation] = {
     "list-workers": _reads(_list_workers, state=_STATES, worker_name_pattern=_TEXT, queues=_OF_QUEUES),
@@ -416,11 +487,15 @@ OPERATIONS: Mapping[str, Operation] = {
     "set-worker-concurrency": _changes(_set_concurrency, concurrency=_CONCURRENCY),
     "add-worker-queues": _changes(_add_queues, queues=_QUEUES),
     "remove-worker-queues": _changes(_remove_queues, queues=_QUEUES),
-    "remote-edge-worker-request-maintenance": _changes(_request_maintenance, comment=_COMMENT),
+    "remote-edge-worker-request-maintenance": _changes(
+        _request_maintenance, comment=_COMMENT, until=_UNTIL, **{"for": _FOR}
+    ),
     "remote-edge-worker-exit-maintenance": _changes(_exit_maintenance),
     "remote-edge-worker-update-maintenance-comment": _changes(_update_comment, comment=_COMMENT),
-    "shutdown-remote-edge-worker": _changes(_shutdown),
-    "shutdown-all-workers": Operation(changes=True, parameters={"yes": _SURE}, run=_shutdown_all),
+    "shutdown-remote-edge-worker": _changes(_shutdown, deadline=_DEADLINE),
+    "shutdown-all-workers": Operation(
+        changes=True, parameters={"yes": _SURE, "deadline": _DEADLINE}, run=_shutdown_all
+    ),
     "remove-remote-edge-worker": _changes(_remove),
     "token-list": _see_tokens(token_admin.listed, {}),
     "token-show": _see_tokens(token_admin.shown, token_admin.SHOW),
@@ -428,5 +503,11 @@ OPERATIONS: Mapping[str, Operation] = {
     "token-rotate": _change_token(token_admin.rotate, token_admin.ROTATE),
     "token-narrow": _change_token(token_admin.narrow, token_admin.NARROW),
     "token-revoke": _change_token(token_admin.revoke, token_admin.SHOW),
+    "pause-queue": Operation(
+        changes=True, parameters={"queue": _QUEUE, "note": _NOTE}, run=_change_queues(queue_admin.pause)
+    ),
+    "resume-queue": Operation(
+        changes=True, parameters={"queue": _QUEUE}, run=_change_queues(queue_admin.resume)
+    ),
 }
 """Name -> operation."""

@@ -33,6 +33,7 @@ from edge_ws.server.chronicle import Chronicle
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.credentials import Credentials
 from edge_ws.server.dispatcher import Dispatcher
+from edge_ws.server.ends import Ends
 from edge_ws.server.events import Events
 from edge_ws.server.fact_notes import FactNotes
 from edge_ws.server.figures import Figures
@@ -186,6 +187,7 @@ class Gateway:
             chronicle=chronicle,
             telemetry=self._telemetry,
         )
+        self._ends = Ends(store.ends, guard)
         self._running_logs = RunningLogs(store.logs, finished_logs, guard=guard)
         self._reports = Reports(
             store.reports,
@@ -317,6 +319,7 @@ class Gateway:
             "the gateway's heartbeat": self._reaper.beat_for_ever,
             "the figures by minute": partial(self.figures.keep_for_ever, lambda: self._watch.wakeup.by),
             "the writing of events": self.events.write_for_ever,
+            "the ending of maintenance": self._ends.run,
             "the moving of logs": self._reaper.move_logs_for_ever,
             "the showing of running logs": self._running_logs.copy_for_ever,
             "the watch over tokens": self._token_watch.run,

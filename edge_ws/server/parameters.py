@@ -23,8 +23,10 @@ class Kind(Enum):
     TEXT = "a text"
     TEXTS = "a list of texts"
     NUMBER = "a whole number"
+    LENGTH = "seconds, or a length of time such as 2h or 30m"
     SWITCH = "true or false"
     WORKERS = "a worker's name, or a list of names"
+    QUEUES = "a queue's name, or a list of names"
 
 
 def _as_it_is(value: object) -> object:
@@ -47,13 +49,16 @@ class Parameter:
             UsageError: it is of another type, or out of range.
         """
         listed = value if isinstance(value, list) else [value]
+        is_number = isinstance(value, int) and not isinstance(value, bool)
         texts = bool(listed) and all(isinstance(one, str) for one in listed)
         fits = {
             Kind.TEXT: isinstance(value, str),
             Kind.TEXTS: texts and isinstance(value, list),
-            Kind.NUMBER: isinstance(value, int) and not isinstance(value, bool),
+            Kind.NUMBER: is_number,
+            Kind.LENGTH: is_number or isinstance(value, str),
             Kind.SWITCH: isinstance(value, bool),
             Kind.WORKERS: texts,
+            Kind.QUEUES: texts,
         }
         if not fits[self.kind]:
             raise UsageError(f"{name} must be {self.kind.value}, not {str(value)[:60]!r}")
