@@ -182,6 +182,13 @@ def queue_row(backlog: Backlog, workers: Sequence[WorkerView], pause: QueuePause
         "workers": len(serving),
         "free_slots": sum(one.free for one in serving),
         "oldest_wait_s": _tenths(backlog.oldest_wait_s),
+        **pause_row(pause),
+    }
+
+
+def pause_row(pause: QueuePause | None) -> Row:
+    """Return what a queue's row says of its pause."""
+    return {
         "paused": pause is not None,
         "paused_since": _utc(pause.since) if pause is not None else None,
         "paused_by": pause.by if pause is not None else None,

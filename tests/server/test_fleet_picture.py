@@ -15,7 +15,7 @@ from edge_ws.server.fleet_pages import read_query, render
 from edge_ws.server.fleet_picture import STATUSES, Picture
 from edge_ws.store.fleet import MOST_JOBS, FleetRecord
 from edge_ws.store.records import GatewayRecord, JobKey, Room
-from edge_ws.store.view_records import Backlog, JobView, WorkerView
+from edge_ws.store.view_records import Backlog, JobView, QueuePause, WorkerView
 
 NOW = 1_800_000_000.0
 HERE = GatewayId("here")
@@ -187,6 +187,20 @@ def test_queues_say_why_they_stand_out() -> None:
         "b",
         "d",
     ]
+
+
+def test_a_paused_queue_stands_out_and_its_jobs_say_why_they_wait() -> None:
+    pause = QueuePause(queue="q", since=NOW - 60, paused_s=60.0, by="ann", note="the press is moved")
+    pauses = {"q": pause, "nobody": replace(pause, queue="nobody", by=None)}
+    waiting = Backlog(queue="q", queued=1, running=0, oldest_wait_s=12.0)
+    picture = _picture(_worker("w1"), jobs=(_job("waits", queue="q"),), backlogs=(waiting,), pauses=pauses)
+    rows = {row["queue"]: row for row in _page(picture, "of=queues")["rows"]}
+    assert rows["q"]["flags"][0] == rows["nobody"]["flags"][0] == "paused"
+    assert (rows["q"]["paused_by"], rows["q"]["pause_note"]) == ("ann", "the press is moved")
+    assert picture.summary["queues"]["paused"] == 2
+    (job,) = _page(picture, "of=jobs")["rows"]
+    assert job["code"] == "queue_paused"
+    assert "the press is moved" in job["verdict"]
 
 
 def test_hints_say_what_to_do_of_an_empty_fleet() -> None:
