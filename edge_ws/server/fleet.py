@@ -23,7 +23,7 @@ from edge_ws.guard import FaultGuard
 from edge_ws.protocol.ids import GatewayId
 from edge_ws.server.fleet_picture import Picture
 from edge_ws.server.threads import ThreadLimit
-from edge_ws.store.fleet import FleetRecord, FleetStore
+from edge_ws.store.picture import FleetRecord, PictureStore
 from edge_ws.store.watch import Changes
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Fleet:
 
     def __init__(
         self,
-        store: FleetStore,
+        store: PictureStore,
         gateway: GatewayId,
         *,
         versions: dict[str, str] | None = None,

@@ -18,7 +18,7 @@ from edge_ws.server.eligibility import is_here, no_jobs
 from edge_ws.server.view_rows import Row, job_row, listed_worker, pause_row, served, worker_row
 from edge_ws.server.why import why
 from edge_ws.server.why_queued import since_told
-from edge_ws.store.fleet import FleetRecord
+from edge_ws.store.picture import FleetRecord
 from edge_ws.store.view_records import Backlog, JobView, QueuePause, WorkerView
 
 STATUSES = (

@@ -16,11 +16,11 @@ from edge_ws.store.dispatch import DispatchStore
 from edge_ws.store.ends import EndsStore
 from edge_ws.store.events import EventStore
 from edge_ws.store.figures import FigureStore
-from edge_ws.store.fleet import FleetStore
 from edge_ws.store.jobs import JobStore
 from edge_ws.store.liveness import LivenessStore
 from edge_ws.store.logs import LogStore
 from edge_ws.store.operators import OperatorStore
+from edge_ws.store.picture import PictureStore
 from edge_ws.store.queues import QueueStore
 from edge_ws.store.records import EDGE3_BEAT_S, EDGE3_BEATS
 from edge_ws.store.reports import ReportStore
@@ -81,7 +81,7 @@ class Store:
         """What happened to the fleet lately."""
         self.figures: Final = FigureStore(database)
         """What gateways know of each other, and what is counted of the whole fleet."""
-        self.fleet: Final = FleetStore(database, self.views)
+        self.picture: Final = PictureStore(database, self.views)
         """The whole fleet at one moment, for those who watch it."""
         self.telemetry: Final = TelemetryStore(database)
         """What metrics and traces tell of jobs."""
