@@ -17,7 +17,7 @@ from edge_ws.errors import UsageError
 from edge_ws.recent import Recent
 from edge_ws.server.fleet import Fleet
 from edge_ws.server.fleet_pages import VIEWS, Query, read_query, render
-from edge_ws.server.fleet_stream import EventStream, Judge, Streams
+from edge_ws.server.fleet_stream import REREAD_S, EventStream, Judge, Streams
 from edge_ws.server.ports import User
 
 NAMES = frozenset({"view", "stream", "me"})
@@ -68,7 +68,13 @@ class Pages:
         jobs, read = self._reader(request.query_params, by)
         if name == "stream":
             return EventStream(
-                self.streams, self._fleet, user=user, jobs=jobs, page=partial(read), judge=judge
+                self.streams,
+                self._fleet,
+                user=user,
+                jobs=jobs,
+                page=read,
+                judge=judge,
+                reread_s=FRESH_ELSE_S if request.query_params.get("of") == "events" else REREAD_S,
             )
         await self._fleet.picture(jobs=jobs)
         changing, rest = await read(user)

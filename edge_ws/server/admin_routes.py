@@ -40,6 +40,8 @@ REFUSED_OF_ONE = 5
 """Refused attempts of one user, or from one address, that the audit log has of that time: whoever is refused
 may be a stranger, and each is a row in Airflow's database."""
 REFUSED_OF_ALL = 60
+_PAGE = OPERATIONS["list-workers"]
+"""Whoever may do this may see pages of the fleet."""
 _USER = "edge_ws_user"
 """Under which a request's state has the name of who asks."""
 _FORBIDDEN = frozenset({403, 415})
@@ -118,15 +120,18 @@ class Admin:
         if request.method != method:
             sentence = f"v1/admin/{name} takes {method}, not {request.method}"
             raise _RefusalError(405, "method", sentence, allow=method)
-        _check_right(user, changes=operation.changes)
+        _check_right(user, operation)
         given = await self._body(request) if operation.changes else _query(operation, request.query_params)
         if operation.changes:
             # As JSON: nothing that was sent can look like a line of the log.
             log.info("%s wishes: %s %s", json.dumps(user.name), name, json.dumps(given))
-        result = await self._threads.run(
+        result = await self._perform(name, given, user)
+        return JSONResponse(result, headers={"cache-control": "no-store"})
+
+    async def _perform(self, name: str, given: Mapping[str, object], user: User) -> object:
+        return await self._threads.run(
             perform, self._store, name, given, user=user.name, tasks=self._tasks, audit=self._audit
         )
-        return JSONResponse(result, headers={"cache-control": "no-store"})
 
     async def _note_refused(self, request: Request, code: str) -> None:
         """Write an attempt down that nobody had the right to, if that is not too often."""
@@ -153,7 +158,7 @@ class Admin:
             sentence = f"v1/admin/{name} takes GET, not {request.method}"
             raise _RefusalError(405, "method", sentence, allow="GET")
         if name != "me":
-            _check_right(user, changes=False)
+            _check_right(user, _PAGE)
         judge = partial(self._judged, by.token, _address(request))
         return await pages.answer(request, user, by.by, judge)
 
@@ -162,11 +167,8 @@ class Admin:
         operation = OPERATIONS.get(name)
         if operation is None:
             raise UsageError(f"there is no {name} here")
-        _check_right(user, changes=operation.changes)
-        given = _query(operation, params)
-        return await self._threads.run(
-            perform, self._store, name, given, user=user.name, tasks=self._tasks, audit=self._audit
-        )
+        _check_right(user, operation)
+        return await self._perform(name, _query(operation, params), user)
 
     def end_streams(self) -> None:
         """End every stream: the gateway leaves."""
@@ -209,10 +211,10 @@ def _address(request: Request) -> str | None:
     return request.client.host if request.client else None
 
 
-def _check_right(user: User, *, changes: bool) -> None:
-    if not (user.may_manage if changes else user.may_read):
-        missing = user.manage_right if changes else user.read_right
-        doing = "change workers" if changes else "see workers and jobs"
+def _check_right(user: User, operation: Operation) -> None:
+    if not (user.may_manage if operation.changes else user.may_read):
+        missing = user.manage_right if operation.changes else user.read_right
+        doing = "change workers" if operation.changes else "see workers and jobs"
         raise _RefusalError(403, "not_admitted", f"user {user.name} may not {doing}: it takes {missing}")
 
 

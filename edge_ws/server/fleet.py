@@ -23,17 +23,19 @@ from edge_ws.guard import FaultGuard
 from edge_ws.protocol.ids import GatewayId
 from edge_ws.server.fleet_picture import Picture
 from edge_ws.server.threads import ThreadLimit
-from edge_ws.store.fleet import FleetStore
+from edge_ws.store.fleet import FleetRecord, FleetStore
 from edge_ws.store.watch import Changes
 
 log = logging.getLogger(__name__)
 
 PACE_S = 0.6
 """Between the begins of two pictures at the least; a change is seen within a second all the same."""
-SHARE = 0.25
+SHARE = 0.2
 """Of all time, that taking pictures may take of a thread."""
 REGULAR_S = 15.0
 """Between two pictures at the most: as often as workers are heard of."""
+WHOLE_S = 60.0
+"""Between two that are taken as a whole, at the most: else only when workers were heard of is looked at."""
 TRACES_S = 1.0
 """Between two looks for traces of change, where nothing tells of changes."""
 KEPT_S = 30.0
@@ -88,6 +90,7 @@ class Fleet:
         self._wrote = anyio.Event()
         self._is_dirty = False
         self._began_at = -math.inf
+        self._whole_at = -math.inf
         self._took_s = 0.0
         self._traced_at = -math.inf
         self._traces: tuple[object, ...] = ()
@@ -246,16 +249,20 @@ class Fleet:
 
     async def _take(self, now: float) -> None:
         # Cleared before the look: what comes meanwhile is looked at again.
+        before = None
+        if self._picture is not None and not self._is_dirty and now < self._whole_at + WHOLE_S:
+            before = self._picture.record
         self._is_dirty, self._began_at = False, now
         self._number += 1
         jobs = self._wants(now, jobs=True)
-        self._picture = await self._threads.run(self._developed, self._number, jobs=jobs)
+        self._picture = await self._threads.run(self._developed, self._number, before, jobs=jobs)
         self._fault = ""
-        self._took_s = time.monotonic() - now
+        if before is None:
+            self._whole_at, self._took_s = now, time.monotonic() - now
         self.stir()
 
-    def _developed(self, number: int, *, jobs: bool) -> Picture:
-        record = self._store.read(with_jobs=jobs)
+    def _developed(self, number: int, before: FleetRecord | None, *, jobs: bool) -> Picture:
+        record = self._store.read(with_jobs=jobs, before=before)
         return Picture(number, record, gateway=self._gateway, versions=self._versions)
 
     def _failed(self, why: str) -> None:

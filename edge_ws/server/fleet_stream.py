@@ -39,7 +39,7 @@ UNJUDGED_S = 300.0
 SLOW_S = 20.0
 """Whoever reads nothing for so long is cut off; no more than one page waits for that."""
 REREAD_S = 5.0
-"""Between two looks at what no picture tells of."""
+"""Between two looks at what no picture tells of, unless a view takes another time."""
 _RETRY_MS = 1000, 3000
 """A browser comes back after a time between these: not all of them at once."""
 
@@ -83,7 +83,15 @@ class EventStream(Response):
     """One stream, as the answer to a request."""
 
     def __init__(
-        self, streams: Streams, fleet: Fleet, *, user: User, jobs: bool, page: Page, judge: Judge
+        self,
+        streams: Streams,
+        fleet: Fleet,
+        *,
+        user: User,
+        jobs: bool,
+        page: Page,
+        judge: Judge,
+        reread_s: float = REREAD_S,
     ) -> None:
         """Make it.
 
@@ -94,6 +102,7 @@ class EventStream(Response):
             jobs: whether it takes pictures with jobs.
             page: makes the page.
             judge: looks at the user again.
+            reread_s: the page is made again so often, also where there is no new picture.
         """
         super().__init__(media_type="text/event-stream")
         self._streams = streams
@@ -102,6 +111,7 @@ class EventStream(Response):
         self._jobs = jobs
         self._page = page
         self._judge = judge
+        self._reread_s = reread_s
         self._judged_at = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,7 +170,7 @@ class EventStream(Response):
                 await _within(send, _part(b"event: end\ndata: " + orjson.dumps(end) + b"\n\n"))
                 await _within(send, {"type": "http.response.body", "body": b"", "more_body": False})
                 return
-            due_at = min(said_at + ALIVE_S, self._judge_at(), read_at + REREAD_S)
+            due_at = min(said_at + ALIVE_S, self._judge_at(), read_at + self._reread_s)
             picture = await self._fleet.after(number, max(0.0, due_at - time.monotonic()))
             if picture is not None:
                 number = picture.number

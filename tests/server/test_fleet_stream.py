@@ -366,3 +366,29 @@ def test_who_does_not_read_is_cut_off(sqlite_engine: sa.Engine, monkeypatch: pyt
                 return not len(streams)
 
             wait_until(is_cut, deadline_s=30.0, every_s=0.2)
+
+
+def test_a_regular_look_reads_only_when_workers_were_heard_of(engine: sa.Engine) -> None:
+    store = Store(engine)
+    for name in ("oven", "press"):
+        register_worker(store, name, queues=("a",))
+    before = store.fleet.read(with_jobs=False)
+    statements: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    again = store.fleet.read(with_jobs=False, before=before)
+    assert not any("sysinfo" in one for one in statements)
+    for old, new in zip(before.workers, again.workers, strict=True):
+        assert (new.seen_s or 0.0) > (old.seen_s or 0.0)
+        assert new.seen_at == old.seen_at
+        assert replace(new, seen_s=old.seen_s) == old
+    # Whatever shows that more has changed has all of it read.
+    store.operators.request_maintenance("oven", "new belt")
+    states = [one.state for one in store.fleet.read(with_jobs=False, before=before).workers]
+    assert states == ["maintenance request", "idle"]
+    register_worker(store, "scale", queues=("a",))
+    assert len(store.fleet.read(with_jobs=False, before=before).workers) == 3
+    event.remove(engine, "before_cursor_execute", note)
