@@ -29,7 +29,7 @@ from edge_ws.provider.airflow_setup import (
     tables_engine,
 )
 from edge_ws.provider.airflow_tables import Named
-from edge_ws.provider.audit import AirflowAudit
+from edge_ws.provider.audit import AirflowAudit, operating_user
 from edge_ws.provider.tasks import AirflowTasks
 from edge_ws.server.admin import LARGEST, perform
 from edge_ws.server.diagnosis import Unmet
@@ -379,7 +379,9 @@ class OnDatabase:
 
     def __call__(self, operation: str, given: dict[str, object], *, changes: bool) -> object:  # noqa: ARG002
         """Return the operation's result."""
-        return perform(self._store, operation, given, tasks=self._tasks, audit=self._audit)
+        return perform(
+            self._store, operation, given, operator=operating_user(), tasks=self._tasks, audit=self._audit
+        )
 
     def has_gateway(self) -> bool:
         """Tell whether a gateway is alive."""

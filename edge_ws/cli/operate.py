@@ -17,6 +17,7 @@ from typing import Any
 from edge_ws.cli import output
 from edge_ws.cli.backend import Centre, reach, split
 from edge_ws.cli.output import Row, cells, render, render_one, show, tell, terminal_width
+from edge_ws.cli.until import until
 from edge_ws.errors import EdgeWsError, TimedOutError, UsageError
 from edge_ws.store.worker_states import AWAY, WorkerState, state_of
 from edge_ws.texts import printable
@@ -39,10 +40,25 @@ _WORKERS = (
     "team_name",
     "connection_losses",
     "disk_free_gb",
+    "maintenance_until",
+    "maintenance_by",
     "maintenance_comment",
 )
 """The columns of tables, the most wanted first: as many are shown as the terminal is wide."""
-_QUEUES = ("queue", "queued", "running", "workers", "free_slots", "oldest_wait_s")
+_QUEUES = (
+    "queue",
+    "queued",
+    "running",
+    "workers",
+    "free_slots",
+    "oldest_wait_s",
+    "paused_since",
+    "paused_by",
+    "pause_note",
+)
+_OF_PAUSES = frozenset({"paused_since", "paused_by", "pause_note"})
+_OF_ENDS = frozenset({"maintenance_until", "maintenance_by"})
+"""Columns that a table has only where there is something to tell."""
 _JOBS = (
     "dag_id",
     "run_id",
@@ -76,10 +92,17 @@ def list_workers(arguments: Namespace) -> int:
             waiting = _queues_waiting(centre)
     shown = output.arrange(rows, asked)
     if arguments.output in {"table", "plain"} and asked.columns is None:
-        shown = output.usual([{**row, "takes_jobs": _readiness(row)} for row in shown], _WORKERS)
+        columns = _told_of(shown, _WORKERS, _OF_ENDS)
+        shown = output.usual([{**row, "takes_jobs": _readiness(row)} for row in shown], columns)
     summary = output.worker_summary(rows, waiting) + output.expiring(rows, time.time()) if rows else ""
     _show(shown, arguments, {"queues": "all", "team_name": "any"}, _nothing("worker", given), summary)
     return 0
+
+
+def _told_of(rows: Sequence[Row], columns: Sequence[str], rare: frozenset[str]) -> list[str]:
+    """Return the columns without those of the rare ones that no row has anything of."""
+    told = {name for name in rare if any(row.get(name) is not None for row in rows)}
+    return [name for name in columns if name not in rare or name in told]
 
 
 def _readiness(row: Mapping[str, Any]) -> str | None:
@@ -104,7 +127,7 @@ def list_queues(arguments: Namespace) -> int:
         rows = centre("list-queues", {}, changes=False)
     shown = output.arrange(rows, asked)
     if arguments.output in {"table", "plain"} and asked.columns is None:
-        shown = output.usual(shown, _QUEUES)
+        shown = output.usual(shown, _told_of(shown, _QUEUES, _OF_PAUSES))
     summary = output.queue_summary(rows) if rows else ""
     _show(shown, arguments, {}, "there is no queue: no job, and no worker that names one", summary)
     return 0
@@ -226,7 +249,13 @@ def remove_worker_queues(arguments: Namespace) -> int:
 def remote_edge_worker_request_maintenance(arguments: Namespace) -> int:
     """Wish for maintenance."""
     operation = "remote-edge-worker-request-maintenance"
-    return _change(arguments, operation, "begin the maintenance of", comment=arguments.comments)
+    # Not an attribute's name: `for` is a word of Python's.
+    for_time = getattr(arguments, "for")
+    if arguments.until is not None and for_time is not None:
+        raise UsageError("--until and --for: give one of them")
+    ends_at = None if arguments.until is None else until(arguments.until)
+    end: dict[str, object] = {"until": ends_at, "for": for_time}
+    return _change(arguments, operation, "begin the maintenance of", comment=arguments.comments, **end)
 
 
 def remote_edge_worker_exit_maintenance(arguments: Namespace) -> int:
@@ -242,7 +271,7 @@ def remote_edge_worker_update_maintenance_comment(arguments: Namespace) -> int:
 
 def shutdown_remote_edge_worker(arguments: Namespace) -> int:
     """Wish that workers leave."""
-    return _change(arguments, "shutdown-remote-edge-worker", "shut down")
+    return _change(arguments, "shutdown-remote-edge-worker", "shut down", deadline=arguments.deadline)
 
 
 def shutdown_all_workers(arguments: Namespace) -> int:
@@ -254,7 +283,8 @@ def shutdown_all_workers(arguments: Namespace) -> int:
         names = [row["worker_name"] for row in rows if _may_be_there(row)]
         if names:
             _ask_first("shut down", names, arguments)
-            done = _do(centre, "shutdown-remote-edge-worker", {"worker": names}, wait_s)
+            given = {"worker": names, "deadline": arguments.deadline}
+            done = _do(centre, "shutdown-remote-edge-worker", given, wait_s)
     # What is left away has said goodbye: there was nothing to shut down.
     done = _Done([one for one in done.outcomes if one["error"] or _is_told(one)], done.late)
     if not done.told:
@@ -277,20 +307,18 @@ def remove_remote_edge_worker(arguments: Namespace) -> int:
 
 
 def _change(arguments: Namespace, operation: str, doing: str, **given: object) -> int:
-    """Do it with the worker of that name, or with those whose names are like that.
+    """Do it with the workers of these names, and with those whose names are like them.
 
     `doing` is the same in words, for the question.
     """
     wait_s = _wait_s(arguments)
-    meant: str | list[str] = arguments.edge_hostname
+    named: list[str] = arguments.edge_hostname
+    meant: str | list[str] = named if len(named) > 1 else named[0]
     with reach(arguments) as centre:
-        if any(sign in meant for sign in "*?"):
-            rows = centre("list-workers", {"worker_name_pattern": meant}, changes=False)
-            if not rows:
-                raise UsageError(f"no worker's name is like {meant}; see: edge-ws list-workers")
-            meant = [row["worker_name"] for row in rows]
+        if any(map(_is_pattern, named)):
+            meant = list(dict.fromkeys(name for one in named for name in _names_like(centre, one)))
             _ask_first(doing, meant, arguments)
-        elif wait_s is not None:
+        elif wait_s is not None and isinstance(meant, str):
             rows = centre("list-workers", {"worker_name_pattern": meant}, changes=False)
             if any(row["kind"] == "edge3" for row in rows):
                 raise UsageError(
@@ -299,6 +327,20 @@ def _change(arguments: Namespace, operation: str, doing: str, **given: object) -
                 )
         done = _do(centre, operation, {"worker": meant, **given}, wait_s)
     return _report(arguments, done)
+
+
+def _is_pattern(name: str) -> bool:
+    return any(sign in name for sign in "*?")
+
+
+def _names_like(centre: Centre, name: str) -> list[str]:
+    """Return the workers whose names are like a pattern, in their order; a name means itself."""
+    if not _is_pattern(name):
+        return [name]
+    rows = centre("list-workers", {"worker_name_pattern": name}, changes=False)
+    if not rows:
+        raise UsageError(f"no worker's name is like {name}; see: edge-ws list-workers")
+    return [row["worker_name"] for row in rows]
 
 
 def _wait_s(arguments: Namespace) -> float | None:

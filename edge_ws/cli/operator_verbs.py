@@ -68,10 +68,11 @@ _WORKER = Argument(
     metavar="WORKER",
     required=True,
     type=_name,
+    is_list=True,
     is_once=True,
-    help="the worker's name; with * and ? many, which asks first",
+    help="the worker's name, or several; with * and ? many, which asks first",
 )
-_SOME_WORKERS = replace(_WORKER, help="the worker's name; with * and ? many")
+_SOME_WORKERS = replace(_WORKER, is_list=False, help="the worker's name; with * and ? many")
 _YES = Argument(flags=("-y", "--yes"), is_switch=True, help="do not ask first")
 _WAIT = (
     Argument(flags=("-w", "--wait"), is_switch=True, help="wait until it is applied, and tell the time"),
@@ -83,6 +84,26 @@ _WAIT = (
     ),
 )
 _COMMENT = Argument(flags=("-c", "--comments"), metavar="COMMENT", required=True, help="the reason")
+_UNTIL = Argument(
+    flags=("--until",),
+    metavar="TIME",
+    is_once=True,
+    help="it ends by itself then: 18:00, the next one, or 2026-12-01T18:00; this machine's local time",
+)
+_FOR = Argument(
+    flags=("--for",),
+    metavar="TIME",
+    is_once=True,
+    help="it ends by itself after so long, e.g. 2h, 30m or 1d",
+)
+_DEADLINE = Argument(
+    flags=("--deadline",),
+    metavar="TIME",
+    is_once=True,
+    help="after so long, e.g. 30m, the tasks that still run are stopped (default: never)",
+)
+_SOME_QUEUES = Argument(flags=("queue",), metavar="QUEUE", is_list=True, help="the queues' names")
+_NOTE = Argument(flags=("-n", "--note"), metavar="NOTE", required=True, is_once=True, help="the reason")
 _QUEUES = Argument(flags=("-q", "--queues"), metavar="A,B", required=True, is_once=True, help="the queues")
 _OF_QUEUES = Argument(
     flags=("-q", "--queues"), metavar="A,B", is_once=True, help="only those of one of these queues"
@@ -130,6 +151,19 @@ def _changes(
         extra="server",
         works_bare="url",
         arguments=(*arguments, *waits, _YES, ONE_RESULT, *_WAY),
+    )
+
+
+def _of_queues(name: str, what: str, description: str, *arguments: Argument) -> Verb:
+    return Verb(
+        name=name,
+        help=what,
+        description=description,
+        side=Side.CENTRE,
+        implementation=f"edge_ws.cli.queues:{name.replace('-', '_')}",
+        extra="server",
+        works_bare="url",
+        arguments=(*arguments, ONE_RESULT, *_WAY),
     )
 
 
@@ -217,9 +251,12 @@ _REMOVE_QUEUES = _changes(
 _REQUEST_MAINTENANCE = _changes(
     "remote-edge-worker-request-maintenance",
     "put a worker into maintenance: it finishes its jobs and takes no new ones",
-    "It finishes what it runs.",
+    "It finishes what it runs. With --until or --for a gateway ends it at that time, by the database's clock,"
+    " unless somebody has ended it or asked for it anew before.",
     _WORKER,
     _COMMENT,
+    _UNTIL,
+    _FOR,
 )
 _EXIT_MAINTENANCE = _changes(
     "remote-edge-worker-exit-maintenance", "end a worker's maintenance", "It takes jobs again.", _WORKER
@@ -234,13 +271,15 @@ _UPDATE_COMMENT = _changes(
 _SHUTDOWN = _changes(
     "shutdown-remote-edge-worker",
     "have a worker finish what it runs, and leave",
-    "With --wait until it has begun to.",
+    "With --wait until it has begun to. A second one may give another deadline.",
     _WORKER,
+    _DEADLINE,
 )
 _SHUTDOWN_ALL = _changes(
     "shutdown-all-workers",
     "have every worker finish what it runs, and leave",
     "Asks first. With --wait until each has begun to.",
+    _DEADLINE,
 )
 _REMOVE = _changes(
     "remove-remote-edge-worker",
@@ -248,6 +287,18 @@ _REMOVE = _changes(
     "It is there again when it connects again.",
     _WORKER,
     waits=(),
+)
+
+_PAUSE_QUEUE = _of_queues(
+    "pause-queue",
+    "hand out no jobs of a queue to edge-ws's workers, until it is resumed",
+    "What runs goes on, and so does what was offered a moment before. Jobs wait meanwhile, and show-job says "
+    "why. edge3's own workers do not know of it.",
+    _SOME_QUEUES,
+    _NOTE,
+)
+_RESUME_QUEUE = _of_queues(
+    "resume-queue", "hand out the jobs of a paused queue again", "At once.", _SOME_QUEUES
 )
 
 OPERATOR_VERBS: tuple[Verb, ...] = (
@@ -265,4 +316,6 @@ OPERATOR_VERBS: tuple[Verb, ...] = (
     _SHUTDOWN,
     _SHUTDOWN_ALL,
     _REMOVE,
+    _PAUSE_QUEUE,
+    _RESUME_QUEUE,
 )

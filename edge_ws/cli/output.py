@@ -153,7 +153,9 @@ def queue_summary(rows: Sequence[Mapping[str, object]]) -> str:
     waiting = [row for row in rows if row.get("queued")]
     stuck = [row for row in waiting if not row.get("workers")]
     said = f"{len(rows)} queue{'' if len(rows) == 1 else 's'}: {len(waiting)} with jobs that wait"
-    return f"{said}, {len(stuck)} of them without a worker that takes jobs" if stuck else said
+    said = f"{said}, {len(stuck)} of them without a worker that takes jobs" if stuck else said
+    paused = sum(bool(row.get("paused")) for row in rows)
+    return f"{said}; {paused} paused" if paused else said
 
 
 def job_summary(rows: Sequence[Mapping[str, object]]) -> str:

@@ -301,6 +301,8 @@ class Wish:
     """Finish what runs, then leave; never taken back."""
     asked: Count = 0
     """Number of the host's last request that this wish has taken in."""
+    deadline_s: Seconds | None = None
+    """With `shutdown`: tasks that still run so long from now are stopped; None: never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,9 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
@@ -36,11 +36,12 @@ from edge_ws.provider.config import (
 )
 from edge_ws.provider.jwks import KEEP_S, fetch_set, read_set
 from edge_ws.server.eligibility import Fit, Reason, fits, is_here, lasted, no_jobs
+from edge_ws.server.why_queued import pause_told
 from edge_ws.store import schema
 from edge_ws.store.database import shown_url
 from edge_ws.store.records import SEEN_BEATS, TokenRecord
 from edge_ws.store.store import Store
-from edge_ws.store.view_records import Backlog, JobView, WorkerView
+from edge_ws.store.view_records import Backlog, JobView, QueuePause, WorkerView
 
 
 class Verdict(Enum):
@@ -122,14 +123,31 @@ def workers(known: Sequence[WorkerView]) -> Finding:
     return judge("workers", f"{says}: {_told(faults)}", _LOOK)
 
 
-def queues(waiting: Sequence[Backlog], first: Sequence[JobView], known: Sequence[WorkerView]) -> Finding:
+def queues(
+    waiting: Sequence[Backlog],
+    first: Sequence[JobView],
+    known: Sequence[WorkerView],
+    pauses: Mapping[str, QueuePause] | None = None,
+) -> Finding:
     """Judge what waits.
 
     Args:
         waiting: the queues in which jobs wait.
         first: of each of them the job that is next.
         known: all workers.
+        pauses: the paused queues, by name: what waits there was wanted, and is told.
     """
+    paused = [pause_told(one) for one in (pauses or {}).values()]
+    if paused:
+        judged = queues(
+            [one for one in waiting if one.queue not in (pauses or {})],
+            [one for one in first if one.queue not in (pauses or {})],
+            known,
+        )
+        said = f"{_told(paused)}; {judged.says}"
+        if judged.verdict is not Verdict.OK:
+            return replace(judged, says=said)
+        return warning("queues", said, "airflow edge-ws resume-queue QUEUE has its jobs handed out again")
     if not waiting:
         return ok("queues", "no job waits")
     backlogs = {one.queue: one for one in waiting}
@@ -362,7 +380,7 @@ def _queues(store: Store) -> Finding:
     """Judge each queue in which something waits by the job that is next in it."""
     waiting = [one for one in store.views.backlogs() if one.queued]
     first = [job for one in waiting for job in store.views.jobs(1, queue=one.queue, state="queued")]
-    return queues(waiting, first, store.views.workers())
+    return queues(waiting, first, store.views.workers(), store.views.pauses())
 
 
 # Through the network

@@ -11,17 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from edge_ws.errors import UnreachableError, UsageError
 from edge_ws.protocol.ids import MAX_CONCURRENCY, is_queue_name
-from edge_ws.server import views
+from edge_ws.server import queue_admin, views
 from edge_ws.server.ports import Audit, AuditEntry, Tasks
-from edge_ws.store.operators import OperatorStore
+from edge_ws.store.operators import MOST_AHEAD_S, End, OperatorStore
+from edge_ws.store.queues import QueueStore
 from edge_ws.store.records import Wished
 from edge_ws.store.store import Store
 from edge_ws.store.views import ViewStore
 from edge_ws.store.worker_states import AWAY, WorkerState, state_of
+from edge_ws.times import moment, seconds
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,8 @@ LONGEST_USER = 100
 """Characters of a user's name that are written there."""
 _UNFIT = re.compile("[\0\ud800-\udfff]")
 """What no database takes as text: the zero byte, and halves of characters."""
+LONGEST_DEADLINE_S = 7 * 86_400.0
+"""Of a shutdown: what is to run for longer has none."""
 LARGEST = 2**31 - 1
 """What an integer column takes."""
 _GLOB = frozenset("*?")
@@ -44,8 +49,10 @@ class Kind(Enum):
     TEXT = "a text"
     TEXTS = "a list of texts"
     NUMBER = "a whole number"
+    LENGTH = "seconds, or a length of time such as 2h or 30m"
     SWITCH = "true or false"
     WORKERS = "a worker's name, or a list of names"
+    QUEUES = "a queue's name, or a list of names"
 
 
 def _as_it_is(value: object) -> object:
@@ -68,13 +75,16 @@ class Parameter:
             UsageError: it is of another type, or out of range.
         """
         listed = value if isinstance(value, list) else [value]
+        is_number = isinstance(value, int) and not isinstance(value, bool)
         texts = bool(listed) and all(isinstance(one, str) for one in listed)
         fits = {
             Kind.TEXT: isinstance(value, str),
             Kind.TEXTS: texts and isinstance(value, list),
-            Kind.NUMBER: isinstance(value, int) and not isinstance(value, bool),
+            Kind.NUMBER: is_number,
+            Kind.LENGTH: is_number or isinstance(value, str),
             Kind.SWITCH: isinstance(value, bool),
             Kind.WORKERS: texts,
+            Kind.QUEUES: texts,
         }
         if not fits[self.kind]:
             raise UsageError(f"{name} must be {self.kind.value}, not {str(value)[:60]!r}")
@@ -91,6 +101,7 @@ class Call:
 
     operators: OperatorStore
     views: ViewStore
+    queues: QueueStore
     given: Mapping[str, Any]
     user: str | None = None
     """Who asks by HTTP; None: the command line, on the database."""
@@ -98,6 +109,8 @@ class Call:
     """Asks Airflow about a task; None: nobody is asked."""
     name: str = ""
     """The operation's."""
+    operator: str | None = None
+    """Who runs the command line; None: by HTTP, or not known."""
     audit: Audit | None = None
     """Where changes are written down."""
 
@@ -105,14 +118,28 @@ class Call:
         """Write down what is asked of these workers; before it is done, or why it was refused."""
         if self.audit is None:
             return
-        asked = {one: value for one, value in self.given.items() if one not in {"worker", "yes"}}
+        self._record("worker_name", workers, refused)
+
+    def note_queues(self, queues: Sequence[str], refused: str | None = None) -> None:
+        """Likewise of these queues."""
+        self._record("queue", queues, refused)
+
+    def _record(self, what: str, names: Sequence[str], refused: str | None) -> None:
+        if self.audit is None:
+            return
+        asked = {one: value for one, value in self.given.items() if one not in {"worker", "queue", "yes"}}
         more = {} if refused is None else {"refused": refused}
         self.audit.record(
             [
-                AuditEntry(event=self.name, user=self.user, extra={"worker_name": worker, **asked, **more})
-                for worker in workers
+                AuditEntry(event=self.name, user=self.user, extra={what: name, **asked, **more})
+                for name in names
             ]
         )
+
+    @property
+    def by(self) -> str | None:
+        """Who asks, as far as that is known."""
+        return self.user if self.user is not None else self.operator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +160,7 @@ def perform(
     given: Mapping[str, object],
     *,
     user: str | None = None,
+    operator: str | None = None,
     tasks: Tasks | None = None,
     audit: Audit | None = None,
 ) -> object:
@@ -166,8 +194,10 @@ def perform(
         Call(
             operators=store.operators,
             views=store.views,
+            queues=store.queues,
             given=checked,
             user=user,
+            operator=operator,
             tasks=tasks,
             name=name,
             audit=audit,
@@ -294,10 +324,18 @@ def _by(user: str, did: str) -> str:
 
 def _request_maintenance(call: Call, name: str) -> Wished:
     comment = call.given["comment"]
+    until, for_s = call.given.get("until"), call.given.get("for")
+    if until is not None and for_s is not None:
+        raise UsageError("until and for: give one of them")
+    end = None if until is None and for_s is None else End(at=_epoch(until), in_s=for_s)
     if call.user is not None:
         # In the form that edge3's page writes and shows (worker_api/routes/ui.py).
         comment = f"{_by(call.user, 'put node into maintenance mode')}\nComment: {comment}"
-    return call.operators.request_maintenance(name, comment)
+    return call.operators.request_maintenance(name, comment, end=end, by=call.by)
+
+
+def _epoch(text: str | None) -> float | None:
+    return None if text is None else moment(text).timestamp()
 
 
 def _update_comment(call: Call, name: str) -> Wished:
@@ -310,14 +348,44 @@ def _exit_maintenance(call: Call, name: str) -> Wished:
 
 
 def _shutdown(call: Call, name: str) -> Wished:
-    return call.operators.request_shutdown(name)
+    return call.operators.request_shutdown(name, call.given.get("deadline"))
 
 
 def _remove(call: Call, name: str) -> Wished:
     return call.operators.remove_worker(name)
 
 
+def _change_queues(wish: Callable[..., Row]) -> Callable[[Call], object]:
+    """Return the operation that does `wish` for each queue that is meant."""
+
+    def run(call: Call) -> object:
+        asked = call.given["queue"]
+        names = [asked] if isinstance(asked, str) else asked
+        call.note_queues(names)
+        rows = []
+        for name in names:
+            try:
+                rows.append(wish(call.queues, call.views, name, note=call.given.get("note"), by=call.by))
+            except UsageError as error:
+                call.note_queues([name], refused=str(error))
+                if isinstance(asked, str):
+                    raise
+                rows.append({"queue": name, "paused": None, "told": None, "error": str(error)})
+        return rows[0] if isinstance(asked, str) else rows
+
+    return run
+
+
 # What there is
+
+
+def _one_or_more_queues(asked: str | list[str]) -> str | list[str]:
+    return _queues([asked])[0] if isinstance(asked, str) else _queues(asked)
+
+
+def _time(text: str) -> str:
+    """Return the moment in the form in which it is written down."""
+    return moment(text).isoformat(timespec="seconds")
 
 
 def _concurrency(number: int) -> int:
@@ -333,12 +401,12 @@ def _queues(names: list[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _comment(text: str) -> str:
+def _comment(text: str, name: str = "comment") -> str:
     comment = text.strip()
     if not comment:
-        raise UsageError("comment: say why")
+        raise UsageError(f"{name}: say why")
     if len(comment) > LONGEST_COMMENT:
-        raise UsageError(f"comment: it has {len(comment)} characters; {LONGEST_COMMENT} fit")
+        raise UsageError(f"{name}: it has {len(comment)} characters; {LONGEST_COMMENT} fit")
     return comment
 
 
@@ -372,6 +440,13 @@ _QUEUES = Parameter(kind=Kind.TEXTS, required=True, check=_queues)
 _OF_QUEUES = Parameter(kind=Kind.TEXTS, check=_queues)
 _CONCURRENCY = Parameter(kind=Kind.NUMBER, required=True, check=_concurrency)
 _COMMENT = Parameter(kind=Kind.TEXT, required=True, check=_comment)
+_NOTE = Parameter(kind=Kind.TEXT, required=True, check=partial(_comment, name="note"))
+_QUEUE = Parameter(kind=Kind.QUEUES, required=True, check=_one_or_more_queues)
+_UNTIL = Parameter(kind=Kind.TEXT, check=_time)
+_FOR = Parameter(kind=Kind.LENGTH, check=partial(seconds, name="for", least_s=1.0, most_s=MOST_AHEAD_S))
+_DEADLINE = Parameter(
+    kind=Kind.LENGTH, check=partial(seconds, name="deadline", least_s=0.0, most_s=LONGEST_DEADLINE_S)
+)
 
 OPERATIONS: Mapping[str, Operation] = {
     "list-workers": _reads(_list_workers, state=_STATES, worker_name_pattern=_TEXT, queues=_OF_QUEUES),
@@ -388,11 +463,21 @@ OPERATIONS: Mapping[str, Operation] = {
     "set-worker-concurrency": _changes(_set_concurrency, concurrency=_CONCURRENCY),
     "add-worker-queues": _changes(_add_queues, queues=_QUEUES),
     "remove-worker-queues": _changes(_remove_queues, queues=_QUEUES),
-    "remote-edge-worker-request-maintenance": _changes(_request_maintenance, comment=_COMMENT),
+    "remote-edge-worker-request-maintenance": _changes(
+        _request_maintenance, comment=_COMMENT, until=_UNTIL, **{"for": _FOR}
+    ),
     "remote-edge-worker-exit-maintenance": _changes(_exit_maintenance),
     "remote-edge-worker-update-maintenance-comment": _changes(_update_comment, comment=_COMMENT),
-    "shutdown-remote-edge-worker": _changes(_shutdown),
-    "shutdown-all-workers": Operation(changes=True, parameters={"yes": _SURE}, run=_shutdown_all),
+    "shutdown-remote-edge-worker": _changes(_shutdown, deadline=_DEADLINE),
+    "shutdown-all-workers": Operation(
+        changes=True, parameters={"yes": _SURE, "deadline": _DEADLINE}, run=_shutdown_all
+    ),
     "remove-remote-edge-worker": _changes(_remove),
+    "pause-queue": Operation(
+        changes=True, parameters={"queue": _QUEUE, "note": _NOTE}, run=_change_queues(queue_admin.pause)
+    ),
+    "resume-queue": Operation(
+        changes=True, parameters={"queue": _QUEUE}, run=_change_queues(queue_admin.resume)
+    ),
 }
 """Name -> operation."""

@@ -30,6 +30,7 @@ from edge_ws.server.auth import WhoAmI
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.credentials import Credentials
 from edge_ws.server.dispatcher import Dispatcher
+from edge_ws.server.ends import Ends
 from edge_ws.server.fleet import Fleet
 from edge_ws.server.hub import Hub, Link
 from edge_ws.server.longpoll import PollLink, Polls
@@ -141,6 +142,7 @@ class Gateway:
             finished_logs=finished_logs,
             guard=guard,
         )
+        self._ends = Ends(store.ends, guard)
         self._running_logs = RunningLogs(store.logs, finished_logs, guard=guard)
         self._reports = Reports(
             store.reports,
@@ -248,6 +250,7 @@ class Gateway:
             "the watch over polls": self._polls.watch_for_ever,
             "the settling of jobs": self._reaper.settle_for_ever,
             "the gateway's heartbeat": self._reaper.beat_for_ever,
+            "the ending of maintenance": self._ends.run,
             "the moving of logs": self._reaper.move_logs_for_ever,
             "the showing of running logs": self._running_logs.copy_for_ever,
             "the watch over tokens": self._token_watch.run,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from edge_ws.server.eligibility import Fit
 from edge_ws.server.log_end import NO_LOG, LogEnd
 from edge_ws.store.records import GatewayRecord
-from edge_ws.store.view_records import ClaimView, JobView, WorkerView
+from edge_ws.store.view_records import ClaimView, JobView, QueuePause, WorkerView
 
 SLOW_S = 15.0
 """A job that a free worker could take waits no longer, even where nothing wakes the gateways."""
@@ -28,6 +28,7 @@ class Code(Enum):
     # Queued.
     NO_GATEWAY = "no_gateway"
     NO_WORKER_SERVES_QUEUE = "no_worker_serves_queue"
+    QUEUE_PAUSED = "queue_paused"
     TEAM_EXCLUDES = "team_excludes"
     TOKEN_EXCLUDES = "token_excludes"  # noqa: S105 - a code
     TOO_WIDE = "too_wide"
@@ -101,6 +102,8 @@ class JobFacts:
     """The database's time, seconds since the epoch."""
     task: AirflowTask | None = None
     """None: nobody could ask Airflow, or it knows no such task."""
+    pause: QueuePause | None = None
+    """Of the job's queue; None: it is not paused."""
     log: LogEnd = NO_LOG
     """What the end of the attempt's log says."""
 

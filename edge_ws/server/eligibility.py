@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from enum import Enum
 from typing import NamedTuple
 
@@ -173,7 +174,9 @@ def _unwilling(worker: WorkerView) -> _Found | None:
 
 
 def _comment(worker: WorkerView) -> str:
-    return f" ({worker.comment.strip()})" if worker.comment and worker.comment.strip() else ""
+    until = worker.maintenance_until
+    ends = f" until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC" if until is not None else ""
+    return f"{ends} ({worker.comment.strip()})" if worker.comment and worker.comment.strip() else ends
 
 
 def _full(job: JobView, worker: WorkerView) -> _Found | None:

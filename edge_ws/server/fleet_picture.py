@@ -15,11 +15,11 @@ from functools import cached_property
 from edge_ws.protocol.ids import CALLBACK_DAG_ID, GatewayId
 from edge_ws.server.diagnosis import JobFacts, Why
 from edge_ws.server.eligibility import is_here, no_jobs
-from edge_ws.server.view_rows import Row, job_row, listed_worker, served, worker_row
+from edge_ws.server.view_rows import Row, job_row, listed_worker, pause_row, served, worker_row
 from edge_ws.server.why import why
 from edge_ws.server.why_queued import since_when
 from edge_ws.store.fleet import FleetRecord
-from edge_ws.store.view_records import Backlog, JobView, WorkerView
+from edge_ws.store.view_records import Backlog, JobView, QueuePause, WorkerView
 
 STATUSES = (
     "running",
@@ -85,6 +85,7 @@ class _Queue:
     taking: int = 0
     slots: int = 0
     free: int = 0
+    pause: QueuePause | None = None
     flags: list[str] = field(default_factory=list)
 
 
@@ -200,7 +201,8 @@ class Picture:
     @cached_property
     def _queues(self) -> list[_Queue]:
         known = {one.queue: _Queue(one) for one in self.record.backlogs}
-        for name in {queue for one in self.workers for queue in one.served or ()} - known.keys():
+        named_by = {queue for one in self.workers for queue in one.served or ()}
+        for name in {*named_by, *self.record.pauses} - known.keys():
             known[name] = _Queue(Backlog(queue=name, queued=0, running=0, oldest_wait_s=None))
         for seen in self.workers:
             named = known.keys() if seen.served is None else seen.served
@@ -213,7 +215,8 @@ class Picture:
                     queue.taking += 1
                     queue.slots += seen.view.concurrency or 0
                     queue.free += busy
-        for queue in known.values():
+        for name, queue in known.items():
+            queue.pause = self.record.pauses.get(name)
             queue.flags = list(_flags(queue))
         return [known[name] for name in sorted(known)]
 
@@ -259,6 +262,7 @@ class Picture:
             workers=self.record.workers,
             gateways=self.record.gateways,
             now=self.record.now,
+            pause=self.record.pauses.get(job.queue) if job.state == "queued" else None,
         )
         if job.state in OVER_BADLY:
             return why(facts)
@@ -346,6 +350,8 @@ def _hint(code: str, sentence: str, advice: str) -> Row:
 
 def _flags(queue: _Queue) -> Iterable[str]:
     """Return why a queue stands out."""
+    if queue.pause is not None:
+        yield "paused"
     if queue.backlog.queued and not queue.named_by:
         yield "unserved"
     elif queue.named_by and not queue.here:
@@ -369,6 +375,7 @@ def _queue_row(queue: _Queue) -> Row:
         "workers_here": queue.here,
         "slots": queue.slots,
         "flags": queue.flags,
+        **pause_row(queue.pause),
     }
 
 

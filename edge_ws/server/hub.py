@@ -36,6 +36,7 @@ def wish_frame(wish: WishRecord) -> Wish:
         comment=wish.comment,
         shutdown=wish.shutdown,
         asked=wish.asked,
+        deadline_s=None if wish.leave_at is None else max(0.0, wish.leave_at - time.monotonic()),
     )
 
 

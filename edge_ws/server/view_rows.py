@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from edge_ws.server.diagnosis import AirflowTask, JobFacts, Why
 from edge_ws.server.eligibility import Fit, free_slots, is_here, no_jobs, takes_jobs
 from edge_ws.store.records import GatewayRecord, JobKey
-from edge_ws.store.view_records import Backlog, ClaimView, JobView, WorkerView
+from edge_ws.store.view_records import Backlog, ClaimView, JobView, QueuePause, WorkerView
 
 Row = dict[str, object]
 SHOWN_SEATS = 100
@@ -171,8 +171,8 @@ def _serves(worker: WorkerView, queue: str) -> bool:
     return named is None or queue in named
 
 
-def queue_row(backlog: Backlog, workers: Sequence[WorkerView]) -> Row:
-    """Return a queue with the workers that take its jobs now."""
+def queue_row(backlog: Backlog, workers: Sequence[WorkerView], pause: QueuePause | None = None) -> Row:
+    """Return a queue with the workers that take its jobs now, or would if it were not paused."""
     serving = [one for one in workers if takes_jobs(one) and _serves(one, backlog.queue)]
     return {
         "queue": backlog.queue,
@@ -181,6 +181,17 @@ def queue_row(backlog: Backlog, workers: Sequence[WorkerView]) -> Row:
         "workers": len(serving),
         "free_slots": sum(one.free for one in serving),
         "oldest_wait_s": _tenths(backlog.oldest_wait_s),
+        **pause_row(pause),
+    }
+
+
+def pause_row(pause: QueuePause | None) -> Row:
+    """Return whether a queue is paused, since when, by whom and why."""
+    return {
+        "paused": pause is not None,
+        "paused_since": _utc(pause.since) if pause is not None else None,
+        "paused_by": pause.by if pause is not None else None,
+        "pause_note": pause.note if pause is not None else None,
     }
 
 
@@ -206,7 +217,7 @@ def listed_worker(one: WorkerView) -> Row:
         "wished_concurrency": one.wished_concurrency,
         "wished_queues": _list(one.wished_queues),
         **_wished(one),
-        "maintenance_comment": one.comment,
+        **_maintenance(one),
         "last_update": _iso(one.last_update),
         **_line(one),
         "token_expires": _utc(one.token.expires_at) if one.token is not None else None,
@@ -244,11 +255,22 @@ def _line(one: WorkerView) -> Row:
     return {"transport": one.transport, **{name: one.sysinfo.get(name) for name in _LINE}}
 
 
+def _maintenance(one: WorkerView) -> Row:
+    """Return what is known of its maintenance."""
+    return {
+        "maintenance_comment": one.comment,
+        "maintenance_since": _utc(one.maintenance_since),
+        "maintenance_until": _utc(one.maintenance_until),
+        "maintenance_by": one.maintenance_by,
+    }
+
+
 def _wished(one: WorkerView) -> Row:
     """Return the rest of the wish; edge3's worker has none but its state, and never says what it applies."""
     return {
         "wished_maintenance": one.wishes_maintenance if one.is_ours else None,
         "wished_shutdown": one.wishes_shutdown if one.is_ours else None,
+        "leaves_by": _utc(one.leaves_by),
         "applied": one.applied_revision >= one.wish_revision if one.is_ours else None,
     }
 
@@ -262,7 +284,7 @@ def worker_row(one: WorkerView, gateway: GatewayRecord | None, jobs: Sequence[Jo
         "kind": _kind(one),
         "state": one.state,
         **_readiness(one),
-        "maintenance_comment": one.comment,
+        **_maintenance(one),
         "first_online": _iso(one.first_online),
         **_line(one),
         "gateway": one.gateway,

@@ -67,16 +67,26 @@ def list_jobs(
 
 
 def list_queues(store: ViewStore) -> list[Row]:
-    """Return the queues that hold a job or that a worker names, with who takes jobs of each now."""
+    """Return the queues that hold a job, that a worker names or that are paused, with who takes jobs."""
     backlogs = {one.queue: one for one in store.backlogs()}
     workers = store.workers()
     named = {queue for one in workers for queue in served(one) or ()}
+    pauses = store.pauses()
     return [
         queue_row(
-            backlogs.get(queue) or Backlog(queue=queue, queued=0, running=0, oldest_wait_s=None), workers
+            backlogs.get(queue) or Backlog(queue=queue, queued=0, running=0, oldest_wait_s=None),
+            workers,
+            pauses.get(queue),
         )
-        for queue in sorted({*backlogs, *named})
+        for queue in sorted({*backlogs, *named, *pauses})
     ]
+
+
+def is_known_queue(store: ViewStore, queue: str) -> bool:
+    """Tell whether the queue holds a job, or a worker names it."""
+    return any(one.queue == queue for one in store.backlogs()) or any(
+        queue in (served(one) or ()) for one in store.workers()
+    )
 
 
 def list_workers(
@@ -164,6 +174,7 @@ def show_job(  # noqa: PLR0917 - a task is named by so many
         workers=store.workers(),
         gateways=store.gateways(),
         now=store.clock(),
+        pause=store.pauses().get(job.queue) if job.state == "queued" else None,
     )
     return shown_job(facts, why(facts))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from edge_ws.protocol.ids import is_queue_name
 from edge_ws.server.diagnosis import NO_GATEWAY_ADVICE, SLOW_S, Code, JobFacts, Why
@@ -21,7 +22,7 @@ from edge_ws.server.eligibility import (
     slots_told,
 )
 from edge_ws.server.why_task import state_told
-from edge_ws.store.view_records import ClaimView
+from edge_ws.store.view_records import ClaimView, QueuePause
 
 SHOWN = 5
 """Workers that a sentence names at the most."""
@@ -77,6 +78,8 @@ def why_queued(facts: JobFacts) -> Why:
     job = facts.job
     if (unwanted := _not_wanted(facts)) is not None:
         return unwanted
+    if facts.pause is not None:
+        return _paused(facts, facts.pause)
     found = fits(job, facts.workers)
     serving = [one for one in found if one.serves]
     # Workers of other queues matter only where nobody serves the job's own.
@@ -118,6 +121,26 @@ def _not_wanted(facts: JobFacts) -> Why | None:
         " more.",
         advice="If the row stays, see the log of the scheduler, whose executor ends such rows.",
     )
+
+
+def _paused(facts: JobFacts, pause: QueuePause) -> Why:
+    """Return the verdict on a job of a paused queue; edge3's workers know of no pause."""
+    polls = [one for one in fits(facts.job, facts.workers) if one.reason is Reason.POLLS]
+    theirs = (
+        f"; but edge3's workers know of no pause, and {polls[0].worker.name} may take it" if polls else ""
+    )
+    return Why(
+        code=Code.QUEUE_PAUSED,
+        sentence=f"{since_when(facts)}: {pause_told(pause)}{theirs}.",
+        advice=f"edge-ws resume-queue {shlex.quote(pause.queue)}",
+    )
+
+
+def pause_told(pause: QueuePause) -> str:
+    """Return as a clause that the queue is paused, since when, by whom and why."""
+    since = f"{datetime.fromtimestamp(pause.since, UTC):%Y-%m-%d %H:%M} UTC ({lasted(pause.paused_s)})"
+    by = f" by {pause.by}" if pause.by else ""
+    return f"queue {pause.queue} is paused since {since}{by}: {pause.note.strip()}"
 
 
 def since_when(facts: JobFacts) -> str:

@@ -18,7 +18,16 @@ from edge_ws.guard import FaultGuard
 from edge_ws.protocol import codec
 from edge_ws.protocol.frames import Bye, Hello, Refusal, Renew, Welcome, WorkerFrame
 from edge_ws.protocol.http import CONNECTION_HEADER, TOKEN_HEADER, WORKER_HEADER
-from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, RENEWAL, GatewayId, WorkerName
+from edge_ws.protocol.ids import (
+    CONTROL,
+    DEADLINE,
+    OLDEST_PROTOCOL,
+    OUTCOMES,
+    PROTOCOL,
+    RENEWAL,
+    GatewayId,
+    WorkerName,
+)
 from edge_ws.server import auth
 from edge_ws.server.answers import answer_to
 from edge_ws.server.config import GatewaySettings
@@ -181,6 +190,7 @@ class Workers:
                 sysinfo=sysinfo,
                 life=hello.life,
                 address=link.address,
+                capabilities=frozenset({DEADLINE}.intersection(hello.capabilities)),
                 heartbeat_s=self._settings.timers.heartbeat_s,
             ),
         )

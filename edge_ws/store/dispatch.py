@@ -33,6 +33,7 @@ from edge_ws.store.live import (
     key_columns,
     locking,
 )
+from edge_ws.store.queues import not_paused
 from edge_ws.store.records import Assignment, Candidate, Claimed, JobKey, NewWish, WishRecord
 from edge_ws.store.tables import claim, edge_job, epoch_now, utc_now, worker
 from edge_ws.store.wishes import admitted, changed_wishes, read_wish
@@ -61,7 +62,7 @@ def read_waiting(
     teams: Collection[str] | None,
     widest: int | None,
 ) -> list[Candidate]:
-    """Return queued jobs by priority and age.
+    """Return queued jobs by priority and age; none of a queue that is paused.
 
     Args:
         connection: an open transaction.
@@ -96,7 +97,7 @@ def read_waiting(
 def queues_of_others(
     connection: Connection, queues: Collection[str] | None, teams: Collection[str]
 ) -> set[str]:
-    """Return in which of the queues jobs wait that belong to none of these teams.
+    """Return in which of the queues jobs wait that belong to none of these teams; not those that are paused.
 
     Args:
         connection: an open transaction.
@@ -117,8 +118,8 @@ def _others_query(dialect: str, some_queues: bool) -> sa.Select[Any]:
         # One is enough to know: a backlog is not read.
         names = rows_of("queues", "queue")
         one = sa.exists().where(*other, edge_job.c.queue == names.c.queue)
-        return sa.select(names.c.queue).where(one)
-    query = sa.select(edge_job.c.queue).where(*other).distinct()
+        return sa.select(names.c.queue).where(one, not_paused(names.c.queue))
+    query = sa.select(edge_job.c.queue).where(*other, not_paused(edge_job.c.queue)).distinct()
     return query.where(one_of(dialect, edge_job.c.queue, "queues")) if some_queues else query
 
 
@@ -132,8 +133,11 @@ def _waiting_query(dialect: str, given: frozenset[str]) -> sa.Select[Any]:
         query = query.where(edge_job.c.team_name.in_(sa.bindparam("teams", expanding=True)))
     if "widest" in given:
         query = query.where(edge_job.c.concurrency_slots <= sa.bindparam("widest", type_=sa.Integer))
-    if "queues" in given:
-        query = _of_each(query) if dialect == "postgresql" else _of_all(query, dialect)
+    if "queues" in given and dialect == "postgresql":
+        query = _of_each(query)
+    else:
+        query = query.where(not_paused(edge_job.c.queue))
+        query = _of_all(query, dialect) if "queues" in given else query
     found = query.subquery()
     shown = [column for column in found.c if column.name != "queued_dttm"]
     waited_s, failed = age_s(found.c.queued_dttm).label("waited_s"), failed_on(found.c).label("failed_on")
@@ -161,6 +165,8 @@ def _of_each(query: sa.Select[Any]) -> sa.Select[Any]:
     names = rows_of("queues", "queue")
     of_one = query.where(edge_job.c.queue == names.c.queue).lateral()
     found = sa.select(of_one).select_from(names.join(of_one, sa.true())).order_by(*_in_order(of_one.c))
+    # Asked of the few names, not of each job.
+    found = found.where(not_paused(names.c.queue))
     return found.limit(sa.bindparam("most", type_=sa.Integer))
 
 
@@ -209,6 +215,8 @@ def _lock_query(dialect: str, *, by_place: bool) -> sa.Select[Any]:
     query = sa.select(*key_columns, edge_job.c.command, place)
     # The count holds for any number: it is there to have the workers locked, and first.
     query = query.where(there, edge_job.c.state == QUEUED, locked.scalar_subquery() >= 0)
+    # Paused since they were read.
+    query = query.where(not_paused(edge_job.c.queue))
     # In key order, as everywhere: two who lock the same rows lock them in the same order.
     return query.order_by(*key_columns).with_for_update(of=edge_job, skip_locked=True)
 
@@ -250,7 +258,7 @@ class DispatchStore:
         teams: Collection[str] | None = None,
         widest: int | None = None,
     ) -> list[Candidate]:
-        """Read queued rows without locks, by priority and age.
+        """Read queued rows without locks, by priority and age; none of a queue that is paused.
 
         Args:
             queues: only of these; None: of every queue.
@@ -267,7 +275,7 @@ class DispatchStore:
             return queues_of_others(connection, queues, teams)
 
     def claim(self, gateway_id: GatewayId, chosen: Sequence[Assignment], lease_s: float) -> list[Claimed]:
-        """Claim the chosen rows by compare-and-set; leave out what others took or what no longer fits.
+        """Claim the chosen rows by compare-and-set; leave out what others took, does not fit or is paused.
 
         A row whose command is no workload is failed here, so that its executor reports it.
         """

@@ -5,8 +5,8 @@ A fixed number of statements, however many workers, jobs and gateways there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 
@@ -14,8 +14,8 @@ from edge_ws.protocol.ids import GatewayId
 from edge_ws.store.database import Database
 from edge_ws.store.live import age_s
 from edge_ws.store.records import GatewayRecord
-from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, worker
-from edge_ws.store.view_records import Backlog, JobView, WorkerView
+from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, gateway, paused_queue, worker
+from edge_ws.store.view_records import Backlog, JobView, QueuePause, WorkerView
 from edge_ws.store.views import ViewStore
 from edge_ws.store.watch import FLEET_CHANNEL, NEWS, WATCHES
 
@@ -32,6 +32,8 @@ class FleetRecord:
     workers: tuple[WorkerView, ...]
     backlogs: tuple[Backlog, ...]
     gateways: tuple[GatewayRecord, ...]
+    pauses: Mapping[str, QueuePause] = field(default_factory=dict)
+    """Queue -> its pause."""
     jobs: tuple[JobView, ...] | None
     """None: not asked for."""
 
@@ -69,6 +71,8 @@ _traces = sa.select(
             sa.func.max(claim.c.created_at),
             sa.func.max(claim.c.ended_at),
             sa.func.count(gateway.c.id),
+            sa.func.count(paused_queue.c.queue),
+            sa.func.max(paused_queue.c.paused_at),
         )
     )
 )
@@ -95,6 +99,7 @@ class FleetStore:
             workers=tuple(self._views.workers()) if workers is None else workers,
             backlogs=tuple(self._views.backlogs()),
             gateways=tuple(self._views.gateways()),
+            pauses=self._views.pauses(),
             jobs=tuple(self._views.jobs(MOST_JOBS)) if with_jobs else None,
         )
 

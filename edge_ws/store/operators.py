@@ -9,20 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from edge_ws.errors import UsageError
-from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.ids import DEADLINE, WorkerName
 from edge_ws.store.database import Database
+from edge_ws.store.ends import change_comment, forget_maintenance, note_maintenance
 from edge_ws.store.live import held
 from edge_ws.store.records import Wished
-from edge_ws.store.tables import claim, edge_job, edge_worker, token, worker
+from edge_ws.store.tables import claim, edge_job, edge_worker, epoch_now, maintenance, token, worker
+from edge_ws.store.watch import tell
 from edge_ws.store.wishes import join_queues, may_come_back, next_number, read_wish, split_queues
 from edge_ws.store.worker_states import AWAY, MAINTENANCE, Event, WorkerState, after, state_of
-from edge_ws.store.workers import COMMENT_LENGTH, MARK
+from edge_ws.store.workers import COMMENT_LENGTH, MARK, capabilities_of
 
 
 @dataclass(slots=True)
@@ -43,6 +46,8 @@ class _Target:
     """Why it is in maintenance."""
     revision: int
     """Of the last wish; 0 for edge3's."""
+    knows_deadlines: bool
+    """It is ours, of a release that can stop its tasks at a time, and has said so to one that asks for it."""
     told: str = ""
 
     @property
@@ -64,6 +69,55 @@ class _Target:
         """Refuse what an edge3 worker that is away would overwrite when it registers."""
         if not self.is_ours and self.state in AWAY:
             raise UsageError(f"cannot {doing} {self.name}: this edge3 worker is {self.state.value}")
+
+    def must_know_deadlines(self) -> None:
+        """Refuse a deadline to a worker that would not keep it."""
+        if not self.is_ours:
+            raise UsageError(
+                f"{self.name} is an edge3 worker, which knows no deadline: it leaves when its tasks have"
+                " ended; leave the deadline out"
+            )
+        if not self.knows_deadlines:
+            raise UsageError(
+                f"{self.name} is of a release that knows no deadline, or connected to such a gateway: it"
+                " leaves when its tasks have ended; leave the deadline out, or update it first"
+            )
+
+
+MOST_AHEAD_S = 366 * 86_400.0
+"""Maintenance that ends by itself ends within so long; what is to last longer has no end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """When maintenance ends: one of both."""
+
+    at: float | None = None
+    """Seconds since the epoch."""
+    in_s: float | None = None
+    """Seconds from now, by the database's clock."""
+
+
+def _moment(connection: Connection, end: End) -> float:
+    """Return when that is, by the database's clock.
+
+    Raises:
+        UsageError: it is over, or too far.
+    """
+    now = float(connection.scalar(sa.select(epoch_now())) or 0.0)
+    at = now + (end.in_s or 0.0) if end.at is None else end.at
+    if at <= now:
+        raise UsageError(f"until: {_utc(at)} is over: by the database's clock it is {_utc(now)}")
+    if at > now + MOST_AHEAD_S:
+        raise UsageError(
+            f"until: {_utc(at)} is more than {MOST_AHEAD_S / 86_400:.0f} days ahead; for maintenance without"
+            " an end leave it out"
+        )
+    return at
+
+
+def _utc(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 class OperatorStore:
@@ -99,6 +153,7 @@ class OperatorStore:
                     is_silent=is_ours and state in AWAY and known is not None and known.life is not None,
                     comment=row.maintenance_comment or "",
                     revision=known.wish_revision if known is not None else 0,
+                    knows_deadlines=is_ours and DEADLINE in capabilities_of(row.sysinfo or {}),
                 ),
             )
 
@@ -162,11 +217,20 @@ class OperatorStore:
             target.told = f"queues {', '.join(left)} now{target.kept}"
             return self._outcome(connection, target)
 
-    def request_maintenance(self, name: str, comment: str) -> Wished:
-        """Wish that the worker takes nothing new, and stays; where it is so already, change the comment.
+    def request_maintenance(
+        self, name: str, comment: str, *, end: End | None = None, by: str | None = None
+    ) -> Wished:
+        """Wish that the worker takes nothing new, and stays; where it is so already, change comment and end.
+
+        Args:
+            name: the worker's.
+            comment: why.
+            end: when gateways end it; None: never.
+            by: who wishes it, if that is known.
 
         Raises:
-            UsageError: there is no such worker, it is shutting down, or it is edge3's and silent.
+            UsageError: there is no such worker, it is shutting down, it is edge3's and silent, or the end is
+                over or too far.
         """
         with self._changing(name) as (connection, target):
             if target.is_leaving:
@@ -178,8 +242,12 @@ class OperatorStore:
                 state = after(target.state, Event.REQUEST_MAINTENANCE)
                 assert state is not None
                 target.values["state"] = state.value
-            target.values["maintenance_comment"] = comment[:COMMENT_LENGTH]
-            target.told = f"maintenance{target.kept}"
+            kept = comment[:COMMENT_LENGTH]
+            target.values["maintenance_comment"] = kept
+            ends_at = _moment(connection, end) if end is not None else None
+            note_maintenance(connection, name, kept, by=by, ends_at=ends_at)
+            until = "" if ends_at is None else f" until {_utc(ends_at)}, when it ends by itself"
+            target.told = f"maintenance{until}{target.kept}"
             return self._outcome(connection, target)
 
     def exit_maintenance(self, name: str) -> Wished:
@@ -197,6 +265,7 @@ class OperatorStore:
             if state is not None:
                 target.values["state"] = state.value
             target.values["maintenance_comment"] = None
+            forget_maintenance(connection, name)
             target.told = f"end of maintenance{target.kept}"
             return self._outcome(connection, target)
 
@@ -220,29 +289,50 @@ class OperatorStore:
             if room < 0:
                 raise UsageError(f"the comment, with who says so, is {-room} characters too long")
             first = target.comment.split("\n", 1)[0][: max(0, room - 1)] if by is not None else ""
-            target.values["maintenance_comment"] = f"{first}\n{new}" if first else new
+            said = f"{first}\n{new}" if first else new
+            target.values["maintenance_comment"] = said
+            change_comment(connection, name, target.comment, said)
             target.told = f"another comment{target.kept}"
             return self._outcome(connection, target)
 
-    def request_shutdown(self, name: str) -> Wished:
+    def request_shutdown(self, name: str, deadline_s: float | None = None) -> Wished:
         """Wish that the worker finishes what it runs and leaves; nothing for one that has left.
 
         It is for the worker's present life: one that is silent is told if it is heard again.
 
+        Args:
+            name: the worker's.
+            deadline_s: seconds from now after which it stops what still runs; None: never, or as it was
+                wished before. The last one counts.
+
         Raises:
-            UsageError: there is no such worker.
+            UsageError: there is no such worker, or it knows no deadline.
         """
         with self._changing(name) as (connection, target):
-            target.told = f"shutdown{target.kept}"
+            ours: dict[str, Any] = {}
+            if deadline_s is not None:
+                target.must_know_deadlines()
+                ours["wish_deadline"] = epoch_now() + deadline_s
+            elif target.is_ours and not target.is_leaving:
+                # Of a shutdown that is over.
+                ours["wish_deadline"] = None
+            after_s = "" if deadline_s is None else f"; what still runs in {deadline_s:g} s is stopped"
+            target.told = f"shutdown{after_s}{target.kept}"
             state = after(target.state, Event.REQUEST_SHUTDOWN)
             if state is not None:
                 target.values["state"] = state.value
             elif target.is_silent and not target.is_leaving:
-                one_more = {"wish_shutdown": True, **next_number(target.revision)}
-                connection.execute(worker.update().where(worker.c.worker_name == name).values(one_more))
+                ours |= {"wish_shutdown": True, **next_number(target.revision)}
             elif not target.is_leaving:
                 target.told = f"nothing to shut down: it is {target.state.value}"
                 return target.outcome(0)
+            elif deadline_s is not None:
+                # Nothing else has changed that would be told under a new number.
+                ours |= next_number(target.revision)
+                # No trigger sees it: it is in our own table alone.
+                tell(connection, "w", name)
+            if ours:
+                connection.execute(worker.update().where(worker.c.worker_name == name).values(ours))
             return self._outcome(connection, target)
 
     def remove_worker(self, name: str) -> Wished:
@@ -260,7 +350,7 @@ class OperatorStore:
                     f"cannot remove {name}: it still holds {held_by_it} jobs, which may be running there;"
                     " see: edge-ws show-worker"
                 )
-            for table in (worker, edge_worker):
+            for table in (worker, edge_worker, maintenance):
                 connection.execute(table.delete().where(table.c.worker_name == name))
             target.told = "removed"
             return target.outcome(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -235,6 +235,8 @@ class Registration:
     """None: a worker of a release that does not name it."""
     address: str | None = None
     """Where it came from."""
+    capabilities: frozenset[str] = frozenset()
+    """What it can do beyond the first release."""
     heartbeat_s: float = HEARTBEAT_S
     """So often the gateway will say that it is here."""
 
@@ -268,6 +270,8 @@ class WishRecord:
     shutdown: bool = False
     asked: int = 0
     """Number of the host's last request that it has taken in."""
+    leave_at: float | None = field(default=None, compare=False)
+    """With `shutdown`: when tasks that run are stopped, by this process's monotonic clock; None: never."""
 
     @property
     def takes_nothing(self) -> bool:

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.states import Phase
 from edge_ws.store.database import Database
+from edge_ws.store.ends import forget_orphans
 from edge_ws.store.faults import forget_faults
 from edge_ws.store.live import (
     KEY_COLUMNS,
@@ -127,4 +128,5 @@ class RetentionStore:
             if left is not None:
                 forget_unclaimed(connection, keep_s)
             forget_faults(connection)
+            forget_orphans(connection)
             connection.execute(gateway.delete().where(gateway.c.seen_at < epoch_now() - FORGOTTEN_S))

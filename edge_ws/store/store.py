@@ -13,11 +13,13 @@ from sqlalchemy.engine import Engine
 from edge_ws.store.claims import ClaimStore
 from edge_ws.store.database import Database
 from edge_ws.store.dispatch import DispatchStore
+from edge_ws.store.ends import EndsStore
 from edge_ws.store.fleet import FleetStore
 from edge_ws.store.jobs import JobStore
 from edge_ws.store.liveness import LivenessStore
 from edge_ws.store.logs import LogStore
 from edge_ws.store.operators import OperatorStore
+from edge_ws.store.queues import QueueStore
 from edge_ws.store.records import EDGE3_BEAT_S, EDGE3_BEATS
 from edge_ws.store.reports import ReportStore
 from edge_ws.store.retention import RetentionStore
@@ -64,6 +66,10 @@ class Store:
         """Jobs' logs on their way."""
         self.operators: Final = OperatorStore(database)
         """What operators wish of workers."""
+        self.queues: Final = QueueStore(database)
+        """What operators wish of queues."""
+        self.ends: Final = EndsStore(database)
+        """Maintenance that ends by itself."""
         self.tokens: Final = TokenStore(database)
         """Workers' credentials."""
         self.views: Final = ViewStore(database, alive_s)

@@ -256,10 +256,35 @@ worker = sa.Table(
     sa.Column("wish_comment", sa.String(1024)),
     sa.Column("wish_shutdown", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("wish_asked", sa.Integer, nullable=False, server_default=sa.text("0")),
+    # When tasks that still run are stopped, where it is to shut down; NULL: never.
+    sa.Column("wish_deadline", sa.Double),
     sa.Column("applied_revision", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.Column("applied_concurrency", sa.Integer),
     sa.Column("applied_queues", sa.JSON(none_as_null=True)),
     sa.Column("applied_at", sa.Double),
+)
+
+# The maintenance that our verbs have asked for. A row counts as long as the worker is in maintenance with
+# this very comment: whoever asks by other means has written another one, or has ended it.
+maintenance = sa.Table(
+    "edge_ws_maintenance",
+    metadata,
+    sa.Column("worker_name", sa.String(64), primary_key=True),
+    sa.Column("comment", sa.String(1024), nullable=False),
+    sa.Column("wished_by", sa.String(250)),
+    sa.Column("wished_at", sa.Double, nullable=False),
+    # When a gateway ends it; NULL: an operator does.
+    sa.Column("ends_at", sa.Double),
+)
+
+# Queues of which nothing is handed out: a row is a pause.
+paused_queue = sa.Table(
+    "edge_ws_queue",
+    metadata,
+    sa.Column("queue", sa.String(256), primary_key=True),
+    sa.Column("paused_at", sa.Double, nullable=False),
+    sa.Column("paused_by", sa.String(250)),
+    sa.Column("note", sa.String(1024), nullable=False),
 )
 
 token = sa.Table(
@@ -301,7 +326,7 @@ def silent_after_s(table: sa.FromClause) -> sa.ColumnElement[float]:
 
 
 EDGE3_TABLES = (edge_job, edge_worker, edge_logs)
-OWN_TABLES = (claim, fault, log, worker, token, gateway)
+OWN_TABLES = (claim, fault, log, worker, maintenance, paused_queue, token, gateway)
 VERSION_TABLE = "alembic_version_edge_ws"
 EDGE3_VERSION_TABLE = "alembic_version_edge3"
 EDGE3_HEAD = "d5a2f8b41c07"

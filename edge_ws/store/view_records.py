@@ -89,6 +89,20 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePause:
+    """A queue of which nothing is handed out."""
+
+    queue: str
+    since: float
+    """Seconds since the epoch."""
+    paused_s: float
+    """Since then."""
+    by: str | None
+    """Who has paused it; None: not known."""
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenView:
     """The credential by which a worker last came."""
 
@@ -141,6 +155,15 @@ class WorkerView:
     last_update: datetime | None = None
     wishes_maintenance: bool = False
     wishes_shutdown: bool = False
+    maintenance_since: float | None = None
+    """When our verbs last asked for the maintenance in which it is, seconds since the epoch, as the next one;
+    None: others did, or it is in none."""
+    maintenance_until: float | None = None
+    """When that ends by itself; None: it does not."""
+    maintenance_by: str | None = None
+    """Who asked for it; None: not known."""
+    leaves_by: float | None = None
+    """When it stops what still runs, where it is to shut down; None: never."""
     wish_revision: int = 0
     applied_revision: int = 0
     applied_s: float | None = None

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from edge_ws.protocol.ids import ClaimId, GatewayId, WorkerName
 from edge_ws.protocol.states import Phase
 from edge_ws.store.database import Database
+from edge_ws.store.ends import shown_deadline, shown_maintenance
 from edge_ws.store.faults import faults_of
 from edge_ws.store.live import (
     CLAIMED,
@@ -29,6 +30,7 @@ from edge_ws.store.live import (
     key_of,
     same_job,
 )
+from edge_ws.store.queues import read_pauses
 from edge_ws.store.records import GatewayRecord, JobKey
 from edge_ws.store.tables import (
     claim,
@@ -36,12 +38,21 @@ from edge_ws.store.tables import (
     edge_worker,
     epoch_now,
     gateway,
+    maintenance,
     silent_after_s,
     token,
     worker,
 )
 from edge_ws.store.tables import log as log_table
-from edge_ws.store.view_records import Backlog, ClaimView, JobView, Stranded, TokenView, WorkerView
+from edge_ws.store.view_records import (
+    Backlog,
+    ClaimView,
+    JobView,
+    QueuePause,
+    Stranded,
+    TokenView,
+    WorkerView,
+)
 from edge_ws.store.wishes import split_queues
 from edge_ws.store.workers import MARK, room_of
 
@@ -135,10 +146,15 @@ workers_query = (
             token.c.revoked_at.is_(None),
             sa.or_(token.c.expires_at.is_(None), token.c.expires_at > epoch_now()),
         ).label("token_is_good"),
+        maintenance.c.comment.label("asked_comment"),
+        maintenance.c.wished_by.label("asked_by"),
+        maintenance.c.wished_at.label("asked_at"),
+        maintenance.c.ends_at,
     )
     .outerjoin(worker, worker.c.worker_name == edge_worker.c.worker_name)
     .outerjoin(_held, _held.c.edge_worker == edge_worker.c.worker_name)
     .outerjoin(token, token.c.id == worker.c.token_id)
+    .outerjoin(maintenance, maintenance.c.worker_name == edge_worker.c.worker_name)
     .order_by(edge_worker.c.worker_name)
 )
 
@@ -271,6 +287,11 @@ class ViewStore:
             )
             for row in rows
         ]
+
+    def pauses(self) -> dict[str, QueuePause]:
+        """Return the queues that are paused, by name."""
+        with self._database.read() as connection:
+            return read_pauses(connection)
 
     def workers(self, pattern: str | None = None, *, name: str | None = None) -> list[WorkerView]:
         """Return the workers, ours and edge3's, by name: all, those like a pattern (`*` and `?`), or one."""
@@ -406,6 +427,7 @@ def _common(row: _Row) -> dict[str, Any]:
         "first_online": row.first_online,
         "last_update": row.last_update,
         "sysinfo": row.sysinfo or {},
+        **shown_maintenance(row),
     }
 
 
@@ -434,6 +456,7 @@ def _ours(row: _Row) -> WorkerView:
         silent_after_s=row.silent_after_s,
         wishes_maintenance=bool(row.our_wish_maintenance),
         wishes_shutdown=bool(row.our_wish_shutdown),
+        leaves_by=shown_deadline(row),
         wish_revision=row.our_wish_revision,
         applied_revision=row.our_applied_revision,
         applied_s=row.applied_s,

@@ -22,13 +22,28 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
 from edge_ws.errors import UsageError
 from edge_ws.protocol.ids import ClaimId, WorkerName, new_id
 from edge_ws.store.database import first_line, shown_url
 
 log = logging.getLogger(__name__)
+
+
+def tell(connection: Connection, kind: str, name: str) -> None:
+    """Have the gateways look once this is committed, as the triggers do of what edge3's tables show.
+
+    Only PostgreSQL needs to be told: elsewhere they notice each commit, or look by themselves.
+
+    Args:
+        connection: the transaction that changes it.
+        kind: `q`: of a queue; `w`: of a worker.
+        name: the queue's, or the worker's.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_notify(CHANNEL, f"{kind}:{name}")))
+
 
 LOOK_EVERY_S = 0.01
 AWAY_PAUSE_S = 1.0

@@ -7,6 +7,7 @@ whoever reads them first here and sees that they differ from the numbered copy g
 from __future__ import annotations
 
 import ast
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.store.records import WishRecord
-from edge_ws.store.tables import edge_worker, worker
+from edge_ws.store.tables import edge_worker, epoch_now, worker
 from edge_ws.store.worker_states import AWAY, MAINTENANCE, WorkerState, state_of
 
 _WishRow = Any
@@ -30,6 +31,7 @@ _query = sa.select(
     worker.c.wish_revision,
     worker.c.applied_revision,
     worker.c.life,
+    (worker.c.wish_deadline - epoch_now()).label("leave_in_s"),
     *(worker.c[f"wish_{part}"] for part in _COPY),
     edge_worker.c.concurrency,
     edge_worker.c.queues,
@@ -132,7 +134,12 @@ def read_wish(connection: Connection, name: WorkerName) -> WishRecord | None:
         comment=wanted["comment"] or "",
         shutdown=wanted["shutdown"],
         asked=wanted["asked"],
+        leave_at=_leave_at(row) if wanted["shutdown"] else None,
     )
+
+
+def _leave_at(row: _WishRow) -> float | None:
+    return None if row.leave_in_s is None else time.monotonic() + float(row.leave_in_s)
 
 
 def changed_wishes(connection: Connection, sent: Mapping[WorkerName, int]) -> list[WorkerName]:

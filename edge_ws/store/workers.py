@@ -48,6 +48,7 @@ from edge_ws.store.tables import (
     edge_job,
     edge_worker,
     epoch_now,
+    maintenance,
     silent_after_s,
     utc_now,
     worker,
@@ -67,6 +68,9 @@ NOT_READY = "not_ready"
 """In `sysinfo`, where it is so: True (see `records.Room`)."""
 STALE_SLOTS = "stale_slots"
 """In `sysinfo`, where there are any: how many (see `records.Room`)."""
+CAPABILITIES = "capabilities"
+"""In `sysinfo`: what the worker can do beyond the first release, as the gateway that it is connected to, or
+was last, has heard it; words with blanks between them."""
 MARK = "edge_ws_version"
 """The key in `edge_worker.sysinfo` that tells our workers from edge3's."""
 
@@ -132,6 +136,11 @@ def room_of(sysinfo: Mapping[str, Any]) -> Room:
     )
 
 
+def capabilities_of(sysinfo: Mapping[str, Any]) -> frozenset[str]:
+    """Return what the worker can do beyond the first release, as far as gateways know."""
+    return frozenset(str(sysinfo.get(CAPABILITIES, "")).split())
+
+
 def _note_state(
     connection: Connection,
     name: WorkerName,
@@ -165,6 +174,8 @@ def _take_in(connection: Connection, name: WorkerName, asked: Asked) -> None:
     else:
         event, comment = Event.EXIT_MAINTENANCE, None
     state = move(connection, name, event, maintenance_comment=comment)
+    # The host's word is the later one: no end that an operator gave before holds for it.
+    connection.execute(maintenance.delete().where(maintenance.c.worker_name == name))
     if state is WorkerState.SHUTDOWN_REQUEST:
         # The column cannot say both: it holds for the worker's next life.
         connection.execute(
@@ -287,7 +298,10 @@ class WorkerStore:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         room = Room.of(said.inventory, said.sysinfo)
         since = {TRANSPORT_SINCE: now, CONNECTED_SINCE: now}
-        sysinfo = _with_room({MARK: "", **said.sysinfo, **since}, room)
+        # Not in the worker's own words: an older gateway would pass them on, and know nothing of them.
+        of_worker = {key: value for key, value in said.sysinfo.items() if key != CAPABILITIES}
+        known = {CAPABILITIES: " ".join(sorted(said.capabilities))} if said.capabilities else {}
+        sysinfo = _with_room({MARK: "", **of_worker, **since, **known}, room)
         values: dict[str, Any] = {
             "last_update": utc_now(),
             "sysinfo": sysinfo,

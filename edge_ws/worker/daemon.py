@@ -39,7 +39,16 @@ from edge_ws.protocol.frames import (
     Wish,
     WorkerFrame,
 )
-from edge_ws.protocol.ids import CONTROL, OLDEST_PROTOCOL, OUTCOMES, PROTOCOL, ClaimId, LifeId, new_id
+from edge_ws.protocol.ids import (
+    CONTROL,
+    DEADLINE,
+    OLDEST_PROTOCOL,
+    OUTCOMES,
+    PROTOCOL,
+    ClaimId,
+    LifeId,
+    new_id,
+)
 from edge_ws.worker import network, status, sysinfo
 from edge_ws.worker.carrier import Carrier
 from edge_ws.worker.config import WorkerConfig, read_token
@@ -192,7 +201,7 @@ class Daemon:
             queues=self._config.queues,
             inventory=self.inventory(),
             life=self._life,
-            capabilities=(CONTROL,),
+            capabilities=(CONTROL, DEADLINE),
             versions=self._versions,
             sysinfo=self._sysinfo(),
         )
@@ -274,6 +283,8 @@ class Daemon:
                 self._slots.concurrency,
                 ", ".join(self._wishes.queues or ["all"]),
             )
+        if wish.shutdown and wish.deadline_s is not None:
+            self._worker_drain.end_in(wish.deadline_s, is_new=is_new)
         self._stand()
         self._link.send(self._wishes.applied())
         if self._wishes.request != request:

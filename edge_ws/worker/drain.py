@@ -72,12 +72,25 @@ class WorkerDrain:
         self._begun = anyio.Event()
         self._hurried = anyio.Event()
         self._reason = f"drain timeout of {patience.drain_s:g} s"
+        self._deadline = math.inf
+        """When the centre wants it over, by the loop's clock."""
         self.stopping = ""
         """Why tasks are stopped by now; empty: they are not."""
 
     def begin(self) -> None:
         """Count from now, if that has not begun."""
         self._begun.set()
+
+    def end_in(self, seconds: float, *, is_new: bool) -> None:
+        """Let the drain's time be over so long from now at the latest; it need not have begun.
+
+        Args:
+            seconds: that are left.
+            is_new: it takes the place of the deadline before. Else that one is told once more, and of both
+                the earlier counts: the later one may have been on its way for long.
+        """
+        at = anyio.current_time() + seconds
+        self._deadline = at if is_new else min(at, self._deadline)
 
     def hurry(self, reason: str) -> None:
         """Let the drain's time be over now."""
@@ -110,17 +123,22 @@ class WorkerDrain:
     async def _has_finished(self) -> bool:
         """Tell whether no task has run for the time of the reports, before the drain's time is over."""
         quiet_since: float | None = None
-        with anyio.move_on_after(self._patience.drain_s or math.inf):
-            while not self._hurried.is_set():
-                now = anyio.current_time()
-                if self._leaver.runs_tasks:
-                    quiet_since = None
-                elif quiet_since is None:
-                    quiet_since = now
-                elif now - quiet_since >= self._patience.report_s:
-                    return True
-                with anyio.move_on_after(_QUIET_LOOK_S):
-                    await self._hurried.wait()
+        over_at = anyio.current_time() + (self._patience.drain_s or math.inf)
+        while not self._hurried.is_set():
+            now = anyio.current_time()
+            if now >= self._deadline and self._deadline <= over_at:
+                self._reason = "the deadline of an operator's shutdown is over"
+                return False
+            if now >= over_at:
+                return False
+            if self._leaver.runs_tasks:
+                quiet_since = None
+            elif quiet_since is None:
+                quiet_since = now
+            elif now - quiet_since >= self._patience.report_s:
+                return True
+            with anyio.move_on_after(min(_QUIET_LOOK_S, over_at - now, max(0.0, self._deadline - now))):
+                await self._hurried.wait()
         return False
 
     async def heed_signals(self) -> NoReturn:

@@ -88,7 +88,7 @@ def test_values_reach_the_verb() -> None:
     found = build().parse_args(
         ["set-worker-concurrency", "-H", "w", "-c", "3", "-w", "--wait-timeout", "1.5"]
     )
-    assert (found.edge_hostname, found.concurrency, found.wait, found.wait_timeout) == ("w", 3, True, 1.5)
+    assert (found.edge_hostname, found.concurrency, found.wait, found.wait_timeout) == (["w"], 3, True, 1.5)
     assert found.output == "plain"
     assert found.verb.name == "set-worker-concurrency"
 

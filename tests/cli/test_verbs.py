@@ -46,6 +46,8 @@ def test_the_verbs_there_are() -> None:
         "shutdown-remote-edge-worker": Side.CENTRE,
         "shutdown-all-workers": Side.CENTRE,
         "remove-remote-edge-worker": Side.CENTRE,
+        "pause-queue": Side.CENTRE,
+        "resume-queue": Side.CENTRE,
         "db migrate": Side.CENTRE,
         "db check": Side.CENTRE,
         "server": Side.CENTRE,

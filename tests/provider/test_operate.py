@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from edge_ws.cli import main
 from edge_ws.protocol.frames import Applied
 from edge_ws.protocol.ids import GatewayId
+from edge_ws.provider.audit import operating_user
 from edge_ws.store.records import Principal
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker, worker
@@ -335,6 +336,67 @@ def test_one_that_refuses_keeps_nothing_from_the_others(run: Run, centre: Centre
     run("shutdown-remote-edge-worker", "-H", "press-1")
     code, out, err = run("remote-edge-worker-request-maintenance", "-H", "press-*", "-c", "belt", "-y")
     assert (code, out, err) == (2, "press-2: maintenance\n", "press-1 is shutting down\n")
+
+
+@pytest.mark.usefixtures("workers")
+def test_several_are_named_without_a_question(run: Run, store: Store) -> None:
+    code, out, err = run("set-worker-concurrency", "-H", "oven", "nobody", "press-1", "-c", "3")
+    assert (code, out) == (2, "oven: concurrency 3\npress-1: concurrency 3\n")
+    assert err.startswith("no worker named nobody has connected yet")
+    told = _json(
+        run("set-worker-concurrency", "-H", "oven", "press-?", "oven", "-c", "2", "-y", "-o", "json")
+    )
+    assert [row["worker_name"] for row in told] == ["oven", "press-1", "press-2"]
+    assert {one.wished_concurrency for one in store.views.workers()} == {2}
+
+
+@pytest.mark.usefixtures("workers")
+def test_maintenance_with_an_end(run: Run) -> None:
+    words = ("remote-edge-worker-request-maintenance", "-H", "oven", "-c", "belt")
+    code, out, _ = run(*words, "--for", "2h")
+    assert (code, out.partition(" until ")[0]) == (0, "oven: maintenance")
+    row = _json(run("show-worker", "-H", "oven", "-o", "json"))
+    assert (row["maintenance_comment"], row["maintenance_by"]) == ("belt", operating_user())
+    code, table, _ = run("list-workers", "-o", "plain")
+    assert row["maintenance_until"] in table
+    assert _json(run(*words, "--until", "23:59", "-o", "json"))["told"].startswith("maintenance until ")
+    for wrong, why in (
+        (("--until", "soon"), "--until: 'soon' is no time such as 18:00"),
+        (("--until", "2020-01-01T00:00"), "is over: by the database's clock"),
+        (("--until", "18:00", "--for", "2h"), "--until and --for: give one of them"),
+        (("--for", "soon"), "for: 'soon' is no length of time"),
+    ):
+        code, _, err = run(*words, *wrong)
+        assert (code, why in err) == (2, True), err
+    run(*words)
+    assert _json(run("show-worker", "-H", "oven", "-o", "json"))["maintenance_until"] is None
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_deadline_that_a_worker_does_not_know_is_refused(run: Run) -> None:
+    code, _, err = run("shutdown-all-workers", "--deadline", "30m", "-y")
+    assert (code, err.count("is of a release that knows no deadline")) == (2, 3)
+    assert {row["state"] for row in _json(run("list-workers", "-o", "json"))} == {"idle"}
+
+
+@pytest.mark.usefixtures("workers")
+def test_queues_are_paused_and_resumed(run: Run) -> None:
+    code, out, _ = run("pause-queue", "a", "b", "-n", "hydraulics")
+    assert (code, out) == (
+        0,
+        "a: paused; what runs goes on\nb: paused; what runs goes on; no job and no worker names it yet\n",
+    )
+    code, table, _ = run("list-queues")
+    assert "2 queues: 0 with jobs that wait; 2 paused" in table
+    code, plain, _ = run("list-queues", "-o", "plain")
+    assert f"{operating_user()}" in plain
+    assert "hydraulics" in plain
+    told = _json(run("resume-queue", "a", "-o", "json"))
+    assert told == {"queue": "a", "paused": False, "told": "resumed", "error": None}
+    code, out, err = run("resume-queue", "a", "b")
+    assert (code, out) == (2, "b: resumed\n")
+    assert err == "queue a is not paused; see: edge-ws list-queues\n"
+    assert "paused" not in run("list-queues")[1]
 
 
 @pytest.mark.usefixtures("workers")

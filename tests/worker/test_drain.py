@@ -74,6 +74,52 @@ async def test_a_drain_that_lasts_too_long_stops_what_runs() -> None:
         assert leaver.told == ["stop: drain timeout of 0.02 s"]
 
 
+OVER = "stop: the deadline of an operator's shutdown is over"
+
+
+async def test_a_deadline_counts_from_when_it_was_heard() -> None:
+    leaver = Drainable()
+    async with running(leaver, 60.0) as one:
+        one.end_in(0.05, is_new=True)
+        await anyio.sleep(0.2)
+        assert leaver.told == [], "no drain has begun"
+        one.begin()
+        await until(lambda: leaver.told)
+        assert leaver.told == [OVER]
+
+
+async def test_of_deadline_and_own_limit_the_earlier_counts() -> None:
+    leaver = Drainable()
+    async with running(leaver, 0.02) as one:
+        one.end_in(60.0, is_new=True)
+        one.begin()
+        await until(lambda: leaver.told)
+        assert leaver.told == ["stop: drain timeout of 0.02 s"]
+
+
+async def test_a_deadline_that_is_told_once_more_does_not_move_on() -> None:
+    leaver = Drainable()
+    async with running(leaver, 0.0) as one:
+        one.end_in(0.1, is_new=True)
+        one.begin()
+        one.end_in(60.0, is_new=False)
+        await until(lambda: leaver.told)
+        assert leaver.told == [OVER]
+
+
+async def test_another_deadline_takes_its_place() -> None:
+    leaver = Drainable()
+    async with running(leaver, 0.0) as one:
+        one.end_in(0.3, is_new=True)
+        one.begin()
+        one.end_in(60.0, is_new=True)
+        await anyio.sleep(0.6)
+        assert leaver.told == []
+        one.end_in(0.0, is_new=True)
+        await until(lambda: leaver.told)
+        assert leaver.told == [OVER]
+
+
 async def test_without_a_limit_it_waits_until_it_is_hurried() -> None:
     leaver = Drainable()
     async with running(leaver, 0.0) as one:

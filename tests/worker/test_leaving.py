@@ -58,6 +58,20 @@ def test_a_drain_that_lasts_too_long_stops_a_stubborn_task(stand: Stand, how: st
 
 
 @pytest.mark.usefixtures("gateway")
+def test_an_operators_deadline_stops_what_still_runs(stand: Stand) -> None:
+    daemon = stand.start("--drain-kill-grace-sec", "1")
+    job = stand.queue("stubborn")
+    processes = stand.note("stubborn")
+    stand.store.operators.request_shutdown("w1", 2.0)
+    assert daemon.wait(PATIENCE_S) == 0
+    assert not [pid for pid in processes if lives(pid)]
+    told = "Stopping the task (the deadline of an operator's shutdown is over): SIGTERM to its process group"
+    assert told in stand.task_log()
+    assert stand.state_of(job) == "failed"
+    stand.until(lambda: stand.worker_state() == "offline")
+
+
+@pytest.mark.usefixtures("gateway")
 def test_stop_waits_for_what_runs_and_takes_nothing_new(stand: Stand) -> None:
     daemon = stand.start()
     running = stand.queue("wait")
