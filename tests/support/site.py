@@ -102,7 +102,15 @@ class Site:
         """Start the api-server with these further flags."""
         process = self.spawn("api-server", "airflow", "api-server", *words)
         process.wait_for("Application startup complete", READY_S)
-        self.token = self.token_of(next(iter(self.users), None))
+        user = next(iter(self.users), None)
+
+        def token() -> str:
+            # It says so before it listens.
+            with suppress(httpx2.TransportError):
+                return self.token_of(user)
+            return ""
+
+        self.token = wait_until(token, READY_S, every_s=0.1)
         return process
 
     def token_of(self, user: str | None) -> str:

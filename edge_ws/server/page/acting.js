@@ -54,7 +54,7 @@ export const WISHES = {
   },
   shutdown: {
     label: "Drain and shut down…", title: "Drain and shut down", does: "Shut down", danger: true,
-    stops: (count) => `${count} will take no new tasks, finish what runs, and end. Nothing here starts them again: that takes their own machine.`,
+    stops: (count) => `${count} will take no new tasks, finish what runs, and end. A worker can be started again only on its own machine.`,
     fields: [
       { name: "limited", label: "Running tasks", options: [["", "may finish, however long they take"], ["5m", "are stopped after 5 minutes"], ["30m", "are stopped after 30 minutes"], ["2h", "are stopped after 2 hours"], ["0", "are stopped at once"]] },
     ],
@@ -122,10 +122,10 @@ export function Wish({ wish, workers, rows, onClose }) {
   return h(Dialog, { title: `${wish.title}: ${whom}`, onClose },
     h("form", { onSubmit: send },
       wish.stops ? h(Notice, { kind: "warn" }, wish.stops(whom)) : null,
-      workers.length > 1 ? h("details", null, h("summary", null, "Which ones"), h("p", { className: "ew-names" }, workers.join(", "))) : null,
       wish.fields.filter((field) => field.when?.(given) ?? true).map((field) => h(Input, {
         key: field.name, field, value: given[field.name] ?? "", onChange: (value) => setGiven({ ...given, [field.name]: value }),
       })),
+      workers.length > 1 ? h("details", null, h("summary", null, "Which ones"), h("p", { className: "ew-names" }, workers.join(", "))) : null,
       state.error ? h(Notice, { kind: "bad" }, state.error) : null,
       h("div", { className: "ew-dialog-buttons" },
         h("button", { type: "button", className: "ew-button", onClick: onClose }, "Cancel"),

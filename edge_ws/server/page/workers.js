@@ -40,7 +40,8 @@ export function State({ of }) {
     of.leaves_by ? h("div", { className: "ew-small" }, `leaves by ${moment(of.leaves_by)}`) : null,
     pending(of) ? h("div", { className: "ew-small ew-wish" }, pending(of)) : null,
     of.status === "maintenance" || of.maintenance_comment
-      ? h(Maintenance, { of }) : ["not_ready", "away", "paused"].includes(of.status) && of.why_no_jobs
+      // How long one has been away is in a column of its own.
+      ? h(Maintenance, { of }) : ["not_ready", "paused"].includes(of.status) && of.why_no_jobs
         ? h("div", { className: "ew-small" }, of.why_no_jobs) : null);
 }
 
@@ -59,7 +60,7 @@ export function Transport({ of }) {
     of.transport === "longpoll" ? h(Badge, { kind: "warn" }, name) : name,
     of.round_trip_ms !== null && of.round_trip_ms !== undefined ? h("span", { className: "ew-dim" }, ` ${Math.round(of.round_trip_ms)} ms`) : null,
     of.transport === "longpoll" && of.transport_reason ? h("div", { className: "ew-small" }, of.transport_reason) : null,
-    of.transport_since ? h("div", { className: "ew-small" }, "since ", moment(of.transport_since)) : null);
+    of.transport_since ? h("div", { className: "ew-small ew-line" }, "since ", moment(of.transport_since)) : null);
 }
 
 export const Versions = ({ of }) =>
