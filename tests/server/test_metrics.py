@@ -21,6 +21,7 @@ from edge_ws.errors import UsageError
 from edge_ws.protocol.frames import Accept, Finished, Go, Offer, Started
 from edge_ws.protocol.ids import WorkerName
 from edge_ws.protocol.session import ServerSession
+from edge_ws.server.admin import perform
 from edge_ws.server.app import Gateway
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.figures import Figures
@@ -282,6 +283,25 @@ async def test_the_fleet_s_values_come_from_one_of_several(store: Store) -> None
         second._fleet_read_at = -math.inf
         assert of(await second.metrics(), "edgews_fleet_exporter") == 0
     assert Counter(one.is_alive for one in store.fleet.gateways())[True] == 0
+
+
+async def test_the_hour_of_two_gateways_outlives_one_of_them(store: Store) -> None:
+    first, second = a_gateway(store, "a"), a_gateway(store, "b")
+
+    def shown() -> Any:
+        return perform(store, "figures", {}, own=(second.id, second.figures.snapshot()))
+
+    async with second.running():
+        async with first.running():
+            first.figures.count("offers")
+            second.figures.count("offers")
+            assert shown()["hour"]["offers"] == 1
+            await first._reaper.announce()
+            assert shown()["hour"]["offers"] == 2
+            assert {one["hostname"] for one in shown()["gateways"]} == {"a", "b"}
+            first.figures.count("offers")
+        assert shown()["hour"]["offers"] == 3
+        assert [one["hostname"] for one in shown()["gateways"]] == ["b"]
 
 
 def test_processes_of_one_server_take_a_port_each() -> None:
