@@ -37,6 +37,8 @@ def test_the_verbs_there_are() -> None:
         "list-queues": Side.CENTRE,
         "list-jobs": Side.CENTRE,
         "show-job": Side.CENTRE,
+        "events": Side.CENTRE,
+        "figures": Side.CENTRE,
         "set-worker-concurrency": Side.CENTRE,
         "add-worker-queues": Side.CENTRE,
         "remove-worker-queues": Side.CENTRE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from typing import Any, NoReturn
 
 import pytest
@@ -13,8 +14,11 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError, UsageError
+from edge_ws.protocol.ids import GatewayId
 from edge_ws.server.admin_routes import MAX_BODY, Admin
 from edge_ws.server.app import _ANY_METHOD
+from edge_ws.server.events import Events
+from edge_ws.server.figures import Figures
 from edge_ws.server.ports import User
 from edge_ws.store.store import Store
 from tests.support.rows import enqueue, new_job
@@ -56,8 +60,8 @@ class NoTasks:
         return b""
 
 
-def _client(store: Store, users: KnownUsers | None = None) -> TestClient:
-    admin = Admin(store, users or KnownUsers(), NoTasks())
+def _client(store: Store, users: KnownUsers | None = None, here: Here | None = None) -> TestClient:
+    admin = Admin(store, users or KnownUsers(), NoTasks(), here=here)
     return TestClient(Starlette(routes=[Route("/v1/admin/{name:path}", admin.answer, methods=_ANY_METHOD)]))
 
 
@@ -259,3 +263,37 @@ def test_a_line_of_the_log_cannot_be_made_up(client: TestClient, caplog: pytest.
         client.post(SET, json={**BODY, "worker": "x\nERROR all is lost"}, headers=_by("otto"))
     (told,) = [one.getMessage() for one in caplog.records if one.name == "edge_ws.server.admin_routes"]
     assert len(told.splitlines()) == 1
+
+
+class Here:
+    """The gateway that is asked."""
+
+    def __init__(self, store: Store) -> None:
+        self.id = GatewayId("g")
+        self.figures = Figures()
+        self.events = Events(store.events, "api-1/7")
+
+
+def test_the_figures_are_as_new_as_the_gateway_that_is_asked(store: Store) -> None:
+    here = Here(store)
+    store.liveness.announce(here.id, "api-1", 7)
+    client = _client(store, here=here)
+    here.figures.aligned(store.views.clock(), time.monotonic())
+    here.figures.count("offers")
+    row = client.get("/v1/admin/figures", headers=_by("vera")).json()
+    assert row["hour"]["offers"] == 1
+    assert client.get("/v1/admin/figures", headers=_by("mary")).status_code == 403
+    assert client.get("/v1/admin/figures?minutes=3", headers=_by("vera")).status_code == 400
+
+
+def test_what_is_changed_by_http_is_an_event_of_its_user(store: Store) -> None:
+    here = Here(store)
+    client = _client(store, here=here)
+    assert client.post(SET, json=BODY, headers=_by("mary")).status_code == 200
+    here.events.flush()
+    (one,) = client.get("/v1/admin/events?worker=ov*&limit=5", headers=_by("vera")).json()
+    assert (one["kind"], one["worker"], one["who"]) == ("wished", "oven", "mary")
+    assert (one["words"], one["gateway"]) == ("concurrency 3", "api-1/7")
+    assert client.get(f"/v1/admin/events?since={one['id']}", headers=_by("vera")).json() == []
+    for query in ("limit=0", "limit=501", "since=-1", "kind=party", "since=x"):
+        assert client.get(f"/v1/admin/events?{query}", headers=_by("vera")).status_code == 400, query

@@ -19,11 +19,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edge_ws.errors import UsageError
 from edge_ws.protocol.frames import Accept, Finished, Go, Offer, Started
+from edge_ws.protocol.ids import WorkerName
+from edge_ws.protocol.session import ServerSession
+from edge_ws.server.admin import perform
 from edge_ws.server.app import Gateway
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.figures import Figures
 from edge_ws.server.fleet_metrics import speaker
-from edge_ws.server.hub import Hub
+from edge_ws.server.hub import Hub, Link
 from edge_ws.server.metrics import (
     FLEET,
     GATEWAY,
@@ -31,6 +34,7 @@ from edge_ws.server.metrics import (
     QUEUES,
     VERSIONS,
     WORKER,
+    WORKERS,
     Copy,
     FleetFacts,
     Metrics,
@@ -39,6 +43,7 @@ from edge_ws.server.metrics import (
     copy,
 )
 from edge_ws.server.metrics_listener import MetricsListener
+from edge_ws.store.records import Principal
 from edge_ws.store.store import Store
 from tests.support.gateway import LogFolder, RunningGateway, Tasks, connected, make_token, running_gateway
 from tests.support.programs import PACKAGE
@@ -172,6 +177,21 @@ def test_queues_that_only_workers_name_are_few() -> None:
     assert of(text, "edgews_queue_slots", queue=OTHERS) == 2 * (19 * QUEUES + 2)
 
 
+def test_names_that_come_and_go_leave_no_series() -> None:
+    hub, metrics = Hub(lambda: None, lambda _: None), Metrics()
+    for number in range(50):
+        link = Link(Principal(worker=WorkerName(f"made-up-{number}")), ServerSession(0.0), "websocket")
+        hub.add(link)
+        text = metrics.render(copy(("id", "host", "1", "1", "3"), Figures(), hub, 0, 0.0))
+        names = {dict(labels)["worker"] for name, labels in samples(text) if name == "edgews_worker_slots"}
+        assert names == {link.name}
+        hub.remove(link)
+    for number in range(WORKERS + 10):
+        hub.add(Link(Principal(worker=WorkerName(f"w{number}")), ServerSession(0.0), "websocket"))
+    text = metrics.render(copy(("id", "host", "1", "1", "3"), Figures(), hub, 0, 0.0))
+    assert text.count(b"edgews_worker_slots{") == WORKERS
+
+
 def a_gateway(store: Store, name: str = "test", *, has_metrics: bool = True) -> Gateway:
     tasks = Tasks()
     return Gateway(store, GatewaySettings(hostname=name), tasks, tasks, LogFolder(), has_metrics=has_metrics)
@@ -262,6 +282,25 @@ async def test_the_fleet_s_values_come_from_one_of_several(store: Store) -> None
         second._fleet_read_at = -math.inf
         assert of(await second.metrics(), "edgews_fleet_exporter") == 0
     assert Counter(one.is_alive for one in store.figures.gateways())[True] == 0
+
+
+async def test_the_hour_of_two_gateways_outlives_one_of_them(store: Store) -> None:
+    first, second = a_gateway(store, "a"), a_gateway(store, "b")
+
+    def shown() -> Any:
+        return perform(store, "figures", {}, own=(second.id, second.figures.snapshot()))
+
+    async with second.running():
+        async with first.running():
+            first.figures.count("offers")
+            second.figures.count("offers")
+            assert shown()["hour"]["offers"] == 1
+            await first._reaper.announce()
+            assert shown()["hour"]["offers"] == 2
+            assert {one["hostname"] for one in shown()["gateways"]} == {"a", "b"}
+            first.figures.count("offers")
+        assert shown()["hour"]["offers"] == 3
+        assert [one["hostname"] for one in shown()["gateways"]] == ["b"]
 
 
 def test_processes_of_one_server_take_a_port_each() -> None:
