@@ -50,6 +50,7 @@ from edge_ws.provider.task_settings import task_settings
 from edge_ws.provider.tasks import AirflowTasks
 from edge_ws.server.answers import refuse_worker
 from edge_ws.server.app import Gateway
+from edge_ws.server.refused_bodies import RefusedBodies
 from edge_ws.server.uvicorn_log import quieten
 from edge_ws.store import schema
 from edge_ws.store.database import Database
@@ -236,7 +237,7 @@ def make_shell(door: Door, warm: Callable[[], None] | None = None) -> FastAPI:
                 yield
 
     shell = FastAPI(title="edge-ws", lifespan=lifespan, openapi_url=None)
-    shell.mount("/", door)
+    shell.mount("/", RefusedBodies(door))
     return shell
 
 
