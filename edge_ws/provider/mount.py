@@ -55,6 +55,7 @@ from edge_ws.server import page_files
 from edge_ws.server.answers import refuse_worker
 from edge_ws.server.app import Gateway
 from edge_ws.server.metrics_listener import MetricsListener
+from edge_ws.server.refused_bodies import RefusedBodies
 from edge_ws.server.uvicorn_log import quieten
 from edge_ws.store import schema
 from edge_ws.store.database import Database
@@ -286,7 +287,7 @@ def make_shell(door: Door, warm: Callable[[], None] | None = None) -> FastAPI:
 
     shell = FastAPI(title="edge-ws", lifespan=lifespan, openapi_url=None)
     shell.mount(page_files.PATH, page_files.page_files)
-    shell.mount("/", door)
+    shell.mount("/", RefusedBodies(door))
     return shell
 
 

@@ -36,6 +36,7 @@ from edge_ws.server import page_files, relay
 from edge_ws.server.answers import refusal
 from edge_ws.server.guarded import MAX_HEAD, GuardedHttp, GuardedWebSocket, limits_by_files
 from edge_ws.server.metrics_listener import MetricsListener
+from edge_ws.server.refused_bodies import RefusedBodies
 from edge_ws.server.relay import Relay
 from edge_ws.server.uvicorn_log import quieten
 from edge_ws.server.uvicorn_server import BelowPath, DrainingServer, Processes
@@ -281,7 +282,7 @@ def make_app(door: Door, onward: Relay | None, path: str) -> ASGIApp:
         Mount(PREFIX, door),
         Route(execution, onward) if onward is not None else Route(execution, _no_relay, methods=_METHODS),
     ]
-    return BelowPath(Starlette(lifespan=lifespan, routes=routes), path)
+    return BelowPath(RefusedBodies(Starlette(lifespan=lifespan, routes=routes)), path)
 
 
 async def _no_relay(request: Request) -> Response:  # noqa: ARG001 - a route's shape
