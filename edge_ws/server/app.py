@@ -153,17 +153,18 @@ class Gateway:
         is shown to Prometheus. `metrics` and `traces`: the centre's own, where it wants any.
         """
         self.id = GatewayId(new_id())
+        self._guard = guard = FaultGuard(log)
         self.figures = Figures(self._by_transport, has_metrics=has_metrics)
         """What it counts and measures."""
         self.events = Events(
             store.events,
             f"{settings.hostname}/{os.getpid()}",
             partial(self.figures.count, "events_left_out"),
+            guard,
         )
         """What happens here to the fleet."""
         chronicle = Chronicle(self.figures, self.events)
         store.observe(self.figures.database)
-        self._guard = guard = FaultGuard(log)
         told = WorkerLog(log)
         self._store = store
         self._settings = settings

@@ -17,6 +17,7 @@ from typing import NoReturn
 import anyio
 
 from edge_ws.errors import ConflictError, UnreachableError
+from edge_ws.guard import FaultGuard
 from edge_ws.server.quota import Quota
 from edge_ws.server.threads import ThreadLimit
 from edge_ws.store.events import KEPT, EventStore, NewEvent
@@ -41,7 +42,11 @@ class Events:
     """The events that this gateway notes; any thread may note one."""
 
     def __init__(
-        self, store: EventStore, gateway: str, on_left_out: Callable[[], None] = lambda: None
+        self,
+        store: EventStore,
+        gateway: str,
+        on_left_out: Callable[[], None] = lambda: None,
+        guard: FaultGuard | None = None,
     ) -> None:
         """Make it.
 
@@ -49,7 +54,9 @@ class Events:
             store: where they are written.
             gateway: how this gateway is called there.
             on_left_out: called for each that is left out.
+            guard: contains what the writing raises; what was to be written then is lost.
         """
+        self._guard = guard or FaultGuard(log)
         self._store = store
         self._gateway = gateway
         self._on_left_out = on_left_out
@@ -130,7 +137,8 @@ class Events:
             self._wake.clear()
             self._tell_left_out(time.monotonic())
             try:
-                await self._threads.run(self.flush)
+                with self._guard.contained("the writing of events"):
+                    await self._threads.run(self.flush)
             except (UnreachableError, ConflictError) as error:
                 log.debug("Events are not written, retrying: %s", error)
                 await anyio.sleep(AWAY_PAUSE_S)
