@@ -112,7 +112,7 @@ def test_it_says_why_it_has_no_job_host(tmp_path: Path, store: Store) -> None:
         serving(store, settings) as gateway,
         daemon(tmp_path, gateway.base_url, make_token(store), PYTHONPATH=path),
     ):
-        wait_until(lambda: any(one.room.why for one in store.views.workers()), 60.0)
+        wait_until(lambda: any(one.room.code == "no_job_host" for one in store.views.workers()), 60.0)
         (found,) = store.views.workers()
     assert not found.room.ready
     assert found.room.why.startswith("Airflow cannot be loaded on this worker: ")

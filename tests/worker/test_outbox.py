@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,3 +91,23 @@ def test_a_disk_that_takes_nothing_is_said_and_survived(
     (tmp_path / "outbox").rmdir()
     assert not outbox.save(RECORD)
     assert "cannot keep the report" in caplog.text
+
+
+def test_what_waits_for_the_centre_is_known(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    running = replace(RECORD, claim=ClaimId("r"), phase=Phase.STARTED)
+    assert outbox.save(running)
+    assert outbox.save(RECORD)
+    assert outbox.waiting().entries == 1
+    assert outbox.waiting().size == sum(path.stat().st_size for path in (tmp_path / "outbox").iterdir())
+    # A later life takes up when it began to wait.
+    path = tmp_path / "outbox" / "c.json"
+    os.utime(path, (path.stat().st_mtime - 600.0,) * 2)
+    later = Outbox(tmp_path / "outbox")
+    later.load()
+    assert later.waiting().entries == 1
+    assert 600.0 <= later.waiting().oldest_s < 660.0
+    assert later.save(replace(RECORD, detail="again"))
+    assert later.waiting().oldest_s >= 600.0
+    later.drop(RECORD.claim)
+    assert (later.waiting().entries, later.waiting().oldest_s) == (0, 0.0)
