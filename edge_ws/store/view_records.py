@@ -99,6 +99,7 @@ class TokenView:
     """Neither revoked nor expired."""
     expires_at: float | None
     is_revoked: bool = False
+    id: str = ""
 
     @property
     def fault(self) -> str:
