@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import logging
+import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+import uvicorn
 from airflow.api_fastapi.app import create_auth_manager, purge_cached_app
 from airflow.api_fastapi.auth.managers.simple.middleware import SimpleAllAdminMiddleware
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from airflow.api_fastapi.auth.middlewares.refresh_token import JWTRefreshMiddleware
 from fastapi import FastAPI
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.testclient import TestClient
 
 from edge_ws.errors import EdgeWsError, RefusedError, UnreachableError
 from edge_ws.provider.mount import Door, make_gateway, make_shell
 from edge_ws.provider.ports import AirflowUsers
+from edge_ws.server.fleet_stream import OF_ONE
 from edge_ws.store.store import Store
 from tests.support.centre import Centre
+from tests.support.streams import event_source
+from tests.support.waiting import wait_until
 from tests.support.workers import register_worker
 
 SET = "/edge-ws/v1/admin/set-worker-concurrency"
@@ -151,7 +161,67 @@ def test_reading_and_managing_are_apart(sign: Callable[..., str], centre: Centre
         assert client.get(LIST).status_code == 401
         assert client.post(SET, json=BODY, headers=_by(sign("op", valid_s=-60))).status_code == 401
         # The browser's: another site's page could make use of it.
-        assert client.get(LIST, headers={"cookie": f"_token={sign('admin')}"}).status_code == 401
+        assert client.get(LIST, headers={"cookie": f"_token={sign('admin')}"}).status_code == 403
+
+
+def test_the_cookie_counts_for_airflows_own_pages(sign: Callable[..., str], centre: Centre) -> None:
+    register_worker(Store(centre.engine), "oven")
+    ours = {"sec-fetch-site": "same-origin"}
+
+    def cookie(role: str, **more: Any) -> dict[str, str]:
+        return {"cookie": f"_token={sign(role, **more)}", **ours}
+
+    with TestClient(_airflow()) as client:
+        me = client.get("/edge-ws/v1/admin/me", headers=cookie("viewer")).json()
+        assert (me["user"], me["may_see"], me["may_manage"]) == ("vera", True, False)
+        assert me["signed_in_by"] == "cookie"
+        assert datetime.fromisoformat(me["expires_at"]) > datetime.now(UTC)
+        page = client.get("/edge-ws/v1/admin/view?of=workers", headers=cookie("viewer"))
+        assert [row["worker_name"] for row in page.json()["rows"]] == ["oven"]
+        assert client.post(SET, json=BODY, headers=cookie("viewer")).status_code == 403
+        assert client.post(SET, json=BODY, headers=cookie("op")).status_code == 200
+        strange = {**cookie("op"), "sec-fetch-site": "cross-site"}
+        assert client.post(SET, json=BODY, headers=strange).status_code == 403
+        assert client.get(LIST, headers=cookie("op", valid_s=-60)).status_code == 401
+        # Signed out.
+        left = cookie("op")
+        create_auth_manager().revoke_token(left["cookie"].partition("=")[2])
+        assert client.get(LIST, headers=left).status_code == 401
+
+
+def test_a_stream_passes_airflows_middlewares(sign: Callable[..., str], centre: Centre) -> None:
+    store = Store(centre.engine)
+    with _listening(_airflow()) as url:
+        headers = {
+            "cookie": f"_token={sign('viewer')}",
+            "sec-fetch-site": "same-origin",
+            "accept-encoding": "gzip",
+        }
+        with event_source(f"{url}/edge-ws/v1/admin/stream?of=workers", headers) as source:
+            source.page(lambda page: page["total"] == 0)
+            register_worker(store, "oven")
+            source.page(lambda page: page["total"] == 1)
+        # A page that is closed is found to be so, and a new one has its place.
+        for _ in range(2 * OF_ONE):
+            with event_source(f"{url}/edge-ws/v1/admin/stream?of=summary", headers) as source:
+                wait_until(lambda source=source: source.status == 200 and source.pages)
+
+
+@contextmanager
+def _listening(app: FastAPI) -> Iterator[str]:
+    """Serve it with the middlewares that the api-server has between its web server and the gateway."""
+    app.add_middleware(JWTRefreshMiddleware)
+    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            wait_until(lambda: server.started or not thread.is_alive(), 30.0)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture
