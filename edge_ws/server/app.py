@@ -171,14 +171,14 @@ class Gateway:
         )
         self._websockets = WebSockets(self._workers)
         self._polls = Polls(self._workers, self._hub, settings)
-        self._fleet = Fleet(
-            store.fleet,
+        self._watched = Fleet(
+            store.picture,
             self.id,
             versions=settings.versions,
             hears=lambda: self._watch.hears,
             guard=guard,
         )
-        self._admin = [] if users is None else [Admin(store, users, tasks, audit, fleet=self._fleet)]
+        self._admin = [] if users is None else [Admin(store, users, tasks, audit, fleet=self._watched)]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch = store.watch(self._changed)
         self._serving = False
@@ -218,7 +218,7 @@ class Gateway:
         )
         self._loop = asyncio.get_running_loop()
         self._store.keep_connections()
-        self._store.fleet.on_news(self._fleet.wrote)
+        self._store.picture.on_news(self._watched.wrote)
         self._watch.start()
         try:
             async with anyio.create_task_group() as tasks:
@@ -233,7 +233,7 @@ class Gateway:
             # Else a worker would hold on to a gateway that hears it, and does nothing.
             self._websockets.end(Close(CloseCode.RESTARTING, "the gateway begins anew"))
             self.end_polls()
-            self._store.fleet.on_news(None)
+            self._store.picture.on_news(None)
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._watch.stop)
                 await anyio.to_thread.run_sync(self._retire)
@@ -254,8 +254,8 @@ class Gateway:
             "the moving of logs": self._reaper.move_logs_for_ever,
             "the showing of running logs": self._running_logs.copy_for_ever,
             "the watch over tokens": self._token_watch.run,
-            "the fleet's picture": self._fleet.run,
-            "the news for other gateways": self._fleet.tell_for_ever,
+            "the fleet's picture": self._watched.run,
+            "the news for other gateways": self._watched.tell_for_ever,
             "the fetching of an identity provider's keys": self._credentials.fetch_keys_for_ever,
         }
 
@@ -295,7 +295,7 @@ class Gateway:
 
     def _take_changes(self, changes: Changes) -> None:
         self._dispatcher.heard(changes)
-        self._fleet.heard(changes)
+        self._watched.heard(changes)
         if changes.tokens or changes.everything:
             self._token_watch.changed()
         for claim, worker in changes.deleted:

@@ -92,6 +92,7 @@ _JOB_KEYS: Mapping[str, _Key[JobView]] = {
     "team_name": lambda one: one.team,
     "queued_at": lambda one: one.queued_at.timestamp() if one.queued_at is not None else None,
     "offered_at": lambda one: one.claim.offered_at if one.claim is not None else None,
+    "ended_at": lambda one: one.claim.ended_at if one.claim is not None else None,
 }
 _QUEUE_KEYS = ("queue", "queued", "running", "workers", "free_slots", "oldest_queued_at", "workers_all")
 

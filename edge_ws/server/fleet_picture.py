@@ -17,8 +17,8 @@ from edge_ws.server.diagnosis import JobFacts, Why
 from edge_ws.server.eligibility import is_here, no_jobs
 from edge_ws.server.view_rows import Row, job_row, listed_worker, pause_row, served, worker_row
 from edge_ws.server.why import why
-from edge_ws.server.why_queued import since_when
-from edge_ws.store.fleet import FleetRecord
+from edge_ws.server.why_queued import since_told
+from edge_ws.store.picture import FleetRecord
 from edge_ws.store.view_records import Backlog, JobView, QueuePause, WorkerView
 
 STATUSES = (
@@ -166,6 +166,7 @@ class Picture:
             "applied_revision": one.applied_revision if one.is_ours else None,
             "version_mismatch": seen.mismatch,
             "token": one.token.name if one.token is not None else None,
+            "token_id": one.token.id if one.token is not None else None,
             "token_fault": one.token.fault or None if one.token is not None else None,
             "address": one.address,
             **{name: one.sysinfo.get(name) for name in _TOLD},
@@ -245,7 +246,6 @@ class Picture:
             **_without_ages(job_row(job)),
             "is_callback": job.key.dag_id == CALLBACK_DAG_ID,
             "offered_at": _utc(claim.offered_at) if claim is not None else None,
-            "started_at": None,
             "ended_at": _utc(claim.ended_at) if claim is not None else None,
             "jobs_before_it": self._before.get(job.key),
             "code": verdict.code.value if verdict is not None else None,
@@ -275,7 +275,7 @@ class Picture:
             self._verdicts[alike] = facts, why(facts)
             return self._verdicts[alike][1]
         first, found = known
-        return replace(found, sentence=since_when(facts) + found.sentence[len(since_when(first)) :])
+        return replace(found, sentence=since_told(facts) + found.sentence[len(since_told(first)) :])
 
     # The whole
 

@@ -84,7 +84,7 @@ def why_queued(facts: JobFacts) -> Why:
     serving = [one for one in found if one.serves]
     # Workers of other queues matter only where nobody serves the job's own.
     shown = tuple(serving or found)
-    since = since_when(facts)
+    since = _since(facts)
     if not facts.has_gateway and not any(_needs_no_gateway(one) for one in serving):
         return _no_gateway(facts, since, shown, is_served=bool(serving))
     if not serving:
@@ -104,6 +104,11 @@ def why_queued(facts: JobFacts) -> Why:
     )
 
 
+def since_told(facts: JobFacts) -> str:
+    """Return how the sentence on that job begins: for how long it has waited."""
+    return _since(facts)
+
+
 def _not_wanted(facts: JobFacts) -> Why | None:
     """Return the verdict on a row whose task Airflow does not have as queued any more, None if it has."""
     task, job = facts.task, facts.job
@@ -117,8 +122,7 @@ def _not_wanted(facts: JobFacts) -> Why | None:
         what = state_told(task.state)
     return Why(
         code=Code.NOT_WANTED,
-        sentence=f"{since_when(facts)}, but in Airflow the task is {what}: nobody is offered this job any"
-        " more.",
+        sentence=f"{_since(facts)}, but in Airflow the task is {what}: nobody is offered this job any more.",
         advice="If the row stays, see the log of the scheduler, whose executor ends such rows.",
     )
 
@@ -131,7 +135,7 @@ def _paused(facts: JobFacts, pause: QueuePause) -> Why:
     )
     return Why(
         code=Code.QUEUE_PAUSED,
-        sentence=f"{since_when(facts)}: {pause_told(pause)}{theirs}.",
+        sentence=f"{_since(facts)}: {pause_told(pause)}{theirs}.",
         advice=f"edge-ws resume-queue {shlex.quote(pause.queue)}",
     )
 
@@ -143,8 +147,8 @@ def pause_told(pause: QueuePause) -> str:
     return f"queue {pause.queue} is paused since {since}{by}: {pause.note.strip()}"
 
 
-def since_when(facts: JobFacts) -> str:
-    """Return for how long the job has waited, in this round and in all: the begin of every sentence here."""
+def _since(facts: JobFacts) -> str:
+    """Return for how long the job has waited: in this round, and since it was first queued."""
     job, task = facts.job, facts.task
     said = "Queued" if job.waited_s is None else f"Queued for {lasted(job.waited_s)}"
     if facts.first_s > (job.waited_s or 0.0) + 1.0:

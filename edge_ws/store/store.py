@@ -14,12 +14,12 @@ from edge_ws.store.claims import ClaimStore
 from edge_ws.store.database import Database
 from edge_ws.store.dispatch import DispatchStore
 from edge_ws.store.ends import EndsStore
-from edge_ws.store.fleet import FleetStore
 from edge_ws.store.jobs import JobStore
 from edge_ws.store.liveness import LivenessStore
 from edge_ws.store.logs import LogStore
 from edge_ws.store.operators import OperatorStore
 from edge_ws.store.queues import QueueStore
+from edge_ws.store.picture import PictureStore
 from edge_ws.store.records import EDGE3_BEAT_S, EDGE3_BEATS
 from edge_ws.store.reports import ReportStore
 from edge_ws.store.retention import RetentionStore
@@ -74,7 +74,7 @@ class Store:
         """Workers' credentials."""
         self.views: Final = ViewStore(database, alive_s)
         """What anybody may see."""
-        self.fleet: Final = FleetStore(database, self.views)
+        self.picture: Final = PictureStore(database, self.views)
         """The whole fleet at one moment, for those who watch it."""
 
     def keep_connections(self) -> None:

@@ -113,6 +113,7 @@ class TokenView:
     """Neither revoked nor expired."""
     expires_at: float | None
     is_revoked: bool = False
+    id: str = ""
 
     @property
     def fault(self) -> str:

@@ -441,6 +441,7 @@ def _ours(row: _Row) -> WorkerView:
             is_good=bool(row.token_is_good),
             expires_at=row.token_expires_at,
             is_revoked=row.token_revoked_at is not None,
+            id=row.our_token_id,
         )
     return WorkerView(
         **_common(row),

@@ -13,7 +13,7 @@ from starlette.datastructures import QueryParams
 from edge_ws.protocol.ids import GatewayId, WorkerName
 from edge_ws.server.fleet_pages import read_query, render
 from edge_ws.server.fleet_picture import STATUSES, Picture
-from edge_ws.store.fleet import MOST_JOBS, FleetRecord
+from edge_ws.store.picture import MOST_JOBS, FleetRecord
 from edge_ws.store.records import GatewayRecord, JobKey, Room
 from edge_ws.store.view_records import Backlog, JobView, WorkerView
 

@@ -113,7 +113,7 @@ def test_what_changes_by_another_gateway_is_seen_within_a_second(engine: sa.Engi
             assert 1000 <= int(workers.retry) <= 3000
             _first(jobs)
             # The other one has heard by now that somebody watches, or it would tell nobody.
-            wait_until(lambda: other.gateway._fleet._told_until > time.monotonic() or _hears_all(one))
+            wait_until(lambda: other.gateway._watched._told_until > time.monotonic() or _hears_all(one))
             latencies = []
 
             def seen(source: EventSource, has: Any) -> None:
@@ -141,7 +141,7 @@ def test_what_changes_by_another_gateway_is_seen_within_a_second(engine: sa.Engi
 
 
 def _hears_all(one: Served) -> bool:
-    return one.store.fleet._database.dialect != "postgresql"
+    return one.store.picture._database.dialect != "postgresql"
 
 
 def _limit_s() -> float:
@@ -152,8 +152,8 @@ def _limit_s() -> float:
 def test_where_nothing_tells_of_changes_traces_do(sqlite_engine: sa.Engine) -> None:
     with _served(sqlite_engine) as one:
         # As on a database of which no change is heard.
-        one.gateway._fleet._hears = lambda: False
-        one.gateway._fleet.heard = bool  # type: ignore[method-assign, assignment]
+        one.gateway._watched._hears = lambda: False
+        one.gateway._watched.heard = bool  # type: ignore[method-assign, assignment]
         with one.stream("of=jobs") as jobs:
             assert _first(jobs)["total"] == 0
             enqueue(sqlite_engine, new_job("bake", queue="b"))
@@ -180,7 +180,7 @@ def test_a_page_costs_as_many_statements_as_its_picture_whoever_looks(engine: sa
             names = [row["worker_name"] for row in _first(b)["rows"]]
             assert names == sorted((f"press-{n}" for n in (1, *range(10, 20))), reverse=True)
             assert len(_first(c)["rows"]) == 30
-            assert 1 <= len(statements) <= one.gateway._fleet._number + 1
+            assert 1 <= len(statements) <= one.gateway._watched._number + 1
         event.remove(engine, "before_cursor_execute", note)
 
 
@@ -191,7 +191,7 @@ def test_while_nobody_watches_no_picture_is_taken(
     with _served(sqlite_engine) as one:
         with one.stream("of=workers") as workers:
             _first(workers)
-        fleet = one.gateway._fleet
+        fleet = one.gateway._watched
         wait_until(lambda: not fleet._is_watched(time.monotonic()))
         fleet.touch()
         wait_until(lambda: fleet._picture is None)
@@ -233,7 +233,7 @@ def test_who_may_not_see_is_refused(sqlite_engine: sa.Engine, path: str) -> None
         assert one.ask(path, OTTO, "POST", {})[0] == 405
         # Who they are they may know.
         assert one.ask("me", MARY)[2]["may_see"] is False
-        assert one.gateway._fleet._picture is None, "a picture was taken for who may not see it"
+        assert one.gateway._watched._picture is None, "a picture was taken for who may not see it"
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_a_stream_ends_with_the_sign_in_and_with_the_right(
     with _served(sqlite_engine, users) as one, one.stream("of=workers", BY_COOKIE) as workers:
         _first(workers)
         setattr(users, what, True)
-        one.gateway._fleet.stir()
+        one.gateway._watched.stir()
         wait_until(lambda: workers.is_over)
         assert [end["code"] for end in workers.ends] == [code]
         assert one.ask("view?of=workers", BY_COOKIE)[0] in {401, 403}
@@ -372,14 +372,14 @@ def test_a_regular_look_reads_only_when_workers_were_heard_of(engine: sa.Engine)
     store = Store(engine)
     for name in ("oven", "press"):
         register_worker(store, name, queues=("a",))
-    before = store.fleet.read(with_jobs=False)
+    before = store.picture.read(with_jobs=False)
     statements: list[str] = []
 
     def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
         statements.append(statement)
 
     event.listen(engine, "before_cursor_execute", note)
-    again = store.fleet.read(with_jobs=False, before=before)
+    again = store.picture.read(with_jobs=False, before=before)
     assert not any("sysinfo" in one for one in statements)
     for old, new in zip(before.workers, again.workers, strict=True):
         assert (new.seen_s or 0.0) > (old.seen_s or 0.0)
@@ -387,8 +387,8 @@ def test_a_regular_look_reads_only_when_workers_were_heard_of(engine: sa.Engine)
         assert replace(new, seen_s=old.seen_s) == old
     # Whatever shows that more has changed has all of it read.
     store.operators.request_maintenance("oven", "new belt")
-    states = [one.state for one in store.fleet.read(with_jobs=False, before=before).workers]
+    states = [one.state for one in store.picture.read(with_jobs=False, before=before).workers]
     assert states == ["maintenance request", "idle"]
     register_worker(store, "scale", queues=("a",))
-    assert len(store.fleet.read(with_jobs=False, before=before).workers) == 3
+    assert len(store.picture.read(with_jobs=False, before=before).workers) == 3
     event.remove(engine, "before_cursor_execute", note)

@@ -78,7 +78,7 @@ _traces = sa.select(
 )
 
 
-class FleetStore:
+class PictureStore:
     """What those see who watch the fleet."""
 
     def __init__(self, database: Database, views: ViewStore) -> None:
