@@ -137,17 +137,8 @@ def queues(
         known: all workers.
         pauses: the paused queues, by name: what waits there was wanted, and is told.
     """
-    paused = [pause_told(one) for one in (pauses or {}).values()]
-    if paused:
-        judged = queues(
-            [one for one in waiting if one.queue not in (pauses or {})],
-            [one for one in first if one.queue not in (pauses or {})],
-            known,
-        )
-        said = f"{_told(paused)}; {judged.says}"
-        if judged.verdict is not Verdict.OK:
-            return replace(judged, says=said)
-        return warning("queues", said, "airflow edge-ws resume-queue QUEUE has its jobs handed out again")
+    if pauses:
+        return _with_pauses(waiting, first, known, pauses)
     if not waiting:
         return ok("queues", "no job waits")
     backlogs = {one.queue: one for one in waiting}
@@ -160,6 +151,23 @@ def queues(
         do = "airflow edge-ws show-job says of one job what keeps it and what to do"
         return wrong("queues", _told(unserved), do)
     return ok("queues", f"workers are there for all that waits: {_told([_waits(one) for one in waiting])}")
+
+
+def _with_pauses(
+    waiting: Sequence[Backlog],
+    first: Sequence[JobView],
+    known: Sequence[WorkerView],
+    pauses: Mapping[str, QueuePause],
+) -> Finding:
+    """Tell of the paused queues, and judge the others."""
+    others = [one for one in waiting if one.queue not in pauses]
+    judged = queues(others, [job for job in first if job.queue not in pauses], known)
+    queued = {one.queue: one.queued for one in waiting}
+    paused = [f"{pause_told(one)} ({queued.get(name, 0)} job(s) wait)" for name, one in pauses.items()]
+    said = f"{_told(paused)}; elsewhere {judged.says}"
+    if judged.verdict is not Verdict.OK:
+        return replace(judged, says=said)
+    return warning("queues", said, "airflow edge-ws resume-queue QUEUE has its jobs handed out again")
 
 
 def _waits(one: Backlog) -> str:

@@ -65,6 +65,8 @@ class QueueStore:
 
     def _pause(self, queue: str, values: Mapping[str, object]) -> bool:
         with self._database.write() as connection:
+            # Nothing is to be handed out, but whoever shows the queues looks.
+            tell(connection, "q", queue)
             here = paused_queue.update().where(paused_queue.c.queue == queue)
             if connection.execute(here.values(values)).rowcount:
                 return True

@@ -100,6 +100,21 @@ def test_a_full_worker_is_no_fault(centre: Centre, store: Store) -> None:
     assert found(centre)["queues"].verdict is Verdict.OK
 
 
+def test_a_paused_queue_is_told_and_hides_no_other(centre: Centre, store: Store, press: FakeWorker) -> None:
+    store.queues.pause("q", "hydraulics", "ann")
+    enqueue(centre.engine, new_job("waits"))
+    said = found(centre)["queues"]
+    assert said.verdict is Verdict.WARNING
+    assert said.says.startswith("queue q is paused since 20")
+    assert said.says.endswith(" by ann: hydraulics (1 job(s) wait); elsewhere no job waits")
+    assert "resume-queue" in said.do
+    enqueue(centre.engine, new_job("nobodys", queue="z"))
+    said = found(centre)["queues"]
+    assert said.verdict is Verdict.WRONG
+    assert "hydraulics" in said.says
+    assert "queue z: 1 job(s) wait" in said.says
+
+
 def test_without_workers(centre: Centre) -> None:
     assert found(centre)["workers"].verdict is Verdict.WARNING
     enqueue(centre.engine, new_job())
