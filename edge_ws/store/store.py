@@ -18,8 +18,8 @@ from edge_ws.store.jobs import JobStore
 from edge_ws.store.liveness import LivenessStore
 from edge_ws.store.logs import LogStore
 from edge_ws.store.operators import OperatorStore
-from edge_ws.store.queues import QueueStore
 from edge_ws.store.picture import PictureStore
+from edge_ws.store.queues import QueueStore
 from edge_ws.store.records import EDGE3_BEAT_S, EDGE3_BEATS
 from edge_ws.store.reports import ReportStore
 from edge_ws.store.retention import RetentionStore
