@@ -47,7 +47,7 @@ export const jobColumns = (open) => [
   },
   { key: "queued_at", label: "Queued", sort: "queued_at", cell: (one) => h(Age, { at: one.queued_at }) },
   { key: "offered_at", label: "Offered", sort: "offered_at", cell: (one) => h(Age, { at: one.offered_at }) },
-  { key: "started_at", label: "Started", sort: "started_at", cell: (one) => h(Age, { at: one.started_at }) },
+  { key: "ended_at", label: "Ended", sort: "ended_at", cell: (one) => h(Age, { at: one.ended_at }) },
 ];
 
 export const jobName = (one) => JSON.stringify([one.dag_id, one.run_id, one.task_id, one.map_index, one.try_number]);

@@ -26,7 +26,7 @@ function commands({ name, queues, version, secret }) {
     pip: [
       "python3 -m venv ~/edge-ws",
       `~/edge-ws/bin/pip install ${wanted}`,
-      // Typed at a prompt: neither in the history of the shell, nor in a list of processes.
+      // Not as an argument, which every list of processes would show.
       `umask 077; cat > ~/edge-ws.token <<< ${quoted(token)}`,
       `~/edge-ws/bin/edge-ws worker --url ${url} -H ${quoted(name)} --token-file ~/edge-ws.token${which}${insecure}`,
     ].join("\n"),

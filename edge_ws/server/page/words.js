@@ -23,12 +23,14 @@ export function duration(seconds) {
 
 export const age = (seconds) => (seconds === null || seconds === undefined ? "" : seconds < 2 ? "now" : `${duration(Math.floor(seconds))} ago`);
 
-/** A moment in the browser's time: only the time of day where that is today. */
+/** A moment in the browser's time: the time of day, with the day of the week or the date where that is not today. */
 export function moment(iso) {
   if (!iso) return "";
   const at = new Date(iso);
-  const time = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-  return at.toDateString() === new Date().toDateString() ? time : `${at.toLocaleDateString()} ${time}`;
+  const time = { hour: "2-digit", minute: "2-digit" };
+  if (at.toDateString() === new Date().toDateString()) return at.toLocaleTimeString([], time);
+  const isNear = Math.abs(at - Date.now()) < 6 * 86400 * 1000;
+  return isNear ? at.toLocaleString([], { weekday: "short", ...time }) : `${at.toLocaleDateString()} ${at.toLocaleTimeString([], time)}`;
 }
 
 export const list = (names, all = "all") => (names === null || names === undefined ? all : names.join(", ") || "none");

@@ -66,7 +66,7 @@ export function Transport({ of }) {
 export const Versions = ({ of }) =>
   h(Fragment, null,
     of.edge_ws_version ?? (of.kind === "edge3" ? "edge3" : ""),
-    of.airflow_version ? h("span", { className: "ew-dim" }, ` / Airflow ${of.airflow_version}`) : null,
+    of.airflow_version ? h("div", { className: "ew-small ew-line" }, `Airflow ${of.airflow_version}`) : null,
     of.version_mismatch ? h("div", { className: "ew-small" }, h(Badge, { kind: "warn", title: of.version_mismatch }, "mismatch"), ` ${of.version_mismatch}`) : null);
 
 export function Machine({ of }) {
