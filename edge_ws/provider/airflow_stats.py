@@ -32,6 +32,8 @@ MOST_FACTS = 100
 """Numbers of one worker, at the most; each is a series of its own wherever metrics go."""
 _FACT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 """What may be the end of a metric's name: Airflow logs an error for each that is not."""
+_ODD = re.compile(r"[^A-Za-z0-9_.-]")
+"""What Airflow takes in no name; in its own it is replaced like this."""
 
 
 class AirflowStats:
@@ -41,12 +43,15 @@ class AirflowStats:
         self,
         stats: Any,  # noqa: ANN401 - Airflow's own module
         *,
-        takes_commas: bool = True,
+        takes_any_tag: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Make it of the module that emits, see `compat.metrics`; `takes_commas`: within tags."""
+        """Make it of the module that emits, see `compat.metrics`.
+
+        `takes_any_tag`: see the function of that name there.
+        """
         self._stats = stats
-        self._takes_commas = takes_commas
+        self._takes_any_tag = takes_any_tag
         self._clock = clock
         self._told_at = -math.inf
 
@@ -55,12 +60,12 @@ class AirflowStats:
         """Return it, None where Airflow wants no metrics or cannot send any."""
         try:
             stats = compat.metrics()
-            takes_commas = compat.takes_commas_in_tags()
+            takes_any_tag = compat.takes_any_tag()
         except Exception:
             # A part of Airflow that jobs do not need.
             log.warning("edge-ws: Airflow's metrics cannot be used; none are sent", exc_info=True)
             return None
-        return None if stats is None else cls(stats, takes_commas=takes_commas)
+        return None if stats is None else cls(stats, takes_any_tag=takes_any_tag)
 
     # The gateway's
 
@@ -68,7 +73,7 @@ class AirflowStats:
         """Take one heartbeat of each of these workers."""
         for one in readings:
             with self._undisturbed():
-                tags = _tags(worker_name=one.worker, team_name=one.team)
+                tags = self._tags(worker_name=one.worker, team_name=one.team)
                 self._stats.incr("edge_worker.heartbeat_count", 1, 1, tags=tags)
                 self._gauges(one, tags)
 
@@ -85,13 +90,13 @@ class AirflowStats:
                 facts={"status": logging.NOTSET, "concurrency": 0, "free_concurrency": -1},
             )
             with self._undisturbed():
-                self._gauges(one, _tags(worker_name=worker, team_name=team))
+                self._gauges(one, self._tags(worker_name=worker, team_name=team))
 
     def started(self, jobs: Sequence[ClaimFacts]) -> None:
         """Count jobs that have started."""
         for job in jobs:
             with self._undisturbed():
-                tags = _tags(
+                tags = self._tags(
                     dag_id=job.key.dag_id, task_id=job.key.task_id, queue=job.queue, team_name=job.team
                 )
                 self._stats.incr("edge_worker.ti.start", tags=tags)
@@ -100,7 +105,7 @@ class AirflowStats:
         """Count jobs that have ended."""
         for job in jobs:
             with self._undisturbed():
-                tags = _tags(
+                tags = self._tags(
                     dag_id=job.key.dag_id,
                     task_id=job.key.task_id,
                     queue=job.queue,
@@ -119,10 +124,12 @@ class AirflowStats:
         for name in ("concurrency", "free_concurrency"):
             value = facts.get(name, -1)
             gauge(f"edge_worker.{name}", value if _is_number(value) else -1, tags=tags)
-        if self._takes_commas or len(one.queues) <= 1:
-            tags_of_queues = {**tags, "queues": ",".join(one.queues)}
-        else:
-            tags_of_queues = tags
+        tags_of_queues = {**tags, "queues": ",".join(one.queues)}
+        if not self._takes_any_tag and len(one.queues) > 1:
+            # Airflow would leave a tag with commas out as well, with an error in the log.
+            del tags_of_queues["queues"]
+        elif not self._takes_any_tag:
+            tags_of_queues["queues"] = _plain(tags_of_queues["queues"])
         gauge("edge_worker.num_queues", len(one.queues), tags=tags_of_queues)
         for name, value in islice(_numbers(facts), MOST_FACTS):
             gauge(f"edge_worker.{name}", value, tags=tags)
@@ -138,7 +145,11 @@ class AirflowStats:
         finally:
             with self._undisturbed():
                 took_ms = (time.perf_counter() - begun) * 1000.0
-                self._stats.timing("edge_executor.sync.duration", took_ms, tags=_tags(team_name=team))
+                self._stats.timing("edge_executor.sync.duration", took_ms, tags=self._tags(team_name=team))
+
+    def _tags(self, **tags: str | None) -> dict[str, str]:
+        said = {name: value for name, value in tags.items() if value is not None}
+        return said if self._takes_any_tag else {name: _plain(value) for name, value in said.items()}
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
@@ -152,8 +163,8 @@ class AirflowStats:
                 log.warning("edge-ws: Airflow's metrics are not sent; jobs go on", exc_info=True)
 
 
-def _tags(**tags: str | None) -> dict[str, str]:
-    return {name: value for name, value in tags.items() if value is not None}
+def _plain(tag: str) -> str:
+    return _ODD.sub("_", tag)
 
 
 def _is_number(value: object) -> bool:

@@ -397,12 +397,14 @@ def metrics() -> Any | None:  # noqa: ANN401 - Airflow's own module
     return stats
 
 
-def takes_commas_in_tags() -> bool:
-    """Tell whether metrics are sent in a form whose tags may have commas.
+def takes_any_tag() -> bool:
+    """Tell whether metrics are sent in a form whose tags may have any characters.
 
-    In InfluxDB's they may not: Airflow leaves such a tag out, with an error in the log for each metric.
+    In StatsD's they become parts of names. Where those have characters that Airflow does not take, it sends
+    nothing, and logs an error for each metric.
     """
-    return not conf.getboolean("metrics", "statsd_influxdb_enabled", fallback=False)
+    is_plain = conf.getboolean("metrics", "statsd_on", fallback=False)
+    return not is_plain or conf.getboolean("metrics", "statsd_datadog_enabled", fallback=False)
 
 
 def tracer(name: str) -> Any | None:  # noqa: ANN401 - OpenTelemetry's own class

@@ -25,7 +25,7 @@ from tests.support.gateway import LogFolder, RunningGateway, Tasks, connected, m
 from tests.support.otlp import attributes, collector
 from tests.support.standalone import ready, server
 from tests.support.statsd import statsd
-from tests.support.waiting import until
+from tests.support.waiting import until, wait_until
 
 LATENESS_S = 2.0
 """By so much a time may be off, on a busy machine."""
@@ -196,6 +196,33 @@ class Gauges:
     def gauge(self, name: str, value: float, *, tags: dict[str, str]) -> None:
         assert name not in self.values
         self.values[name] = value
+
+
+@pytest.mark.parametrize("influxdb", ["True", "False"])
+def test_names_that_statsd_does_not_take_are_made_plain(
+    centre: Centre, influxdb: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from airflow._shared.observability.metrics import stats
+
+    with statsd() as listener:
+        for name, value in {
+            **listener.settings(),
+            "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": influxdb,
+        }.items():
+            monkeypatch.setenv(name, value)
+        # Nobody has initialised it in this process: we do.
+        monkeypatch.setattr(stats, "_factory", None)
+        monkeypatch.setattr(stats, "_backend", None)
+        metrics = AirflowStats.wanted()
+        assert metrics is not None
+        for queues in (("big machines",), ("a", "b"), ()):
+            metrics.heard([replace(READING, worker="plant:7@north", team="A & B", queues=queues)])
+        metrics.started([replace(a_trace("{}").job, queue="big machines")])
+        tags = ",team_name=A___B" if influxdb == "True" else ""
+        wait_until(lambda: "airflow.edge_worker.ti.start.big_machines.dag.t" in listener.counts())
+        assert listener.last(f"airflow.edge_worker.connected.plant_7_north{tags}") == "1"
+        stats._get_backend().statsd.close()
+    assert caplog.text == ""
 
 
 def test_a_worker_has_so_many_facts_and_no_more() -> None:
