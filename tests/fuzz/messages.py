@@ -16,7 +16,7 @@ WORKER = "w1"
 CORPUS = {path.name: path.read_bytes() for path in sorted(Path(__file__).with_name("corpus").iterdir())}
 """Messages that once did harm, or that are odd in a way of their own."""
 
-_PIECES = (
+PIECES = (
     b"{",
     b"}",
     b"[",
@@ -53,7 +53,7 @@ def _tampered(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(1, 6))):
         begin = draw(st.integers(0, len(body)))
         end = draw(st.integers(begin, min(len(body), begin + 40)))
-        body[begin:end] = draw(st.sampled_from(_PIECES) | st.binary(max_size=20) | st.just(bytes(body[end:])))
+        body[begin:end] = draw(st.sampled_from(PIECES) | st.binary(max_size=20) | st.just(bytes(body[end:])))
     return bytes(body[: MAX_FRAME + 1])
 
 

@@ -1,7 +1,7 @@
 """A worker that floods its gateway with frames, in a process of its own: `python -m tests.support.flood`.
 
 It says what a worker may say, as fast as it is taken. Each line of its input names the kind from then on; once
-it floods with that it prints `flooding <kind>`. It ends with its input.
+it floods with that it prints `flooding <kind>`. The kind `nothing` is a pause. It ends with its input.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from edge_ws.protocol.http import CONNECTION_HEADER, HOLD_HEADER, TOKEN_HEADER, 
 from edge_ws.protocol.ids import ClaimId, HostId, SiteId, WorkerName, new_id
 from edge_ws.protocol.states import Phase
 
+NOTHING = "nothing"
 AT_ONCE = 20
 """Requests that are open at a time, by long-poll."""
 FRAMES = 100
@@ -225,7 +226,11 @@ async def _follow(flood: Callable[[str], Coroutine[None, None, None]]) -> None:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        task = asyncio.create_task(or_fail(kind))
+            task = None
+        if kind == NOTHING:
+            _say(kind)
+        else:
+            task = asyncio.create_task(or_fail(kind))
     os._exit(0)
 
 
