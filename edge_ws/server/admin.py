@@ -189,7 +189,7 @@ def perform(
         )
     )
     if operation.changes:
-        _tell(happenings.doings(name, checked, result, user), note or store.events.add)
+        _tell(happenings.doings(name, checked, result, user or operator), note or store.events.add)
     return result
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from edge_ws.server.admin import OPERATIONS
 from tests.page.conftest import Open
 from tests.support.site import Site
 from tests.support.waiting import wait_until
@@ -20,9 +19,6 @@ pytestmark = pytest.mark.system
 FLEET = "/plugin/edge-ws"
 CHANGE = "/edge-ws/v1/admin/set-worker-concurrency"
 LIVE = "[data-how=live]"
-with_figures = pytest.mark.skipif("figures" not in OPERATIONS, reason="no operation figures")
-with_pauses = pytest.mark.skipif("pause-queue" not in OPERATIONS, reason="no operation pause-queue")
-with_tokens = pytest.mark.skipif("token-create" not in OPERATIONS, reason="no operation token-create")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +44,6 @@ def _worker(site: Site, name: str) -> dict[str, Any]:
     return shown
 
 
-@with_figures
 def test_it_is_in_airflows_menu_and_asks_nobody_else(site: Site, open_as: Open) -> None:
     page = open_as("ann", "/")
     asked: list[str] = []
@@ -116,7 +111,6 @@ def test_a_wish_that_is_not_in_force_stands_beside_what_is(site: Site, open_as: 
     expect(_row(page, "sleeper")).to_contain_text("/ 5")
 
 
-@with_pauses
 def test_maintenance_with_an_end(site: Site, worker: str, open_as: Open) -> None:
     page = open_as("ann", FLEET)
     dialog = _choose(page, worker, "Maintenance…")
@@ -153,7 +147,6 @@ def test_what_stops_work_is_asked_once_more_and_refusals_say_why(
     assert _worker(site, worker)["connected"]
 
 
-@with_pauses
 def test_a_queue_is_paused_and_a_runs_jobs_move(site: Site, worker: str, open_as: Open) -> None:
     page = open_as("ann", f"{FLEET}?tab=queues")
     page.get_by_role("button", name="Pause queue default").click()
@@ -200,7 +193,6 @@ def test_a_gateway_is_killed_and_the_page_recovers(site: Site, worker: str, open
     expect(_row(page, worker)).to_contain_text("idle")
 
 
-@with_tokens
 def test_a_token_is_made_and_shown_once(site: Site, open_as: Open) -> None:
     page = open_as("ann", f"{FLEET}?tab=join")
     page.get_by_label("Name").fill("press-9")
