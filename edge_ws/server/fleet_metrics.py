@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from edge_ws.protocol.ids import GatewayId
@@ -24,13 +24,12 @@ def speaker(gateways: Sequence[GatewayFigures]) -> GatewayId | None:
     return next((one.id for one in gateways if one.is_alive and one.has_metrics), None)
 
 
-def fleet_facts(store: Store, own: GatewayId, paused: Collection[str] = ()) -> FleetFacts | None:
+def fleet_facts(store: Store, own: GatewayId) -> FleetFacts | None:
     """Return the fleet's values, None if another gateway shows them (blocking).
 
     Args:
         store: the database.
         own: this gateway.
-        paused: queues that operators have paused.
 
     Raises:
         UnreachableError: the database is away.
@@ -48,7 +47,7 @@ def fleet_facts(store: Store, own: GatewayId, paused: Collection[str] = ()) -> F
     for worker in workers:
         for queue in served(worker) or ():
             queues.setdefault(queue, QueueFacts())
-    for queue in paused:
+    for queue in store.views.pauses():
         queues[queue] = replace(queues.get(queue, QueueFacts()), is_paused=True)
     willing = [one for one in workers if takes_jobs(one)]
     return FleetFacts(
