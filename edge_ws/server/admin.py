@@ -13,10 +13,20 @@ from functools import partial
 from typing import Any
 
 from edge_ws.errors import EdgeWsError, UnreachableError, UsageError
-from edge_ws.protocol.ids import MAX_CONCURRENCY, GatewayId
+from edge_ws.protocol.ids import GatewayId
 from edge_ws.server import happenings, queue_admin, token_admin, views
 from edge_ws.server.figure_rows import figures_row
-from edge_ws.server.parameters import Kind, Parameter, check_queues
+from edge_ws.server.parameters import (
+    LONGEST_DEADLINE_S,
+    Kind,
+    Parameter,
+    check_comment,
+    check_concurrency,
+    check_moment,
+    check_one_or_more_queues,
+    check_queues,
+    check_states,
+)
 from edge_ws.server.ports import Audit, AuditEntry, Tasks
 from edge_ws.store.events import EventStore, NewEvent
 from edge_ws.store.figures import FigureStore
@@ -31,12 +41,8 @@ from edge_ws.times import moment, seconds
 
 log = logging.getLogger(__name__)
 
-LONGEST_COMMENT = 800
-"""edge3's column takes 1,024, and who wished it when is written in front."""
 LONGEST_USER = 100
 """Characters of a user's name that are written there."""
-LONGEST_DEADLINE_S = 7 * 86_400.0
-"""Of a shutdown: what is to run for longer has none."""
 _GLOB = frozenset("*?")
 
 Row = dict[str, object]
@@ -408,38 +414,6 @@ def _change_queues(wish: Callable[..., Row]) -> Callable[[Call], object]:
 # What there is
 
 
-def _one_or_more_queues(asked: str | list[str]) -> str | list[str]:
-    return check_queues([asked])[0] if isinstance(asked, str) else check_queues(asked)
-
-
-def _time(text: str) -> str:
-    """Return the moment in the form in which it is written down."""
-    return moment(text).isoformat(timespec="seconds")
-
-
-def _concurrency(number: int) -> int:
-    if not 0 <= number <= MAX_CONCURRENCY:
-        raise UsageError(f"concurrency: {number} is not between 0 and {MAX_CONCURRENCY}")
-    return number
-
-
-def _comment(text: str, name: str = "comment") -> str:
-    comment = text.strip()
-    if not comment:
-        raise UsageError(f"{name}: say why")
-    if len(comment) > LONGEST_COMMENT:
-        raise UsageError(f"{name}: it has {len(comment)} characters; {LONGEST_COMMENT} fit")
-    return comment
-
-
-def _states(names: list[str]) -> list[str]:
-    known = {state.value for state in WorkerState}
-    for name in names:
-        if name not in known:
-            raise UsageError(f"state: there is no {name[:60]!r}; there are {', '.join(sorted(known))}")
-    return names
-
-
 def _reads(run: Callable[[Call], object], **parameters: Parameter) -> Operation:
     return Operation(changes=False, parameters=parameters, run=run)
 
@@ -457,14 +431,14 @@ def _changes(wish: Callable[[Call, str], Wished], **parameters: Parameter) -> Op
 _TEXT = Parameter(kind=Kind.TEXT)
 _THIS = Parameter(kind=Kind.TEXT, required=True)
 _NUMBER = Parameter(kind=Kind.NUMBER)
-_STATES = Parameter(kind=Kind.TEXTS, check=_states)
+_STATES = Parameter(kind=Kind.TEXTS, check=check_states)
 _QUEUES = Parameter(kind=Kind.TEXTS, required=True, check=check_queues)
 _OF_QUEUES = Parameter(kind=Kind.TEXTS, check=check_queues)
-_CONCURRENCY = Parameter(kind=Kind.NUMBER, required=True, check=_concurrency)
-_COMMENT = Parameter(kind=Kind.TEXT, required=True, check=_comment)
-_NOTE = Parameter(kind=Kind.TEXT, required=True, check=partial(_comment, name="note"))
-_QUEUE = Parameter(kind=Kind.QUEUES, required=True, check=_one_or_more_queues)
-_UNTIL = Parameter(kind=Kind.TEXT, check=_time)
+_CONCURRENCY = Parameter(kind=Kind.NUMBER, required=True, check=check_concurrency)
+_COMMENT = Parameter(kind=Kind.TEXT, required=True, check=check_comment)
+_NOTE = Parameter(kind=Kind.TEXT, required=True, check=partial(check_comment, name="note"))
+_QUEUE = Parameter(kind=Kind.QUEUES, required=True, check=check_one_or_more_queues)
+_UNTIL = Parameter(kind=Kind.TEXT, check=check_moment)
 _FOR = Parameter(kind=Kind.LENGTH, check=partial(seconds, name="for", least_s=1.0, most_s=MOST_AHEAD_S))
 _DEADLINE = Parameter(
     kind=Kind.LENGTH, check=partial(seconds, name="deadline", least_s=0.0, most_s=LONGEST_DEADLINE_S)

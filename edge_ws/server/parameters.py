@@ -9,8 +9,14 @@ from enum import Enum
 from typing import Any
 
 from edge_ws.errors import UsageError
-from edge_ws.protocol.ids import is_queue_name
+from edge_ws.protocol.ids import MAX_CONCURRENCY, is_queue_name
+from edge_ws.store.worker_states import WorkerState
+from edge_ws.times import moment
 
+LONGEST_COMMENT = 800
+"""edge3's column takes 1,024, and who wished it when is written in front."""
+LONGEST_DEADLINE_S = 7 * 86_400.0
+"""Of a shutdown: what is to run for longer has none."""
 _UNFIT = re.compile("[\0\ud800-\udfff]")
 """What no database takes as text: the zero byte, and halves of characters."""
 LARGEST = 2**31 - 1
@@ -75,3 +81,59 @@ def check_queues(names: list[str]) -> list[str]:
         if not is_queue_name(name):
             raise UsageError(f"queues: {name[:60]!r} cannot name a queue")
     return list(dict.fromkeys(names))
+
+
+def check_one_or_more_queues(asked: str | list[str]) -> str | list[str]:
+    """Return the queues' names.
+
+    Raises:
+        UsageError: one cannot name a queue.
+    """
+    return check_queues([asked])[0] if isinstance(asked, str) else check_queues(asked)
+
+
+def check_moment(text: str) -> str:
+    """Return the moment in the form in which it is written down.
+
+    Raises:
+        UsageError: it is none.
+    """
+    return moment(text).isoformat(timespec="seconds")
+
+
+def check_concurrency(number: int) -> int:
+    """Return the number of slots.
+
+    Raises:
+        UsageError: no worker has so many.
+    """
+    if not 0 <= number <= MAX_CONCURRENCY:
+        raise UsageError(f"concurrency: {number} is not between 0 and {MAX_CONCURRENCY}")
+    return number
+
+
+def check_comment(text: str, name: str = "comment") -> str:
+    """Return what an operator gives as a reason.
+
+    Raises:
+        UsageError: it is empty, or too long.
+    """
+    comment = text.strip()
+    if not comment:
+        raise UsageError(f"{name}: say why")
+    if len(comment) > LONGEST_COMMENT:
+        raise UsageError(f"{name}: it has {len(comment)} characters; {LONGEST_COMMENT} fit")
+    return comment
+
+
+def check_states(names: list[str]) -> list[str]:
+    """Return the names of states of workers.
+
+    Raises:
+        UsageError: there is no such state.
+    """
+    known = {state.value for state in WorkerState}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"state: there is no {name[:60]!r}; there are {', '.join(sorted(known))}")
+    return names

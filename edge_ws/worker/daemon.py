@@ -16,6 +16,7 @@ from typing import assert_never
 import anyio
 
 from edge_ws.errors import EdgeWsError
+from edge_ws.protocol import ids
 from edge_ws.protocol.frames import (
     Ack,
     Beat,
@@ -38,16 +39,7 @@ from edge_ws.protocol.frames import (
     Welcome,
     Wish,
 )
-from edge_ws.protocol.ids import (
-    CONTROL,
-    DEADLINE,
-    OLDEST_PROTOCOL,
-    OUTCOMES,
-    PROTOCOL,
-    ClaimId,
-    LifeId,
-    new_id,
-)
+from edge_ws.protocol.ids import ClaimId, LifeId, new_id
 from edge_ws.worker import network, status, sysinfo
 from edge_ws.worker.carrier import Carrier
 from edge_ws.worker.config import WorkerConfig, read_token
@@ -213,15 +205,15 @@ class Daemon:
     def hello(self) -> Hello:
         """Return the greeting."""
         return Hello(
-            protocol=PROTOCOL,
-            oldest_protocol=OLDEST_PROTOCOL,
+            protocol=ids.PROTOCOL,
+            oldest_protocol=ids.OLDEST_PROTOCOL,
             worker=self._config.name,
             team=self._config.team,
             concurrency=self._config.concurrency,
             queues=self._config.queues,
             inventory=self.inventory(),
             life=self._life,
-            capabilities=(CONTROL, DEADLINE),
+            capabilities=(ids.CONTROL, ids.DEADLINE),
             versions=self._versions,
             sysinfo=self._facts.greeting(),
         )
@@ -236,8 +228,8 @@ class Daemon:
         self._vitals.centre_says(welcome.time, anyio.current_time())
         self._centre = welcome.versions
         self._hosts.task_settings = welcome.settings
-        self._controls = CONTROL in welcome.capabilities
-        self._jobs.mints = OUTCOMES in welcome.capabilities
+        self._controls = ids.CONTROL in welcome.capabilities
+        self._jobs.mints = ids.OUTCOMES in welcome.capabilities
         if welcome.execution_api_url is not None:
             self._execution_api.move(welcome.execution_api_url)
         self._apply(welcome.wish)

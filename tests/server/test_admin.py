@@ -8,7 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from edge_ws.errors import UsageError
-from edge_ws.server.admin import LONGEST_COMMENT, LONGEST_USER, OPERATIONS, perform
+from edge_ws.server.admin import LONGEST_USER, OPERATIONS, perform
+from edge_ws.server.parameters import LONGEST_COMMENT
 from edge_ws.store.operators import OperatorStore
 from edge_ws.store.records import Wished
 from edge_ws.store.store import Store
