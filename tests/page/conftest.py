@@ -17,7 +17,7 @@ from tests.support.site import PASSWORD, Site, running_site
 Open = Callable[[str, str], Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium(session_pids: set[int]) -> Iterator[Browser]:
     path = services.chromium()
     expect.set_options(timeout=20_000)
@@ -28,7 +28,7 @@ def chromium(session_pids: set[int]) -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, databases: Databases, chromium: Browser) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site-page")
     dags = Path(__file__).parent / "dags"

@@ -12,6 +12,7 @@ from edge_ws.provider.config import (
     identity_settings,
     jwt_verifier,
     listen_url,
+    metrics_listen,
     shows_page,
 )
 from edge_ws.provider.info import OPTIONS, SECTION, get_provider_info
@@ -70,6 +71,7 @@ def test_every_option_is_read() -> None:
     recorder = Recorder()
     executor_settings(recorder)
     gateway_settings(recorder, versions={})
+    metrics_listen(recorder)
     shows_page(recorder)
     listen_url(recorder)
     identity_settings(recorder)
