@@ -29,6 +29,7 @@ def test_airflow_finds_every_option_with_its_default() -> None:
     assert {name: option["default"] for name, option in options.items()} == {
         "api_enabled": "False",
         "page_enabled": "False",
+        "metrics_listen": "",
         "queued_timeout": "airflow",
         "execution_api_url": "",
         "heartbeat_interval": "15",
