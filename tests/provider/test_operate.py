@@ -588,7 +588,9 @@ def test_what_has_happened(run: Run, store: Store) -> None:
 
 def test_what_happens_is_followed(centre: Centre, store: Store) -> None:
     store.events.add([NewEvent(kind="silent", worker="before")])
-    command = [sys.executable, "-m", "edge_ws.cli", "events", "-f", "-H", "press*"]
+    # Whoever starts the tests in the background has SIGINT ignored by all that they start.
+    python = ["env", "--default-signal=INT", sys.executable]
+    command = [*python, "-m", "edge_ws.cli", "events", "-f", "-H", "press*"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as following:
         assert following.stdout is not None
         try:
