@@ -303,10 +303,7 @@ class ViewStore:
         return [one for one in found if pattern is None or fnmatchcase(one.name, pattern)]
 
     def stranded(self, owner: int, team: str | None) -> Stranded | None:
-        """Return what waits of that owner and team, None if nothing does or a gateway is alive.
-
-        One statement while all is well.
-        """
+        """Return what waits of that owner and team; None, by one statement, while a gateway is alive."""
         with self._database.read() as connection:
             last = connection.execute(last_gateway).one_or_none()
             if last is not None and last.seen_s < last.silent_after_s:
@@ -423,9 +420,9 @@ def _as_heard(one: WorkerView) -> WorkerView:
     """Return the worker with the state that follows from its silence, be it noted or not."""
     if one.seen_s is None or one.seen_s <= one.silent_after_s:
         return one
-    event = Event.LEAVE_IN_MAINTENANCE if one.wishes_maintenance else Event.SILENCE
-    state = after(state_of(one.state), event)
-    return one if state is None or state_of(one.state) in AWAY else replace(one, state=state.value)
+    now = state_of(one.state)
+    state = after(now, Event.LEAVE_IN_MAINTENANCE if one.wishes_maintenance else Event.SILENCE)
+    return one if state is None or now in AWAY else replace(one, state=state.value)
 
 
 def _common(row: _Row) -> dict[str, Any]:

@@ -115,15 +115,7 @@ def renewed(before: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any
 
 def _anew(before: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     """Return the sysinfo with what a heartbeat says: what it does not name any more is over."""
-    ours = {
-        CAPABILITIES,
-        TRANSPORT_SINCE,
-        CONNECTED_SINCE,
-        NOT_READY,
-        HINDRANCE,
-        HINDRANCE_CODE,
-        STALE_SLOTS,
-    }
+    ours = {CAPABILITIES, TRANSPORT_SINCE, CONNECTED_SINCE, NOT_READY, HINDRANCE, HINDRANCE_CODE, STALE_SLOTS}
     kept = {key: value for key, value in before.items() if key in ours or is_setting(key)}
     return {**kept, MARK: before.get(MARK, ""), **said}
 
