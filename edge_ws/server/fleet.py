@@ -192,8 +192,9 @@ class Fleet:
         """Tell other gateways of news while somebody watches by them."""
         self._loop = asyncio.get_running_loop()
         while True:
-            self._wrote = anyio.Event()
             await self._wrote.wait()
+            # Before it is told: what is written meanwhile is told next.
+            self._wrote = anyio.Event()
             if time.monotonic() < self._told_until:
                 try:
                     await self._threads.run(self._store.tell_news, self._gateway)

@@ -12,17 +12,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
 from edge_ws.errors import RefusedError
+from edge_ws.protocol.ids import GatewayId
 from edge_ws.server import fleet as fleet_module
 from edge_ws.server import fleet_stream
 from edge_ws.server.app import Gateway
 from edge_ws.server.config import GatewaySettings
 from edge_ws.server.ports import User
 from edge_ws.store.store import Store
+from edge_ws.store.watch import Changes
 from tests.server.test_admin_routes import KnownUsers, NoTasks
 from tests.support.gateway import LogFolder, Tasks, running_gateway
 from tests.support.rows import enqueue, new_job
@@ -147,6 +150,37 @@ def _hears_all(one: Served) -> bool:
 def _limit_s() -> float:
     # A second, and what a busy machine adds.
     return 3.0
+
+
+def test_what_is_written_while_news_are_told_is_told_next(
+    sqlite_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(sqlite_engine)
+    here = GatewayId("here")
+    fleet = fleet_module.Fleet(store.picture, here, hears=lambda: True)
+    store.picture.on_news(fleet.wrote)
+    told = 0
+
+    def tell(_: GatewayId) -> None:
+        nonlocal told
+        told += 1
+        if told == 1:
+            register_worker(store, "oven")
+
+    monkeypatch.setattr(store.picture, "tell_news", tell)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fleet.tell_for_ever)
+            await anyio.wait_all_tasks_blocked()
+            fleet.heard(Changes(watchers=frozenset({"there"})))
+            register_worker(store, "press")
+            with anyio.fail_after(10):
+                while told < 2:  # noqa: ASYNC110 - it is told in another thread
+                    await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+
+    anyio.run(main)
 
 
 def test_where_nothing_tells_of_changes_traces_do(sqlite_engine: sa.Engine) -> None:
