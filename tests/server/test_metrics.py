@@ -273,13 +273,13 @@ async def test_the_fleet_s_values_come_from_one_of_several(store: Store) -> None
                 sa.text("UPDATE edge_ws_gateway SET seen_at = seen_at - 600 WHERE id = :id"),
                 {"id": first.id},
             )
-        second._fleet_read_at = -math.inf
+        second._counted_at = -math.inf
         text = await second.metrics()
         assert of(text, "edgews_fleet_exporter") == 1
         assert of(text, "edgews_gateways", state="silent") == 1
         # It was only slow, and says so.
         await first._reaper.announce()
-        second._fleet_read_at = -math.inf
+        second._counted_at = -math.inf
         assert of(await second.metrics(), "edgews_fleet_exporter") == 0
     assert Counter(one.is_alive for one in store.figures.gateways())[True] == 0
 
