@@ -165,7 +165,11 @@ async def run_command(command: str, within_s: float = COMMAND_WITHIN_S) -> str:
         # All that it has started: its group is its own.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        with anyio.CancelScope(shield=True):
+        # asyncio takes a process for ended once its output is read to the end: what is left of it is
+        # thrown away. A descendant in a session of its own may hold it open for longer.
+        with anyio.move_on_after(1.0, shield=True):
+            while await process.stdout.read(MAX_TOKEN_BYTES):
+                pass
             await process.wait()
     if len(output) <= MAX_TOKEN_BYTES and process.returncode != 0:
         raise RefusedError(Refusal.TOKEN.value, f"{origin} failed with exit code {process.returncode}")
