@@ -175,6 +175,7 @@ async def beating(peer: Peer, is_so: Callable[[], bool]) -> None:
     with anyio.fail_after(20):
         while not is_so():
             await peer.send(Status(inventory=peer.inventory, sysinfo=SYSINFO))
+            # The gateway tells of what it heard at its own heartbeats; the worker says it again until then.
             await anyio.sleep(0.2)
 
 

@@ -78,6 +78,7 @@ async def test_a_standalone_gateway_tells_of_workers_and_jobs(centre: Centre, tm
                 with anyio.fail_after(20):
                     while metrics.last("airflow.edge_worker.connected,worker_name=w1") != "1":
                         await peer.send(Status(inventory=peer.inventory, sysinfo={}))
+                        # Told at the gateway's heartbeats; the worker says it again until then.
                         await anyio.sleep(0.2)
                 (span,) = await until(lambda: traces.named("edge_ws."), 20)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -45,6 +44,7 @@ from edge_ws.server.metrics import (
 from edge_ws.server.metrics_listener import MetricsListener
 from edge_ws.store.records import Principal
 from edge_ws.store.store import Store
+from tests.support import services
 from tests.support.gateway import LogFolder, RunningGateway, Tasks, connected, make_token, running_gateway
 from tests.support.programs import PACKAGE
 from tests.support.rows import enqueue, new_job
@@ -128,12 +128,9 @@ def test_names_follow_prometheus_rules() -> None:
     for name, family in {**GATEWAY, **FLEET, **WORKER}.items():
         assert (family.kind == "counter") == name.endswith("_total"), name
         assert not {"dag_id", "run_id", "task_id", "claim"} & set(family.labels)
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed")
-    told = subprocess.run(
-        [promtool, "check", "metrics"], input=Metrics().render(a_copy()), capture_output=True, check=False
-    )
+    services.prometheus()
+    command = ["promtool", "check", "metrics"]
+    told = subprocess.run(command, input=Metrics().render(a_copy()), capture_output=True, check=False)
     assert (told.returncode, told.stdout + told.stderr) == (0, b"")
 
 

@@ -126,6 +126,7 @@ async def test_a_worker_that_moves_is_told_of_where_it_is(sqlite_engine: sa.Engi
                 heartbeats = len(other.readings)
                 while len(other.readings) < heartbeats + 2:
                     await moved.send(Status(inventory=moved.inventory, sysinfo={}))
+                    # Two more of the gateway's heartbeats, in which this worker is not silent.
                     await anyio.sleep(0.1)
                 await moved.send(finished(claim))
                 await until(lambda: other.ends)

@@ -81,6 +81,7 @@ async def test_a_deadline_counts_from_when_it_was_heard() -> None:
     leaver = Drainable()
     async with running(leaver, 60.0) as one:
         one.end_in(0.05, is_new=True)
+        # That nothing happens can only be waited for: four times the deadline.
         await anyio.sleep(0.2)
         assert leaver.told == [], "no drain has begun"
         one.begin()
@@ -113,6 +114,7 @@ async def test_another_deadline_takes_its_place() -> None:
         one.end_in(0.3, is_new=True)
         one.begin()
         one.end_in(60.0, is_new=True)
+        # Twice the first deadline, which the later one took the place of: nothing may happen at it.
         await anyio.sleep(0.6)
         assert leaver.told == []
         one.end_in(0.0, is_new=True)

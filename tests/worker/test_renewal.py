@@ -116,6 +116,7 @@ def test_a_token_of_ours_is_renewed_the_same_way(stand: Stand) -> None:
         _write(file, make_token(store))
         stand.until(lambda: "the new token is in force" in stand.told)
         store.tokens.revoke_token("old")
-        # What it came by at first is good no more. Three looks at tokens: the first would have sent it away.
+        # What it came by at first is good no more, and it stays: that nothing happens can only be waited for.
+        # In this time tokens are looked at three times; the first look would have sent it away.
         time.sleep(3 * PAUSE_S)
         assert (stand.condition()["connection"]["connected"], _connections(stand)) == (True, 1)

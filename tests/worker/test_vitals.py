@@ -44,9 +44,11 @@ async def test_a_loop_that_is_held_shows_it() -> None:
     vitals = Vitals()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(vitals.run)
+        # A few turns of a loop that nobody holds.
         await anyio.sleep(0.1)
         assert vitals.loop_lag_s(anyio.current_time()) < 1.0
-        time.sleep(2.5)  # noqa: ASYNC251 - this is what is tried
+        # The loop is held on purpose, for longer than the second that counts as overdue.
+        time.sleep(2.5)  # noqa: ASYNC251 - to block the loop is what is tried
         assert vitals.overdue_s(anyio.current_time()) > 1.0
         await until(lambda: vitals.overdue_s(anyio.current_time()) == 0.0)
         assert vitals.loop_lag_s(anyio.current_time()) > 1.0
@@ -89,6 +91,7 @@ def test_the_workers_own_facts_are_not_hidden() -> None:
 
 async def test_a_function_that_hangs_is_killed(tmp_path: Path) -> None:
     (tmp_path / "our_facts.py").write_text(
+        # It hangs until the test has seen it killed: in a process of its own it can only look for a file.
         "import os, pathlib, time\n"
         "def get():\n"
         f"    with open({str(tmp_path / 'pids')!r}, 'a') as file: file.write(f'{{os.getpid()}}\\n')\n"

@@ -17,6 +17,7 @@ with DAG("line", schedule=None):
         for _ in range(600):
             if until.exists():
                 return
+            # A task of its own process, which can only look: the test makes the file when it has seen it run.
             time.sleep(0.2)
         raise TimeoutError
 
