@@ -126,14 +126,7 @@ _LISTING = (
 _LIMIT = Argument(flags=("--limit",), metavar="N", type=int, help="show no more than so many (default: all)")
 
 
-def _reads(
-    name: str,
-    what: str,
-    description: str,
-    *arguments: Argument,
-    output: Argument = OUTPUT,
-    module: str = "operate",
-) -> Verb:
+def _verb(name: str, what: str, description: str, module: str, arguments: tuple[Argument, ...]) -> Verb:
     return Verb(
         name=name,
         help=what,
@@ -142,36 +135,29 @@ def _reads(
         implementation=f"edge_ws.cli.{module}:{name.replace('-', '_')}",
         extra="server",
         works_bare="url",
-        arguments=(*arguments, output, *WAY),
+        arguments=(*arguments, *WAY),
     )
+
+
+def _reads(
+    name: str,
+    what: str,
+    description: str,
+    *arguments: Argument,
+    output: Argument = OUTPUT,
+    module: str = "operate",
+) -> Verb:
+    return _verb(name, what, description, module, (*arguments, output))
 
 
 def _changes(
     name: str, what: str, description: str, *arguments: Argument, waits: tuple[Argument, ...] = _WAIT
 ) -> Verb:
-    return Verb(
-        name=name,
-        help=what,
-        description=description,
-        side=Side.CENTRE,
-        implementation=f"edge_ws.cli.operate:{name.replace('-', '_')}",
-        extra="server",
-        works_bare="url",
-        arguments=(*arguments, *waits, _YES, ONE_RESULT, *WAY),
-    )
+    return _verb(name, what, description, "operate", (*arguments, *waits, _YES, ONE_RESULT))
 
 
 def _of_queues(name: str, what: str, description: str, *arguments: Argument) -> Verb:
-    return Verb(
-        name=name,
-        help=what,
-        description=description,
-        side=Side.CENTRE,
-        implementation=f"edge_ws.cli.queues:{name.replace('-', '_')}",
-        extra="server",
-        works_bare="url",
-        arguments=(*arguments, ONE_RESULT, *WAY),
-    )
+    return _verb(name, what, description, "queues", (*arguments, ONE_RESULT))
 
 
 _LIST_WORKERS = _reads(

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from starlette.datastructures import QueryParams
 
-from edge_ws.protocol.ids import GatewayId, WorkerName
+from edge_ws.protocol.ids import GatewayId
 from edge_ws.server.fleet_pages import read_query, render
 from edge_ws.server.fleet_picture import STATUSES, Picture
 from edge_ws.store.picture import MOST_JOBS, FleetRecord
 from edge_ws.store.records import GatewayRecord, JobKey, Room
 from edge_ws.store.view_records import Backlog, JobView, QueuePause, WorkerView
+from tests.support.job_facts import a_worker
 
 NOW = 1_800_000_000.0
 HERE = GatewayId("here")
@@ -23,27 +24,10 @@ NOT_READY = Room(ready=False, why="no job host", code="no_job_host")
 
 
 def _worker(name: str, **changes: Any) -> WorkerView:
-    one = WorkerView(
-        name=WorkerName(name),
-        is_ours=True,
-        state="idle",
-        comment=None,
-        team=None,
-        queues=("a",),
-        wished_queues=None,
-        local_queues=("a",),
-        concurrency=8,
-        wished_concurrency=None,
-        local_concurrency=8,
-        taken=0,
-        jobs=0,
-        seen_s=5.0,
-        seen_at=NOW - 5.0,
-        first_online=None,
-        gateway=HERE,
-        transport="websocket",
-    )
-    return replace(one, **changes)
+    """Return a worker of queue `a` with eight slots, heard of five seconds ago."""
+    slots = {"concurrency": 8, "local_concurrency": 8, "queues": ("a",), "local_queues": ("a",)}
+    heard = {"seen_s": 5.0, "seen_at": NOW - 5.0, "gateway": HERE}
+    return a_worker(name, **{**slots, **heard, **changes})
 
 
 def _job(name: str, **changes: Any) -> JobView:
