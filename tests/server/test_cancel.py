@@ -7,13 +7,12 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from edge_ws.protocol.frames import Accept, Ack, Cancel, Finished, Go, Offer, PhaseIs, Query, Started
-from edge_ws.protocol.ids import ClaimId
+from edge_ws.protocol.frames import Ack, Cancel, Finished, PhaseIs, Query
 from edge_ws.server import reaper
 from edge_ws.server.ports import ARCHIVED, RESTARTING
 from edge_ws.server.reaper import LOOK_S, SETTLE_S
 from edge_ws.store.store import Store
-from tests.support.gateway import Peer, RunningGateway, connected, make_token
+from tests.support.gateway import RunningGateway, connected, make_token, run_to_started
 from tests.support.rows import claim_row, enqueue, job_row, new_job
 from tests.support.waiting import until
 
@@ -23,15 +22,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def engine(sqlite_engine: sa.Engine) -> sa.Engine:
     return sqlite_engine
-
-
-async def run_to_started(peer: Peer) -> ClaimId:
-    offer = await peer.expect(Offer)
-    await peer.send(Accept(claim=offer.claim, host=peer.host))
-    await peer.expect(Go)
-    await peer.send(Started(claim=offer.claim, host=peer.host))
-    await peer.expect(Ack)
-    return offer.claim
 
 
 @pytest.mark.parametrize("state", ["failed", "skipped", "removed"])

@@ -16,7 +16,7 @@ from edge_ws.server.fleet_picture import STATUSES, Picture
 from edge_ws.store.picture import MOST_JOBS, FleetRecord
 from edge_ws.store.records import GatewayRecord, JobKey, Room
 from edge_ws.store.view_records import Backlog, JobView, QueuePause, WorkerView
-from tests.support.job_facts import a_worker
+from tests.support.job_facts import a_job, a_worker
 
 NOW = 1_800_000_000.0
 HERE = GatewayId("here")
@@ -31,22 +31,9 @@ def _worker(name: str, **changes: Any) -> WorkerView:
 
 
 def _job(name: str, **changes: Any) -> JobView:
-    one = JobView(
-        key=JobKey("dag", name, "run", -1, 1),
-        state="queued",
-        queue="a",
-        slots=1,
-        priority=1,
-        team=None,
-        owner=7,
-        reported=False,
-        worker=None,
-        queued_at=datetime.fromtimestamp(NOW - 12, UTC),
-        waited_s=12.0,
-        updated_s=12.0,
-        claim=None,
-    )
-    return replace(one, **changes)
+    """Return a job of queue `a` that has waited for twelve seconds."""
+    waits = {"queued_at": datetime.fromtimestamp(NOW - 12, UTC), "waited_s": 12.0, "updated_s": 12.0}
+    return a_job(**{"key": JobKey("dag", name, "run", -1, 1), "queue": "a", **waits, **changes})
 
 
 def _picture(*workers: WorkerView, jobs: tuple[JobView, ...] = (), **changes: Any) -> Picture:

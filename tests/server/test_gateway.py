@@ -41,20 +41,11 @@ from edge_ws.protocol.states import Phase
 from edge_ws.server.workers import GREETED_AT_ONCE
 from edge_ws.store.store import Store
 from edge_ws.store.tables import edge_worker
-from tests.support.gateway import Peer, RunningGateway, connected, is_connected, make_token
+from tests.support.gateway import RunningGateway, connected, is_connected, make_token, run_to_started
 from tests.support.rows import change_job, end_leases, enqueue, job_row, new_job
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
-
-
-async def run_to_started(peer: Peer) -> ClaimId:
-    offer = await peer.expect(Offer)
-    await peer.send(Accept(claim=offer.claim, host=peer.host))
-    await peer.expect(Go)
-    await peer.send(Started(claim=offer.claim, host=peer.host))
-    await peer.expect(Ack)
-    return offer.claim
 
 
 async def test_a_job_from_row_to_end(engine: sa.Engine, store: Store, gateway: RunningGateway) -> None:

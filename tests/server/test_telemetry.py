@@ -10,7 +10,7 @@ import anyio
 import pytest
 import sqlalchemy as sa
 
-from edge_ws.protocol.frames import Accept, Ack, Finished, Go, Held, HostDead, Offer, Started, Status, Timers
+from edge_ws.protocol.frames import Ack, Finished, Held, HostDead, Started, Status, Timers
 from edge_ws.protocol.ids import ClaimId, new_id
 from edge_ws.protocol.states import Phase
 from edge_ws.server import telemetry
@@ -19,7 +19,7 @@ from edge_ws.server.ports import JobTrace, WorkerReading
 from edge_ws.server.telemetry import Telemetry
 from edge_ws.store.records import ClaimFacts
 from edge_ws.store.store import Store
-from tests.support.gateway import Peer, connected, make_token, serving
+from tests.support.gateway import connected, make_token, run_to_started, serving
 from tests.support.rows import enqueue, job_row, new_job
 from tests.support.waiting import until
 
@@ -71,15 +71,6 @@ class Broken:
     heard = silent = started = ended = _fail
 
 
-async def start(peer: Peer) -> ClaimId:
-    offer = await peer.expect(Offer)
-    await peer.send(Accept(claim=offer.claim, host=peer.host))
-    await peer.expect(Go)
-    await peer.send(Started(claim=offer.claim, host=peer.host))
-    await peer.expect(Ack)
-    return offer.claim
-
-
 def finished(claim: ClaimId, exit_code: int = 0) -> Finished:
     return Finished(claim=claim, exit_code=exit_code, log_end=0, detail="", log_uploaded=True)
 
@@ -89,12 +80,12 @@ async def test_a_repeated_report_counts_once(sqlite_engine: sa.Engine) -> None:
     enqueue(sqlite_engine, new_job("a"))
     with serving(store, SETTINGS, metrics=told, traces=traced) as gateway:
         async with connected(gateway, make_token(store)) as peer:
-            claim = await start(peer)
+            claim = await run_to_started(peer)
             for report in (Started(claim=claim, host=peer.host), finished(claim, 1), finished(claim, 1)):
                 await peer.send(report)
                 await peer.expect(Ack)
             enqueue(sqlite_engine, new_job("b"))
-            await peer.send(finished(await start(peer)))
+            await peer.send(finished(await run_to_started(peer)))
             await until(lambda: len(told.ends) > 1)
     assert told.starts == ["a", "b"]
     assert told.ends == [("a", "failed"), ("b", "success")]
@@ -114,7 +105,7 @@ async def test_a_worker_that_moves_is_told_of_where_it_is(sqlite_engine: sa.Engi
         here = stack.enter_context(serving(store, SETTINGS, metrics=one, traces=Traced()))
         there = stack.enter_context(serving(store, SETTINGS, metrics=other, traces=traced))
         async with connected(here, token) as peer:
-            claim = await start(peer)
+            claim = await run_to_started(peer)
             await until(lambda: any(reading.jobs_active for reading in one.readings))
             # Its first connection is open still, as it is where a proxy hides that it has broken.
             inventory = {"site": peer.inventory.site, "hosts": (peer.host,)}
@@ -145,7 +136,7 @@ async def test_what_dies_with_its_host_has_failed(sqlite_engine: sa.Engine) -> N
     enqueue(sqlite_engine, new_job("a"))
     with serving(store, SETTINGS, metrics=told) as gateway:
         async with connected(gateway, make_token(store)) as peer:
-            await start(peer)
+            await run_to_started(peer)
             await peer.send(HostDead(host=peer.host, ended=()))
             await until(lambda: told.ends)
     assert told.ends == [("a", "failed")]
@@ -160,7 +151,7 @@ async def test_a_fault_of_the_metrics_costs_no_job(sqlite_engine: sa.Engine) -> 
                 job = new_job(f"t{number}")
                 enqueue(sqlite_engine, job)
                 before = broken.calls
-                await peer.send(finished(await start(peer)))
+                await peer.send(finished(await run_to_started(peer)))
                 await peer.expect(Ack)
                 await until(lambda before=before: broken.calls > before)
                 row = job_row(sqlite_engine, job.key)

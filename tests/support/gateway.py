@@ -18,7 +18,19 @@ from starlette.routing import Mount
 from websockets.asyncio.client import ClientConnection, connect
 
 from edge_ws.protocol import codec
-from edge_ws.protocol.frames import Frame, Hello, Inventory, ServerFrame, Timers, Welcome
+from edge_ws.protocol.frames import (
+    Accept,
+    Ack,
+    Frame,
+    Go,
+    Hello,
+    Inventory,
+    Offer,
+    ServerFrame,
+    Started,
+    Timers,
+    Welcome,
+)
 from edge_ws.protocol.ids import ClaimId, HostId, SiteId, WorkerName, new_id
 from edge_ws.server.app import Gateway
 from edge_ws.server.config import GatewaySettings
@@ -232,3 +244,13 @@ async def connected(
 
 def claims_of(frames: Iterable[Frame]) -> set[ClaimId]:
     return {frame.claim for frame in frames if hasattr(frame, "claim")}
+
+
+async def run_to_started(peer: Peer) -> ClaimId:
+    """Take the next offer and report its start; return its claim."""
+    offer = await peer.expect(Offer)
+    await peer.send(Accept(claim=offer.claim, host=peer.host))
+    await peer.expect(Go)
+    await peer.send(Started(claim=offer.claim, host=peer.host))
+    await peer.expect(Ack)
+    return offer.claim
