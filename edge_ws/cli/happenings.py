@@ -148,5 +148,7 @@ def _summary(gateways: Sequence[Mapping[str, Any]]) -> str:
     shown = ", ".join(f"{one['hostname']}/{one['pid']}" for one in alive)
     count = f"{len(alive)} gateway{'' if len(alive) == 1 else 's'}"
     degraded = [one for one in alive if one["wakeup"] == "polling"]
-    more = f"; {len(degraded)} of them woken by nothing: they look by themselves" if degraded else ""
+    more = (
+        f"; {len(degraded)} of them not notified of changes by the database: they poll it" if degraded else ""
+    )
     return printable(f"{count} alive{': ' if shown else ''}{shown}{more}")

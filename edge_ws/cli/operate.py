@@ -339,7 +339,7 @@ def _names_like(centre: Centre, name: str) -> list[str]:
         return [name]
     rows = centre("list-workers", {"worker_name_pattern": name}, changes=False)
     if not rows:
-        raise UsageError(f"no worker's name is like {name}; see: edge-ws list-workers")
+        raise UsageError(f"no worker matches {name}; see: edge-ws list-workers")
     return [row["worker_name"] for row in rows]
 
 

@@ -205,7 +205,7 @@ def _tell(events: list[NewEvent], note: Callable[[list[NewEvent]], None]) -> Non
         if events:
             note(events)
     except EdgeWsError as error:
-        log.warning("What was done is not among the events: %s", error)
+        log.warning("An operator's change was made, but could not be written to the events: %s", error)
 
 
 # Views

@@ -409,7 +409,9 @@ class Gateway:
                 self._counted_at = time.monotonic()
             copied.fleet = self._counted
         except UnreachableError as error:
-            log.warning("The fleet's values are not among the metrics: %s", error)
+            log.warning(
+                "The metrics lack the values of the whole fleet, as the database cannot be read: %s", error
+            )
         return self._metrics.render(copied)
 
     def why_not(self) -> str | None:

@@ -35,14 +35,14 @@ class Ends:
             try:
                 next_s = await self.look()
             except UnreachableError as error:
-                log.warning("Cannot look for maintenance that is to end, retrying: %s", error)
+                log.warning("Cannot read from the database which maintenance is to end, retrying: %s", error)
             await anyio.sleep(max(SHORTEST_S, min(LOOK_S, next_s)))
 
     async def look(self) -> float:
         """End what is due; return the seconds until the next end."""
         done = await self._threads.run(self._store.end_due, self._failed)
         for name in done.workers:
-            log.info("Worker %s: its maintenance has ended, as its time is over", name)
+            log.info("Worker %s: its maintenance has ended at the time that was set", name)
         return done.next_s
 
     def _failed(self, name: WorkerName, error: Exception) -> None:

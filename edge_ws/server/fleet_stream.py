@@ -205,9 +205,9 @@ class EventStream(Response):
         """Return why the stream is to end, as nobody can say any more whether its user has the right."""
         if time.monotonic() < self._judged_at + UNJUDGED_S:
             # Asked again with the next page.
-            log.debug("The rights of user %s cannot be looked at now: %s", self._user.name, error)
+            log.debug("Cannot check the rights of user %s now: %s", self._user.name, error)
             return None
-        return {"code": "unavailable", "sentence": "your rights cannot be looked at now"}
+        return {"code": "unavailable", "sentence": "the gateway cannot check your rights now"}
 
 
 def _refused(*, going: bool) -> Response:

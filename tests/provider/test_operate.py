@@ -435,7 +435,7 @@ def test_one_that_was_cut_off_is_shut_down_too(
     ("words", "part"),
     [
         ("set-worker-concurrency -H nobody -c 3", "no worker named nobody"),
-        ("set-worker-concurrency -H x* -c 3 -y", "no worker's name is like x*"),
+        ("set-worker-concurrency -H x* -c 3 -y", "no worker matches x*"),
         ("set-worker-concurrency -H oven -c 1025", "concurrency: 1025 is not between 0 and 1024"),
         ("set-worker-concurrency -H oven -c -1", "not between 0 and 1024"),
         (
@@ -623,5 +623,8 @@ def test_how_the_last_hour_was(run: Run, store: Store) -> None:
     assert code == 0
     assert lines[2].split("|")[0].strip() == "the hour"
     assert "20 ms" in lines[2]
-    assert lines[-1] == "1 gateway alive: api-1/7; 1 of them woken by nothing: they look by themselves"
+    assert (
+        lines[-1]
+        == "1 gateway alive: api-1/7; 1 of them not notified of changes by the database: they poll it"
+    )
     assert len(lines) == 15
